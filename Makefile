@@ -1,0 +1,47 @@
+# make quickstart   fresh clone → .venv → dataset → pretrain → fine-tune → text
+# make test         fresh clone → .venv → the whole test suite
+# make lint         style and types
+# make bench        every benchmark; results go to benchmarks/results/
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: .venv/installed
+	@echo "== 1 of 5: tokenize the Python library =="
+	$(PY) data/prepare.py configs/data/stdlib.yaml
+	@echo "== 2 of 5: pretrain (about 4 minutes) =="
+	$(PY) train.py configs/quickstart.yaml
+	@echo "== 3 of 5: fine-tune: signature to docstring (about 1 minute) =="
+	$(PY) data/docstrings.py
+	$(PY) finetune.py configs/quickstart-docstrings.yaml
+	@echo "== 4 of 5: what the model learned, against compressors =="
+	$(PY) benchmarks/quickstart.py
+	@echo "== 5 of 5: text =="
+	$(PY) sample.py runs/quickstart --prompt-file configs/quickstart-prompt.txt --max-new-tokens 150 --temperature 0.7 --top-p 0.9 --seed 3
+	$(PY) sample.py runs/quickstart-docstrings --prompt-file configs/quickstart-signature.txt --max-new-tokens 40 --temperature 0
+
+test: .venv/installed-dev
+	$(PY) -m pytest
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+bench: .venv/installed-dev
+	for benchmark in benchmarks/*.py; do $(PY) $$benchmark || exit 1; done
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 10) else 0)'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs data/*/ build *.egg-info

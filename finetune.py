@@ -1,0 +1,81 @@
+"""Fine-tune a trained run on a task.
+
+usage: python finetune.py configs/NAME.yaml [section.field=value ...]
+
+The task is a JSONL file of {"prompt": ..., "completion": ...}; the loss counts completions and the
+stop token that ends each. The result is a run folder like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt import checkpoint
+from gpt.cli import parse_command_line
+from gpt.config import FinetuneConfig, FinetuneSection
+from gpt.errors import UserError, run_command
+from gpt.files import sha256_of
+from gpt.finetuning import (
+    Record,
+    Row,
+    Rows,
+    encode_records,
+    hold_out,
+    padded_batches,
+    read_records,
+)
+from gpt.runtime import launch
+from gpt.tokenizer import Tokenizer
+from gpt.training import Task, train_task
+
+
+def main(argv: list[str]) -> None:
+    """Parse, build, train."""
+    command = parse_command_line(FinetuneConfig, argv, __doc__ or "")
+    config = command.config
+    base = checkpoint.find(config.finetune.base)
+    with launch(config.run) as machine:
+        train_task(finetuning(config, base), config, machine, "--dry-run" in command.flags)
+
+
+def finetuning(config: FinetuneConfig, base: Path) -> Task:
+    """Continue prompts as the records do, starting from the base checkpoint's weights."""
+    model_config = checkpoint.load_model_config(base)
+    tokenizer = checkpoint.load_tokenizer(base)
+    train_records, val_records = load_splits(config.finetune, config.run.seed)
+    train_rows = _rows("training", train_records, tokenizer, model_config.block_size)
+    val_rows = _rows("validation", val_records, tokenizer, model_config.block_size)
+    return Task(
+        model=model_config,
+        build_model=lambda: checkpoint.load_model(base),
+        tokenizer=tokenizer,
+        batches=lambda micro_batch_size: Rows(
+            train_rows, config.train.batch_size, micro_batch_size, config.run.seed),
+        validation=lambda micro_batch_size: padded_batches(
+            sorted(val_rows, key=lambda row: len(row.tokens)), micro_batch_size),
+        identity={"base weights": checkpoint.weight_hash(base),
+                  "data": sha256_of(Path(config.finetune.data))},
+        evaluate_first=True)
+
+
+def load_splits(section: FinetuneSection, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training and validation records."""
+    records = read_records(Path(section.data))
+    if section.val_data is not None:
+        return records, read_records(Path(section.val_data))
+    train, val = hold_out(records, section.val_fraction or 0.1, seed)
+    if not train or not val:
+        raise UserError(f"{section.data} has {len(records)} records, too few to hold out "
+                        f"{section.val_fraction or 0.1:.0%}; give finetune.val_data, or more data")
+    return train, val
+
+
+def _rows(split: str, records: list[Record], tokenizer: Tokenizer, block_size: int) -> list[Row]:
+    rows, too_long = encode_records(records, tokenizer, block_size)
+    left_out = f", {too_long:,} longer than the context left out" if too_long else ""
+    print(f"{split}: {len(rows):,} records{left_out}")
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(main)

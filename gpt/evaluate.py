@@ -1,0 +1,58 @@
+"""How well a model predicts text: loss in nats per token, and bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt.batches import IGNORE, MicroBatch
+from gpt.model import GPT
+from gpt.runtime import Machine
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of an evaluation."""
+
+    loss: float  # nats per supervised token
+    bits_per_byte: float  # comparable across tokenizers, and with what compressors reach
+    tokens: int
+
+
+def summed_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood summed over supervised targets, in nats; both (B, T) -> ()."""
+    logits = model(inputs).float().flatten(0, 1)
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target in nats, 0 where unsupervised; (B, T) -> (B, T)."""
+    logits = model(inputs).float().flatten(0, 1)
+    losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses.view_as(targets)
+
+
+@torch.inference_mode()
+def evaluate(model: GPT, batches: Iterable[MicroBatch], byte_lengths: Tensor,
+             machine: Machine) -> Score:
+    """Score every supervised target once. byte_lengths: (V,) bytes of text per token id."""
+    was_training = model.training
+    model.eval()
+    nats, tokens, text_bytes = 0.0, 0, 0
+    for batch in batches:
+        with machine.autocast():
+            loss = summed_loss(model, machine.to_device(batch.inputs),
+                               machine.to_device(batch.targets))
+        nats += loss.item()
+        supervised = batch.targets[batch.targets != IGNORE]
+        tokens += supervised.numel()
+        text_bytes += int(byte_lengths[supervised].sum())
+    model.train(was_training)
+    if not tokens:
+        raise ValueError("there is nothing to score: no target is supervised")
+    return Score(nats / tokens, nats / math.log(2) / max(1, text_bytes), tokens)

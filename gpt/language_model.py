@@ -1,0 +1,117 @@
+"""A model with its tokenizer and machine: text in, text out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, overload
+
+import torch
+from pydantic import ValidationError
+
+from gpt import checkpoint
+from gpt.errors import UserError
+from gpt.evaluate import token_losses
+from gpt.generation.engine import ContextFull, Generation, generate_tokens
+from gpt.generation.sampling import SamplingConfig
+from gpt.generation.text import stream_text
+from gpt.model import GPT
+from gpt.runtime import Machine, choose_machine
+from gpt.tokenizer import Tokenizer
+
+
+class LanguageModel:
+    """What `gpt.load` returns: `model` (an nn.Module), `tokenizer`, and three verbs."""
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine):
+        self.model, self.tokenizer, self.machine = model, tokenizer, machine
+
+    @overload
+    def generate(self, prompt: str, **settings: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], **settings: Any) -> list[str]: ...
+    def generate(self, prompt: str | list[str], **settings: Any) -> str | list[str]:
+        """The text that follows a prompt, or each of several; settings as in SamplingConfig.
+
+        A prompt's result depends on itself and the settings, not on the others in the list.
+        """
+        if isinstance(prompt, list):
+            return [self.generate(one, **settings) for one in prompt]
+        return "".join(self.stream(prompt, **settings))
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
+        """`generate`, piece by piece as it appears; multi-byte characters are never broken."""
+        config = sampling_config(**settings)
+        return self.stream_from(self.prompt_tokens(prompt), config)
+
+    def stream_from(self, prompt: list[int], config: SamplingConfig,
+                    on_token: Callable[[Generation], None] | None = None) -> Iterator[str]:
+        """Text that follows a prompt of token ids; on_token hears of every token behind it."""
+        return stream_text(self._token_bytes(prompt, config, on_token), config.stop)
+
+    def _token_bytes(self, prompt: list[int], config: SamplingConfig,
+                     on_token: Callable[[Generation], None] | None) -> Iterator[bytes]:
+        try:
+            for new in generate_tokens(self.model, prompt, config, self.machine,
+                                       self.tokenizer.end_of_text):
+                if on_token is not None:
+                    on_token(new)
+                if new.token == self.tokenizer.end_of_text:
+                    return
+                yield self.tokenizer.decode_bytes([new.token])
+        except ContextFull:
+            print(f"(the context of {self.model.config.block_size} tokens is full; slide=True, or "
+                  "--slide, goes on from its last half)", file=sys.stderr)
+
+    def prompt_tokens(self, prompt: str | bytes) -> list[int]:
+        """Token ids of a prompt. An empty one becomes end-of-text: the start of a document."""
+        ids = (self.tokenizer.encode_bytes(prompt) if isinstance(prompt, bytes)
+               else self.tokenizer.encode(prompt))
+        return ids or [self.tokenizer.end_of_text]
+
+    @torch.inference_mode()
+    def score(self, text: str) -> list[float]:
+        """Log-probability (natural) of each token of a text, as long as `tokenizer.encode(text)`.
+
+        Texts longer than the context are scored in windows of block_size tokens, each of which sees
+        the token before it and nothing earlier; the first token follows end-of-text.
+        """
+        tokens = self.tokenizer.encode(text)
+        inputs = [self.tokenizer.end_of_text, *tokens[:-1]]
+        scores: list[float] = []
+        for start in range(0, len(tokens), self.model.config.block_size):
+            stop = min(start + self.model.config.block_size, len(tokens))
+            with self.machine.autocast():
+                losses = token_losses(
+                    self.model, torch.tensor([inputs[start:stop]], device=self.machine.device),
+                    torch.tensor([tokens[start:stop]], device=self.machine.device))
+            scores += (-losses[0]).tolist()
+        return scores
+
+
+def load(run: str, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+    """Open a run folder (its newest sound checkpoint) or one checkpoint folder.
+
+    device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16.
+    Raises UserError (a ValueError) if there is none, or if its files are damaged.
+    """
+    path = checkpoint.find(str(run))
+    machine = choose_machine(device, dtype)
+    model = checkpoint.load_model(path).to(machine.device, machine.dtype)
+    return LanguageModel(model, checkpoint.load_tokenizer(path), machine)
+
+
+def sampling_config(**settings: Any) -> SamplingConfig:
+    """Validated settings; `stop` may be one text. Raises UserError naming the wrong one."""
+    if isinstance(settings.get("stop"), str):
+        settings["stop"] = [settings["stop"]]
+    try:
+        return SamplingConfig(**settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"][:1]))
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(SamplingConfig.model_fields)
+            raise UserError(f"there is no setting {name}; choose from {known}") from error
+        message = problem["msg"].removeprefix("Value error, ").lower()
+        raise UserError(f"{name}: {message} (given: {problem['input']!r})") from error

@@ -1,0 +1,7 @@
+"""The Transformer, bottom-up: embedding → attention → feedforward → block → gpt, and the cache."""
+
+from gpt.model.cache import KVCache
+from gpt.model.gpt import GPT
+from gpt.model.size import flops_per_token, parameter_count
+
+__all__ = ["GPT", "KVCache", "flops_per_token", "parameter_count"]

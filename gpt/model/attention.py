@@ -1,0 +1,61 @@
+"""Self-attention: every position reads itself and what came before it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt.config import ModelConfig
+from gpt.model.cache import LayerCache
+from gpt.model.embedding import rotate
+
+RMS_EPS = 1e-6  # as in Qwen3 and Llama
+
+
+class Attention(nn.Module):
+    """Several heads of causal query/key/value attention."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_dim, self.dropout_p = config.head_dim, config.dropout
+        kv_width = config.n_kv_head * config.head_dim
+        self.qkv_widths = (config.n_embd, kv_width, kv_width)
+        self.qkv_proj = nn.Linear(config.n_embd, sum(self.qkv_widths), bias=config.bias)
+        self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=RMS_EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=RMS_EPS) if config.qk_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
+                cache: LayerCache | None = None) -> Tensor:
+        """Let each position read itself and everything before it.  (B, T, C) -> (B, T, C)
+
+        rotation: cosine and sine of each position (RoPE), or None.
+        cache: keys and values of the tokens before x; None when x is the whole sequence.
+        Source: Vaswani et al. 2017, section 3.2; grouped key/value heads, arXiv:2305.13245;
+        QK-norm, arXiv:2010.04245.
+        """
+        B, T, C = x.shape
+        q, k, v = self.qkv_proj(x).split(self.qkv_widths, dim=-1)
+        q = self.q_norm(q.view(B, T, -1, self.head_dim))      # (B, T, n_head, D)
+        k = self.k_norm(k.view(B, T, -1, self.head_dim))      # (B, T, n_kv_head, D)
+        v = v.view(B, T, -1, self.head_dim).transpose(1, 2)   # (B, n_kv_head, T, D)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = q.transpose(1, 2).to(v.dtype), k.transpose(1, 2).to(v.dtype)
+        if cache is not None:
+            k, v = cache.append(k, v)                         # (B, n_kv_head, S, D)
+        S = k.size(2)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=_visible(T, S, x.device), is_causal=S == T > 1,
+            enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
+        return self.dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))
+
+
+def _visible(T: int, S: int, device: torch.device) -> Tensor | None:
+    """Which of S keys the last T tokens may read, (T, S); None where no mask has to say it."""
+    if T in (1, S):
+        return None
+    # is_causal would align the first query with the first key; ours is token S - T.
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)

@@ -1,0 +1,91 @@
+"""The GPT: embedding, a stack of blocks, a last norm, and one score per token of the vocabulary."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt.config import ModelConfig
+from gpt.model.block import Block, make_norm
+from gpt.model.cache import KVCache
+from gpt.model.embedding import Embedding, rotations
+
+EMBEDDING_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
+
+
+class GPT(nn.Module):
+    """A decoder-only Transformer.
+
+    The default configuration is Qwen3's architecture (RoPE, RMSNorm, QK-norm, SwiGLU, grouped
+    key/value heads, no biases); others are GPT-2's and Vaswani et al.'s. Weights are drawn from
+    torch's global generator on construction: see `initialise`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.final_norm = make_norm(config)
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.initialise()
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Scores of every possible next token, at every position.  (B, T) int64 -> (B, T, V)
+
+        cache: what was read before `tokens`; it grows by T.
+        Raises ValueError if the sequence outgrows block_size.
+        """
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
+        T = tokens.size(1)
+        start = cache.length if cache is not None else 0
+        if start + T > self.config.block_size:
+            raise ValueError(f"a sequence of {start + T} tokens is longer than block_size "
+                             f"({self.config.block_size})")
+        positions = torch.arange(start, start + T, device=tokens.device)
+        rotation = None
+        if self.config.position == "rope":
+            rotation = rotations(positions, self.config.head_dim, self.config.rope_base)
+        x = self.embedding(tokens, positions)
+        for i, block in enumerate(self.blocks):
+            x = block(x, rotation, cache.layers[i] if cache is not None else None)
+        if cache is not None:
+            cache.length += T
+        return self.final_norm(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, V)"""
+        return F.linear(x, self.output_weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The (V, C) matrix that turns the residual stream into scores."""
+        if self.config.tie_embeddings:
+            return self.embedding.token_embedding.weight
+        return self.lm_head.weight
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw the weights.
+
+        Embeddings: normal, std 0.02. Matrices: normal, std 1/√(fan-in), which keeps the scale of
+        what flows through them at any width. The two matrices that write into the residual stream:
+        zero, so that every block begins as the identity (arXiv:1901.09321; GPT-2 shrinks them
+        instead). Biases: zero. Norms: one.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+            elif isinstance(module, nn.Linear):
+                if name.endswith(("out_proj", "down_proj")):
+                    nn.init.zeros_(module.weight)
+                else:
+                    nn.init.normal_(module.weight, std=module.in_features ** -0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -1,0 +1,31 @@
+"""How large a model is, and how much arithmetic a token costs."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from gpt.model.gpt import GPT
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Distinct parameters; a tied output layer counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops_per_token(model: GPT, sequence_tokens: int | None = None) -> int:
+    """Model FLOPs to train on one token of a sequence: forward, and twice that backward.
+
+    6 N + 12 · n_layer · n_embd · T, where N counts the parameters that multiply: not the position
+    table, and not an untied token table, from which vectors are only looked up. Causal masking,
+    which halves the attention's share, is not deducted, as is the custom.
+    Source: Chowdhery et al. 2022 (PaLM), appendix B.
+    """
+    config = model.config
+    T = sequence_tokens or config.block_size
+    looked_up = 0
+    if config.position == "learned":
+        looked_up += config.block_size * config.n_embd
+    if not config.tie_embeddings:
+        looked_up += model.embedding.token_embedding.weight.numel()
+    multiplied = parameter_count(model) - looked_up
+    return 6 * multiplied + 12 * config.n_layer * config.n_embd * T

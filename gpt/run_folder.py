@@ -1,0 +1,147 @@
+"""A run's folder: what it was started with, on what, and whether a command may continue it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpt import checkpoint
+from gpt.config import RunConfig, RunSections
+from gpt.errors import UserError
+from gpt.files import read_json, write_atomically, write_json
+from gpt.runtime import Machine
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """runs/NAME, and the checkpoint from which training goes on (None: from the start)."""
+
+    path: Path
+    resume_from: Path | None
+
+    @property
+    def state(self) -> checkpoint.TrainState:
+        """How far the run has come."""
+        if self.resume_from is None:
+            return checkpoint.TrainState()
+        return checkpoint.read_state(self.resume_from)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether training reached its end, was evaluated and logged, at the newest checkpoint."""
+        try:
+            last = json.loads((self.path / "metrics.jsonl").read_text().splitlines()[-1])
+        except (OSError, ValueError, IndexError):
+            return False
+        return (last.get("event") == "end" and "stopped_by" not in last
+                and last.get("step") == self.state.step)
+
+
+@contextlib.contextmanager
+def open_run(config: RunSections, identity: dict[str, Any],
+             machine: Machine) -> Iterator[RunFolder]:
+    """Create the run's folder, or find where to continue; no other process may use it meanwhile.
+
+    identity: what the run's result rests on (model, data, tokenizer, seed, batch size). A folder
+    that holds a run with another identity is refused, with the differences, and left as it is.
+    """
+    path = Path(config.run.out_dir) / config.run.name
+    _refuse_another_run(path, identity)
+    resume_from = _where_to_resume(path, config.run)
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        write_json(path / "identity.json", identity)
+        write_atomically(path / "config.yaml", yaml.safe_dump(
+            config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
+        write_json(path / "environment.json", environment(machine))
+        checkpoint.remove_leftovers(path / "checkpoints")
+        yield RunFolder(path, resume_from)
+
+
+def _refuse_another_run(path: Path, identity: dict[str, Any]) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not (
+            path / "identity.json").is_file():
+        raise UserError(f"{path} exists and holds no run; choose another run.name")
+    if not (path / "identity.json").is_file():
+        return
+    there = read_json(path / "identity.json")
+    different = [f"{key}: {there.get(key)} there, {identity.get(key)} asked"
+                 for key in sorted(there.keys() | identity.keys())
+                 if there.get(key) != identity.get(key)]
+    if different:
+        raise UserError(f"{path} holds a different run ({'; '.join(different)}); choose another "
+                        "run.name, or the values that run was started with")
+
+
+def _where_to_resume(path: Path, run: RunConfig) -> Path | None:
+    newest = checkpoint.newest_sound(path / "checkpoints")
+    if run.resume == "auto":
+        return newest
+    if run.resume == "never":
+        if newest is not None:
+            raise UserError(f"run.resume=never, but {path} holds a run at {newest.name}; choose "
+                            "another run.name, or remove that folder first")
+        return None
+    chosen = checkpoint.find(run.resume)
+    step = checkpoint.read_state(chosen).step
+    if newest is not None and checkpoint.read_state(newest).step > step:
+        raise UserError(f"run.resume={run.resume} lies before {path}'s newest checkpoint "
+                        f"({newest.name}), which would be lost; choose another run.name to branch "
+                        "off")
+    return chosen
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel releases however the process ends."""
+    import fcntl
+
+    with (path / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(f"{path} is in use by {file.read().strip() or 'another process'}; wait "
+                            "for it, or choose another run.name") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def environment(machine: Machine) -> dict[str, Any]:
+    """What the run ran on: versions, hardware, commit, command."""
+    return {"command": sys.argv, "python": platform.python_version(),
+            "platform": platform.platform(), "hardware": machine.describe(),
+            "host": socket.gethostname(), "commit": _commit(),
+            "packages": {name: _version(name) for name in
+                         ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic")}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The toolkit's own commit, where it runs from a git checkout."""
+    here = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True,
+                              text=True, timeout=10, check=True)
+        return done.stdout.strip()
+    return None

@@ -1,0 +1,199 @@
+"""The machine a run uses: device, number format, seeds, memory, and the signals that stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpt.config import RunConfig
+from gpt.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Dense bfloat16 peaks of data sheets, in FLOP/s, by a part of the device's name.
+_GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
+              "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
+              "RTX 3090": 71e12}
+
+
+@dataclass
+class Stop:
+    """Whether a signal has asked the run to stop."""
+
+    signal_name: str | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """The signal handler: the first request saves and stops, a second leaves at once."""
+        if self.signal_name is not None:
+            os._exit(128 + number)
+        self.signal_name = signal.Signals(number).name
+
+
+@dataclass
+class Machine:
+    """Where and in what numbers a run computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compile: bool = False
+    seed: int = 0
+    stop: Stop = field(default_factory=Stop)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Matrix products in `dtype`; weights, norms and sums stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, and compile it in place where that is switched on."""
+        model.to(self.device)
+        if self.compile:
+            print("compiling the model: the first steps take up to a minute", file=sys.stderr)
+            model.compile()
+        return model
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a batch over, without waiting for it where the hardware can."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def seed_step(self, *numbers: int) -> None:
+        """Make every random draw from here on a function of the run's seed and these numbers."""
+        torch.manual_seed(mix_seeds(self.seed, *numbers))
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory held so far: of the GPU, or of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    @functools.cached_property
+    def peak_flops(self) -> float:
+        """FLOP/s of matrix products: a GPU's data sheet, or measured here."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+            for part in sorted(_GPU_PEAKS, key=len, reverse=True):
+                if part in name:
+                    return _GPU_PEAKS[part]
+        return measure_matmul_flops(self.device, self.dtype)
+
+    def describe(self) -> str:
+        """One line: device, number format, threads."""
+        if self.device.type == "cuda":
+            where = torch.cuda.get_device_name(self.device)
+        else:
+            where = f"{cpu_name()}, {torch.get_num_threads()} threads"
+        compiled = ", compiled" if self.compile else ""
+        return f"{where}, {str(self.dtype).removeprefix('torch.')}{compiled}"
+
+
+@contextlib.contextmanager
+def launch(run: RunConfig) -> Iterator[Machine]:
+    """Make the machine ready for training, and listen for signals while it runs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
+                        "start it with python rather than torchrun")
+    machine = choose_machine(run.device, run.dtype)
+    if machine.dtype == torch.float16:
+        raise UserError("run.dtype=float16: training in float16 needs loss scaling; use bfloat16 "
+                        "or float32 (sampling in float16 works)")
+    on_cuda = machine.device.type == "cuda"
+    machine.compile = run.compile is True or (run.compile == "auto" and on_cuda)
+    machine.seed = run.seed
+    keep_freed_memory()
+    if on_cuda:
+        torch.set_float32_matmul_precision("high")
+    machine.seed_step()
+    old = {number: signal.signal(number, machine.stop)
+           for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield machine
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
+    """Resolve "auto"; raises UserError for a device or number format that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+                 "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if device not in available or not available[device]:
+        there = ", ".join(name for name, ok in available.items() if ok)
+        raise UserError(f"run.device={device} is not available here; choose {there} or auto")
+    if dtype == "auto":
+        dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype} is unknown; choose auto, {', '.join(DTYPES)}")
+    return Machine(torch.device(device), DTYPES[dtype])
+
+
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether the hardware multiplies in bfloat16, rather than only storing it."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks instead of returning them to the kernel.
+
+    A training step frees and asks for the same megabytes again and again; fresh pages cost more
+    than the arithmetic done in them (benchmarks/allocator.py). Elsewhere than on glibc: no effect.
+    """
+    m_mmap_max, m_trim_threshold = -4, -1
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One 63-bit seed from several numbers; any change in any of them changes it."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed ^ number) * 0x9E3779B97F4A7C15 % 2**64
+        mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 % 2**64
+    return mixed % 2**63
+
+
+def measure_matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+    """FLOP/s of a large matrix product: the best of several, about a tenth of a second in all."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's name, as the kernel knows it."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,283 @@
+"""Text to token ids and back.
+
+A tokenizer is three things: ranks (the bytes of each token, and its id), a pattern that cuts text
+into pieces before merging, and control tokens. tiktoken encodes and decodes all of them, whether
+they are single bytes, characters, a byte-pair encoding trained here, or one of tiktoken's own.
+Every tokenizer holds all 256 single bytes, so any bytes survive a round trip; and text never
+becomes a control token, whatever it spells.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from gpt.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+SPECIFICATIONS = f"byte, char, bpe:N, {', '.join(NAMED)}, or a .tiktoken file"
+
+# Contractions, words with the character before them, up to three digits, punctuation, white space.
+# Written so that tiktoken and `tokenizers` read it alike.
+BPE_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+               r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+ONE_CHARACTER = r"(?s:.)"
+
+# What a .tiktoken file does not carry, by its number of ranks: (pattern, id of <|endoftext|>).
+_GPT2_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+                 r"|\s++$|\s+(?!\S)|\s")
+_CL100K_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+                   r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
+_O200K_PATTERN = "|".join([
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+_KNOWN_FILES = {50_256: (_GPT2_PATTERN, 50_256), 50_280: (_GPT2_PATTERN, 50_256),
+                100_256: (_CL100K_PATTERN, 100_257), 199_998: (_O200K_PATTERN, 199_999)}
+
+# Longer runs of white space would overflow the stack of tiktoken's regular expressions.
+_LONG_BLANK = re.compile(r"[^\S\r\n]{4096}")
+
+
+class Tokenizer:
+    """Ranks, pattern and control tokens, with tiktoken doing the work."""
+
+    def __init__(self, spec: str, ranks: dict[bytes, int], pattern: str, specials: dict[str, int]):
+        missing = [b for b in range(256) if bytes([b]) not in ranks]
+        if missing:
+            raise UserError(f"tokenizer {spec}: {len(missing)} of the 256 single bytes have no "
+                            "token, so not every text could be encoded; use another rank file")
+        self.spec = spec
+        self.ranks, self.pattern, self.specials = ranks, pattern, specials
+        self._encoding = tiktoken.Encoding(spec, pat_str=pattern, mergeable_ranks=ranks,
+                                           special_tokens=specials)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+        return self._encoding.n_vocab
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that separates documents and ends answers; no text encodes to it."""
+        return self.specials[END_OF_TEXT]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ranks, pattern and control tokens: equal means identical ids."""
+        digest = hashlib.sha256(json.dumps([self.pattern, sorted(self.specials.items())]).encode())
+        digest.update(_rank_lines(self.ranks))
+        return digest.hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. Bytes that arrived as lone surrogates (PEP 383) are kept."""
+        if not text.isascii() and _SURROGATE.search(text):
+            return self.encode_bytes(text.encode("utf-8", "surrogateescape"))
+        return [i for part in _tame(text) for i in self._encoding.encode_ordinary(part)]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Token ids of any bytes; those that are not UTF-8 become single-byte tokens."""
+        ids: list[int] = []
+        for i, part in enumerate(_INVALID.split(data.decode("utf-8", "surrogateescape"))):
+            if i % 2 == 0:
+                ids += self.encode(part)
+            else:
+                ids += [self.ranks[bytes([b])] for b in part.encode("utf-8", "surrogateescape")]
+        return ids
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        """`encode` for many valid texts at once, on several threads."""
+        parts = [_tame(text) for text in texts]
+        flat = self._encoding.encode_ordinary_batch([p for ps in parts for p in ps],
+                                                    num_threads=threads)
+        encoded = iter(flat)
+        return [[i for _ in ps for i in next(encoded)] for ps in parts]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that tokens stand for. Raises UserError for an id that is no token."""
+        ids = [int(i) for i in ids]
+        try:
+            return self._encoding.decode_bytes(ids)
+        except (KeyError, OverflowError) as error:
+            raise UserError(f"token id {error} is not in tokenizer {self.spec}, whose ids lie in "
+                            f"0 to {self.vocab_size - 1}") from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text that tokens stand for; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of text per token id, (vocab_size,) int64; control tokens have none."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, rank in self.ranks.items():
+            lengths[rank] = len(token)
+        return lengths
+
+    def save(self, folder: Path) -> None:
+        """Write all that is needed to encode and decode without a network."""
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = {"format_version": 1, "spec": self.spec, "pattern": self.pattern,
+                "specials": self.specials, "sha256": self.fingerprint}
+        (folder / "encoding.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        (folder / "ranks.tiktoken").write_bytes(_rank_lines(self.ranks))
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read what `save` wrote. Raises UserError if anything in it changed."""
+        try:
+            meta = json.loads((folder / "encoding.json").read_text(encoding="utf-8"))
+            ranks = read_ranks(folder / "ranks.tiktoken")
+            tokenizer = cls(meta["spec"], ranks, meta["pattern"], meta["specials"])
+            intact = tokenizer.fingerprint == meta["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
+        if not intact:
+            raise UserError(f"the tokenizer in {folder} is damaged: its hash is not the one it was "
+                            "saved with; prepare the dataset again or use another checkpoint")
+        return tokenizer
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_INVALID = re.compile("([\udc80-\udcff]+)")
+
+
+def _tame(text: str) -> list[str]:
+    """The text in parts, cut inside any very long run of blanks."""
+    parts, start = [], 0
+    for match in _LONG_BLANK.finditer(text):
+        parts.append(text[start:match.end()])
+        start = match.end()
+    return [*parts, text[start:]] if start < len(text) or not parts else parts
+
+
+def _rank_lines(ranks: dict[bytes, int]) -> bytes:
+    """tiktoken's file format: base64 of the token, a space, its rank."""
+    ordered = sorted(ranks.items(), key=lambda item: item[1])
+    return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Read a .tiktoken file. Raises UserError naming the line that is wrong."""
+    ranks: dict[bytes, int] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read the rank file {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: expected base64 and a rank, as in tiktoken's "
+                            "files") from error
+    if len(set(ranks.values())) != len(ranks) or min(ranks.values(), default=-1) != 0:
+        raise UserError(f"{path}: ranks must start at 0 and stand once each")
+    return ranks
+
+
+def needs_corpus(spec: str) -> bool:
+    """Whether building this tokenizer means reading the corpus first."""
+    return spec == "char" or spec.startswith("bpe:")
+
+
+def build_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
+    """Build a tokenizer from its specification; `texts` is the corpus for char and bpe:N."""
+    if spec == "byte":
+        ranks = {bytes([b]): b for b in range(256)}
+        return Tokenizer(spec, ranks, ONE_CHARACTER, {END_OF_TEXT: 256})
+    if spec == "char":
+        return _characters(texts)
+    if match := re.fullmatch(r"bpe:(\d+)", spec):
+        return _train_bpe(int(match[1]), texts)
+    if spec in NAMED:
+        return _tiktoken_named(spec)
+    if spec.endswith(".tiktoken"):
+        return _from_rank_file(Path(spec))
+    raise UserError(f"unknown tokenizer '{spec}': choose {SPECIFICATIONS}")
+
+
+def _characters(texts: Iterable[str]) -> Tokenizer:
+    """The corpus's characters in code-point order, then the bytes that none of them is."""
+    seen = sorted(set().union(*map(set, texts)))
+    tokens = [character.encode() for character in seen]
+    tokens += [bytes([b]) for b in range(256) if bytes([b]) not in set(tokens)]
+    ranks = {token: i for i, token in enumerate(tokens)}
+    return Tokenizer("char", ranks, ONE_CHARACTER, {END_OF_TEXT: len(ranks)})
+
+
+def _train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
+    """Train a byte-pair encoding of exactly vocab_size ids, <|endoftext|> included."""
+    if not 257 <= vocab_size <= 2**20:
+        raise UserError(f"bpe:{vocab_size}: the size must lie in 257 (the bytes and "
+                        f"{END_OF_TEXT}) to {2**20}")
+    ranks = bpe_ranks(train_bpe_with_tokenizers(vocab_size - 1, texts))
+    return Tokenizer(f"bpe:{vocab_size}", ranks, BPE_PATTERN, {END_OF_TEXT: vocab_size - 1})
+
+
+def train_bpe_with_tokenizers(vocab_size: int, texts: Iterable[str]) -> Any:
+    """A `tokenizers.Tokenizer` trained on texts: byte-level merges inside BPE_PATTERN's pieces."""
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Trained
+
+    trained = Trained(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(BPE_PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet,
+                                  show_progress=False, special_tokens=[])
+    trained.train_from_iterator(texts, trainer)
+    return trained
+
+
+def bpe_ranks(trained: Any) -> dict[bytes, int]:
+    """Ranks of a byte-level `tokenizers.Tokenizer`: its visible characters turned into bytes."""
+    to_byte = _visible_character_bytes()
+    return {bytes(to_byte[c] for c in token): i for token, i in trained.get_vocab().items()}
+
+
+def _visible_character_bytes() -> dict[str, int]:
+    """Byte-level BPE writes each byte as a visible character; this maps them back.
+
+    Source: Radford et al. 2019 (GPT-2): printable bytes stand for themselves, the others follow
+    from U+0100 on.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _from_rank_file(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise UserError(f"there is no rank file {path}; give the path of a .tiktoken file")
+    ranks = read_ranks(path)
+    pattern, end_of_text = _KNOWN_FILES.get(len(ranks), (BPE_PATTERN, len(ranks)))
+    return Tokenizer(path.name, ranks, pattern, {END_OF_TEXT: end_of_text})
+
+
+def _tiktoken_named(name: str) -> Tokenizer:
+    try:
+        encoding = tiktoken.get_encoding(name)
+    except Exception as error:  # whatever the network stack raises
+        url = getattr(getattr(error, "request", None), "url", None)
+        file = hashlib.sha1(url.encode()).hexdigest() if url else "its rank file"
+        raise UserError(
+            f"tokenizer {name}: its ranks are not on this machine and could not be fetched "
+            f"({type(error).__name__}); put them as {file} into the folder named by "
+            "TIKTOKEN_CACHE_DIR, or use one that needs no network: tokenizer=bpe:8192, or "
+            "tokenizer=PATH.tiktoken") from error
+    return Tokenizer(name, encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens)

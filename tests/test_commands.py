@@ -1,0 +1,255 @@
+"""The commands as a user runs them: the whole way once, then every mistake that a user can make."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import finetune
+import gpt
+import sample
+import train
+from data import prepare
+from gpt.errors import run_command
+from tests.tiny import ROOT, run_script
+
+SMALL = ["model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.block_size=48",
+         "train.batch_size=8", "train.steps=8", "eval.every_steps=4", "run.dtype=float32"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder in which a dataset was prepared, a model pretrained and fine-tuned."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "corpus").mkdir()
+    for i in range(30):
+        (folder / f"corpus/{i}.txt").write_text(f"Document {i}: à la carte, {i * i}.\n" * 20)
+    pairs = [{"prompt": f"{i} plus {i} is ", "completion": str(2 * i)} for i in range(40)]
+    (folder / "task.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    for done in (
+            run_script("data/prepare.py", "corpus", "tokenizer=bpe:300", "out=data/c", cwd=folder),
+            run_script("train.py", "data.dataset=data/c", "run.name=base",
+                       "log.samples_every_steps=4", *SMALL, cwd=folder),
+            run_script("finetune.py", "finetune.from=runs/base", "finetune.data=task.jsonl",
+                       "run.name=tuned", "train.epochs=2", "train.batch_size=4",
+                       "run.dtype=float32", cwd=folder)):
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def call(module: Any, *arguments: str, monkeypatch, capsys) -> tuple[int, str, str]:
+    """Run a script's main in this process; returns (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    capsys.readouterr()
+    code = 0
+    try:
+        run_command(module.main)
+    except SystemExit as left:
+        code = int(left.code or 0)
+    return code, *capsys.readouterr()
+
+
+def test_a_run_folder_holds_what_the_design_promises(workplace):
+    for run in ("base", "tuned"):
+        folder = workplace / "runs" / run
+        assert {"config.yaml", "environment.json", "metrics.jsonl", "train.log",
+                "checkpoints"} <= {p.name for p in folder.iterdir()}
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for event, keys in (("train", {"loss", "lr", "grad_norm", "tokens_per_second", "mfu",
+                                       "peak_memory_bytes", "tokens", "elapsed_seconds"}),
+                            ("eval", {"val_loss", "val_bits_per_byte"}), ("save", set()),
+                            ("end", set())):
+            found = [line for line in lines if line["event"] == event]
+            assert found and all(keys | {"step"} <= line.keys() for line in found), event
+        elapsed = [line["elapsed_seconds"] for line in lines]
+        assert elapsed == sorted(elapsed)
+    assert (workplace / "runs/base/samples.jsonl").read_text().count("\n") == 2
+    lines = (workplace / "runs/tuned/metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert (first["event"], first["step"]) == ("eval", 0)  # the loss before fine-tuning
+
+
+def test_the_resolved_configuration_can_be_run_again(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    code, out, _ = call(train, "runs/base/config.yaml", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and "runs/base is complete at step 8" in out
+
+
+def test_a_run_copied_elsewhere_samples_without_its_dataset(workplace, tmp_path):
+    import shutil
+    shutil.copytree(workplace / "runs/tuned", tmp_path / "copy")
+    done = run_script("sample.py", "copy", "--prompt", "1 plus 1 is ", "--max-new-tokens", 5,
+                      "--seed", 1, "--json", "--logprobs", "--num-samples", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [r["seed"] for r in records] == [1, 2]
+    for record in records:
+        assert record["prompt"] == "1 plus 1 is "
+        assert len(record["tokens"]) == len(record["logprobs"]) <= 5
+
+
+def test_text_on_the_terminal_is_what_python_generates(workplace):
+    prompt = "Document é"
+    lm = gpt.load(workplace / "runs/base")
+    settings = {"max_new_tokens": 12, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "seed": 3}
+    expected = lm.generate(prompt, **settings)
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
+    (workplace / "prompt.txt").write_text(prompt)
+    for given, stdin in ((["--prompt", prompt], ""), (["--prompt-file", "prompt.txt"], ""),
+                         ([], prompt), (["--prompt-file", "-"], prompt)):
+        done = run_script("sample.py", "runs/base", *given, *options, cwd=workplace, stdin=stdin)
+        assert done.stdout == prompt + expected + "\n", done.stderr
+    assert "".join(lm.stream(prompt, **settings)) == expected
+    assert lm.generate([prompt, "x"], **settings)[0] == expected
+
+
+def test_a_stop_text_ends_the_sample(workplace):
+    lm = gpt.load(workplace / "runs/base")
+    text = lm.generate("Document", max_new_tokens=30, temperature=0)
+    stop = text[8:11]
+    ended = lm.generate("Document", max_new_tokens=30, temperature=0, stop=stop)
+    assert ended == text[:text.index(stop)]
+
+
+def test_scores_are_the_log_probabilities_of_the_text(workplace):
+    import torch
+    lm = gpt.load(workplace / "runs/base", dtype="float32")
+    text = "Document 3: à la carte"
+    tokens = lm.tokenizer.encode(text)
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([[lm.tokenizer.end_of_text, *tokens[:-1]]]))
+    expected = logits[0].log_softmax(-1)[range(len(tokens)), tokens]
+    assert lm.score(text) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert len(lm.score(text * 20)) == len(lm.tokenizer.encode(text * 20)) > 48
+    assert lm.score("") == []
+
+
+def test_a_dry_run_measures_and_writes_nothing(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    code, out, _ = call(train, "data.dataset=data/c", "run.name=dry", *SMALL, "--dry-run",
+                        monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and not (workplace / "runs/dry").exists()
+    for word in ("parameters", "FLOPs per token", "tokens", "peak memory", "training time"):
+        assert word in out
+
+
+def test_training_prepares_a_dataset_from_its_recipe_and_says_so(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    (workplace / "mine.yaml").write_text("sources: [corpus]\ntokenizer: byte\nout: data/auto\n")
+    code, out, _ = call(train, "data.dataset=mine.yaml", "run.name=auto", *SMALL,
+                        "train.steps=1", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and "data/auto is not there yet: preparing it" in out
+    assert (workplace / "data/auto/dataset.json").is_file()
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+BASE = ["data.dataset=data/c", "run.name=base", *SMALL]
+MISTAKES: dict[str, tuple[Any, list[str], str]] = {
+    "unknown field": (train, [*BASE, "model.n_layr=2"], "did you mean model.n_layer"),
+    "unknown section": (train, [*BASE, "modle.n_layer=2"], "there is no field modle"),
+    "wrong type": (train, [*BASE, "train.steps=many"], "train.steps: .*given: 'many'"),
+    "impossible shape": (train, [*BASE, "model.n_head=5"], "multiple of n_head"),
+    "two budgets": (train, [*BASE, "train.tokens=9"], "one of steps, tokens"),
+    "no such config": (train, ["configs/nope.yaml"], "no configuration file configs/nope.yaml"),
+    "no dataset named": (train, [], "data"),
+    "missing dataset": (train, ["data.dataset=data/none"], "no dataset in data/none"),
+    "other tokenizer": (train, ["data.dataset=data/byte", *BASE[1:]], "different run .*tokenizer"),
+    "other model": (train, [*BASE, "model.n_layer=3"], "model.n_layer: 2 there, 3 asked"),
+    "other seed": (train, [*BASE, "run.seed=9"], "run.seed: 1337 there, 9 asked"),
+    "short corpus": (train, [*BASE, "run.name=new", "model.block_size=9000"], "fewer than one"),
+    "small vocabulary": (train, [*BASE, "model.vocab_size=10"], "smaller than the vocabulary"),
+    "folder that is no run": (train, [*BASE, "run.out_dir=.", "run.name=corpus"], "holds no run"),
+    "name that leads out": (train, [*BASE, "run.name=../x"], "run.name"),
+    "unavailable device": (train, [*BASE, "run.device=cuda"], "run.device=cuda is not available"),
+    "empty corpus": (prepare, ["empty.txt", "out=data/e"], "are empty"),
+    "no corpus": (prepare, ["nowhere", "out=data/e"], "no file or folder"),
+    "no sources": (prepare, ["out=data/e"], "sources is missing"),
+    "unknown tokenizer": (prepare, ["corpus", "tokenizer=bpx", "out=data/e"], "unknown tokenizer"),
+    "other recipe": (prepare, ["corpus", "tokenizer=byte", "out=data/c"], "another recipe"),
+    "bad text": (prepare, ["latin.txt", "out=data/e"], "latin.txt, line 2: the text is not UTF-8"),
+    "no run to tune": (finetune, ["finetune.from=runs/none", "finetune.data=task.jsonl"],
+                       "there is no run runs/none"),
+    "no records": (finetune, ["finetune.from=runs/base", "finetune.data=none.jsonl"],
+                   "cannot read the records none.jsonl"),
+    "no run to sample": (sample, ["runs/none", "--prompt", "x"], "there is no run runs/none"),
+    "long prompt": (sample, ["runs/base", "--prompt", "Z" * 4000], "the model reads 48"),
+    "bad temperature": (sample, ["runs/base", "--prompt", "x", "--temperature=-1"], "temperature"),
+    "temperature not a number": (sample, ["runs/base", "--prompt=x", "--temperature=nan"],
+                                 "temperature"),
+    "infinite temperature": (sample, ["runs/base", "--prompt=x", "--temperature=inf"],
+                             "temperature"),
+    "unknown option": (sample, ["runs/base", "--prompt", "x", "--tmp", "1"], "unrecognized"),
+    "no samples": (sample, ["runs/base", "--prompt", "x", "--num-samples=0"], "at least 1"),
+    "no prompt file": (sample, ["runs/base", "--prompt-file", "none"], "cannot read the prompt"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gives_one_line_and_2_and_touches_nothing(name, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    (workplace / "empty.txt").write_text("")
+    (workplace / "latin.txt").write_bytes(b"fine\nna\xefve\n" * 30)
+    if not (workplace / "data/byte").exists():
+        prepare.main(["corpus", "tokenizer=byte", "out=data/byte"])
+    before = snapshot(workplace)
+    module, arguments, expected = MISTAKES[name]
+
+    code, _, stderr = call(module, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+    said = [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert code == 2 and len(said) == 1, stderr
+    import re
+    assert re.search(expected, said[0]), said[0]
+    assert snapshot(workplace) == before
+    assert not list(workplace.rglob("*.tmp-*"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, monkeypatch,
+                                                                     capsys):
+    import torch
+    from gpt import loop
+    monkeypatch.chdir(workplace)
+    real, calls = loop.summed_loss, []
+
+    def poisoned(model, inputs, targets):
+        calls.append(1)
+        return real(model, inputs, targets) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(loop, "summed_loss", poisoned)
+    arguments = ["data.dataset=data/c", "run.name=nan", *SMALL, "checkpoint.every_steps=1"]
+    code, _, stderr = call(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert "failed: step 3: the loss is nan" in stderr and "the weights were not changed" in stderr
+    lm = gpt.load(workplace / "runs/nan")
+    assert all(torch.isfinite(p).all() for p in lm.model.parameters())
+    monkeypatch.setattr(loop, "summed_loss", real)
+    assert call(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+
+
+def test_two_processes_never_train_in_one_folder(workplace, monkeypatch, capsys):
+    import fcntl
+    monkeypatch.chdir(workplace)
+    with (workplace / "runs/base/lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, _, stderr = call(train, *BASE, "train.steps=12", monkeypatch=monkeypatch,
+                               capsys=capsys)
+    assert code == 2 and "is in use by process" in stderr
+
+
+def test_help_lists_every_command_and_field(monkeypatch, capsys):
+    for module, word in ((train, "optim.lr"), (finetune, "finetune.from"),
+                         (prepare, "on_bad_text"), (sample, "--top-p")):
+        code, out, _ = call(module, "--help", monkeypatch=monkeypatch, capsys=capsys)
+        assert code == 0 and word in out
+
+
+def test_importing_gpt_from_elsewhere_needs_nothing_but_the_path(tmp_path):
+    done = run_script("sample.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and "RUN" in done.stdout

@@ -1,0 +1,86 @@
+"""Small models, data and machines that tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt.config import ModelConfig
+from gpt.model import GPT
+from gpt.runtime import Machine
+from gpt.shards import TokenStream
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+CPU = Machine(torch.device("cpu"), torch.float32)
+
+# The architectures of the toolkit, small.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tied": {"tie_embeddings": True},
+    "gpt2": {"position": "learned", "norm": "layernorm", "mlp": "gelu_tanh", "bias": True,
+             "tie_embeddings": True, "qk_norm": False, "n_kv_head": 4},
+    "vaswani": {"position": "sinusoidal", "norm": "layernorm", "mlp": "gelu", "bias": True,
+                "qk_norm": False, "n_kv_head": 4},
+    "multi-query": {"n_kv_head": 1, "mlp": "relu2", "position": "none"},
+}
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """A model of a few thousand parameters."""
+    return ModelConfig(**{"vocab_size": 61, "block_size": 32, "n_layer": 2, "n_head": 4,
+                          "n_embd": 32, **changes})
+
+
+def tiny_gpt(seed: int = 0, zero_outputs: bool = False, **changes: Any) -> GPT:
+    """A tiny model in evaluation mode.
+
+    zero_outputs=False also draws the matrices that start at zero, so that every layer matters.
+    """
+    torch.manual_seed(seed)
+    model = GPT(tiny_config(**changes)).eval()
+    if not zero_outputs:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any() or parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def random_tokens(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Tensor:
+    """Token ids, (B, T) int64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, vocab_size, shape, generator=generator)
+
+
+def stream_of(*lengths: int) -> TokenStream:
+    """A stream of counting tokens, in shards of these lengths."""
+    tokens = np.arange(sum(lengths), dtype=np.uint16)
+    return TokenStream(np.split(tokens, np.cumsum(lengths)[:-1]))
+
+
+def run_script(script: str, *arguments: object, cwd: Path, stdin: str | bytes = b"",
+               **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the root scripts as a user would, in another folder."""
+    stdin = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(command_line(script, *arguments), cwd=cwd, input=stdin,
+                          capture_output=True, env=script_environment(**environment), timeout=240)
+    return subprocess.CompletedProcess(done.args, done.returncode,
+                                       done.stdout.decode("utf-8", "replace"),
+                                       done.stderr.decode("utf-8", "replace"))
+
+
+def command_line(script: str, *arguments: object) -> list[str]:
+    """The command that runs a script of the project."""
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+def script_environment(**changes: str) -> dict[str, str]:
+    """One thread, so that runs side by side do not wait for each other."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **changes}
