@@ -19,9 +19,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.prepare import open_or_prepare  # noqa: E402
-from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files import read_json, write_json  # noqa: E402
+from data.prepare import open_or_prepare
+from gpt.errors import UserError, run_command
+from gpt.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "quickstart.json"
 
@@ -89,7 +89,8 @@ def report(result: dict[str, Any]) -> None:
     print(f"hardware                      {result['hardware']}")
     ours = result["bits_per_byte"]["ours"]
     for name, bits in result["bits_per_byte"].items():
-        print(f"validation bits per byte      {bits:.3f}  {name:8} (ours / this: {ours / bits:.3f})")
+        print(f"validation bits per byte      {bits:.3f}  {name:8} "
+              f"(ours / this: {ours / bits:.3f})")
     tuned = result["finetuning"]
     print(f"fine-tuning loss, held out    {tuned['loss_before']:.3f} before, "
           f"{tuned['loss_after']:.3f} after")

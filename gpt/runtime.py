@@ -160,7 +160,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel.
 
     A training step frees and asks for the same megabytes again and again; fresh pages cost more
-    than the arithmetic done in them (benchmarks/allocator.py). Elsewhere than on glibc: no effect.
+    than the arithmetic done in them (benchmarks/cpu_settings.py). Elsewhere than on glibc: no effect.
     """
     m_mmap_max, m_trim_threshold = -4, -1
     with contextlib.suppress(OSError, AttributeError):
