@@ -31,7 +31,9 @@ lint: .venv/installed-dev
 	.venv/bin/mypy
 
 bench: .venv/installed-dev
-	for benchmark in benchmarks/*.py; do $(PY) $$benchmark || exit 1; done
+	$(PY) benchmarks/cpu_settings.py
+	$(PY) benchmarks/shakespeare.py
+	$(PY) benchmarks/quickstart.py --write
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 10) else 0)'

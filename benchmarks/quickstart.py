@@ -1,9 +1,9 @@
 """What `make quickstart` learned, against compressors on the same validation bytes.
 
-usage: python benchmarks/quickstart.py [RUN] [FINETUNED_RUN]
+usage: python benchmarks/quickstart.py [--write]
 
-Prints ours, gzip -9 and xz -9 in bits per byte, and the fine-tuning loss before and after; writes
-them to benchmarks/results/quickstart.json with the hardware's name.
+Prints ours, gzip -9 and xz -9 in bits per byte, and the fine-tuning loss before and after; --write
+also puts them into benchmarks/results/quickstart.json, with the hardware's name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "quickstart.json"
 
 def main(argv: list[str]) -> None:
     """Compare and write down."""
-    run, tuned = (Path(p) for p in [*argv, "runs/quickstart", "runs/quickstart-docstrings"][:2])
+    run, tuned = Path("runs/quickstart"), Path("runs/quickstart-docstrings")
     config = yaml.safe_load((run / "config.yaml").read_text())
     text = validation_bytes(config["data"]["dataset"])
     pretraining, finetuning = metrics(run), metrics(tuned)
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
             "loss_before": evaluations(finetuning)[0]["val_loss"],
             "loss_after": evaluations(finetuning)[-1]["val_loss"]}}
     report(result)
-    write_json(RESULTS, result)
+    if "--write" in argv:
+        write_json(RESULTS, result)
 
 
 def validation_bytes(dataset: str) -> bytes:

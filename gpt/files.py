@@ -32,6 +32,8 @@ def as_json(value: Any) -> str:
 
 def flush_to_disk(path: Path) -> None:
     """fsync a file, or a folder's list of names."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

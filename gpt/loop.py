@@ -135,7 +135,7 @@ class Trainer:
             self._save()
         if stop:
             self._leave(stop)
-        if is_due(step, config.eval.every_steps) and (step or self.evaluate_first):
+        if is_due(step, config.eval.every_steps) if step else self.evaluate_first:
             self._evaluate()
         if step and is_due(step, config.log.samples_every_steps):
             self._sample()
@@ -201,7 +201,7 @@ class Trainer:
     def _progress_bar(self) -> tqdm[Any]:
         if self.budget.seconds is not None:
             layout = ("{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, "
-                      "{remaining} left, {postfix}")
+                      "{remaining} left{postfix}")
             return progress_bar("training", self.budget.seconds, "s",
                                 initial=self.state.elapsed_seconds, bar_format=layout)
         assert self.budget.steps is not None

@@ -17,6 +17,11 @@ from typing import Any
 
 import yaml
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from gpt import checkpoint
 from gpt.config import RunConfig, RunSections
 from gpt.errors import UserError
@@ -71,10 +76,10 @@ def open_run(config: RunSections, identity: dict[str, Any],
 
 
 def _refuse_another_run(path: Path, identity: dict[str, Any]) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not (
-            path / "identity.json").is_file():
-        raise UserError(f"{path} exists and holds no run; choose another run.name")
     if not (path / "identity.json").is_file():
+        foreign = [p.name for p in path.iterdir() if p.name != "lock"] if path.is_dir() else []
+        if foreign or path.is_file():
+            raise UserError(f"{path} exists and holds no run; choose another run.name")
         return
     there = read_json(path / "identity.json")
     different = [f"{key}: {there.get(key)} there, {identity.get(key)} asked"
@@ -105,9 +110,13 @@ def _where_to_resume(path: Path, run: RunConfig) -> Path | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the kernel releases however the process ends."""
-    import fcntl
+    """Hold the folder's lock, which the kernel releases however the process ends.
 
+    Where there is no flock (Windows), two runs in one folder are not noticed.
+    """
+    if fcntl is None:
+        yield
+        return
     with (path / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,6 @@ import ctypes
 import functools
 import os
 import platform
-import resource
 import signal
 import sys
 import time
@@ -18,6 +17,11 @@ from typing import Any
 
 import torch
 from torch import nn
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from gpt.config import RunConfig
 from gpt.errors import UserError
@@ -81,6 +85,8 @@ class Machine:
         """The most memory held so far: of the GPU, or of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        if resource is None:
+            return 0
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -122,7 +128,7 @@ def launch(run: RunConfig) -> Iterator[Machine]:
         torch.set_float32_matmul_precision("high")
     machine.seed_step()
     old = {number: signal.signal(number, machine.stop)
-           for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+           for name in ("SIGTERM", "SIGINT", "SIGUSR1") if (number := getattr(signal, name, None))}
     try:
         yield machine
     finally:
@@ -151,6 +157,8 @@ def computes_in_bfloat16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
     if device == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
+            return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
@@ -160,7 +168,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel.
 
     A training step frees and asks for the same megabytes again and again; fresh pages cost more
-    than the arithmetic done in them (benchmarks/cpu_settings.py). Elsewhere than on glibc: no effect.
+    than the arithmetic done in them (benchmarks/cpu_settings.py). No effect except on glibc.
     """
     m_mmap_max, m_trim_threshold = -4, -1
     with contextlib.suppress(OSError, AttributeError):

@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_newest_and_said(tmp_pa
 
 def test_when_no_checkpoint_is_sound_there_is_no_fresh_start(tmp_path):
     (save(tmp_path) / "state.json").unlink()
-    with pytest.raises(UserError, match="none of the 1 checkpoints in .* is sound"):
+    with pytest.raises(UserError, match=r"none of the 1 checkpoints in .* is sound"):
         checkpoint.newest_sound(tmp_path)
     assert checkpoint.newest_sound(tmp_path / "nothing-here") is None
 
@@ -163,7 +163,7 @@ def test_find_takes_a_run_or_one_checkpoint_and_says_what_is_wrong_otherwise(tmp
     path = save(tmp_path / "run" / "checkpoints")
     assert checkpoint.find(str(tmp_path / "run")) == path
     assert checkpoint.find(str(path)) == path
-    with pytest.raises(UserError, match="there is no run .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no run .*nowhere"):
         checkpoint.find(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="has no checkpoints"):
         checkpoint.find(str(tmp_path))

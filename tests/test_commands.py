@@ -214,6 +214,7 @@ def test_a_mistake_gives_one_line_and_2_and_touches_nothing(name, workplace, mon
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, monkeypatch,
                                                                      capsys):
     import torch
+
     from gpt import loop
     monkeypatch.chdir(workplace)
     real, calls = loop.summed_loss, []
@@ -253,3 +254,36 @@ def test_help_lists_every_command_and_field(monkeypatch, capsys):
 def test_importing_gpt_from_elsewhere_needs_nothing_but_the_path(tmp_path):
     done = run_script("sample.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0 and "RUN" in done.stdout
+
+
+def test_verify_names_the_damaged_file(workplace, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    from gpt import __main__ as verbs
+    monkeypatch.chdir(workplace)
+    shutil.copytree("data/c", tmp_path / "c")
+    for sound in ("data/c", "runs/base", str(tmp_path / "c")):
+        code, out, _ = call(verbs, "verify", sound, monkeypatch=monkeypatch, capsys=capsys)
+        assert code == 0 and "sound" in out
+    shard = bytearray((tmp_path / "c/val-00000.bin").read_bytes())
+    shard[3] ^= 1
+    (tmp_path / "c/val-00000.bin").write_bytes(shard)
+    code, out, _ = call(verbs, "verify", str(tmp_path / "c"), monkeypatch=monkeypatch,
+                        capsys=capsys)
+    assert code == 1 and "val-00000.bin" in out
+    code, _, stderr = call(verbs, "verify", "corpus", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2 and "is no dataset, run or checkpoint" in stderr
+
+
+def test_evaluate_repeats_the_score_of_training(workplace, monkeypatch, capsys):
+    from gpt import __main__ as verbs
+    monkeypatch.chdir(workplace)
+    lines = (workplace / "runs/base/metrics.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in lines if '"eval"' in line][-1]
+    code, out, _ = call(verbs, "evaluate", "runs/base", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and f"{last['val_bits_per_byte']:.4f} bits per byte" in out
+    code, out, _ = call(verbs, "evaluate", "runs/base", "--text", "corpus/3.txt",
+                        monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and "nats per token" in out
+    code, _, stderr = call(verbs, "evaluate", "runs/tuned", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2 and "give --text FILE" in stderr

@@ -1,4 +1,4 @@
-"""The training loop: gradients that depend on the batch alone, budgets, and losses that end a run."""
+"""The training loop: gradients that depend on the global batch alone, and budgets."""
 
 from __future__ import annotations
 

@@ -112,7 +112,8 @@ def gpt2_names(model: GPT) -> dict[str, torch.Tensor]:
                          ("attention.out_proj", "attn.c_proj"),
                          ("feedforward.up_proj", "mlp.c_fc"),
                          ("feedforward.down_proj", "mlp.c_proj")):
-                names[f"transformer.h.{i}.{b}.{kind}"] = _transposed(state[f"blocks.{i}.{a}.{kind}"])
+                tensor = state[f"blocks.{i}.{a}.{kind}"]
+                names[f"transformer.h.{i}.{b}.{kind}"] = _transposed(tensor)
     return names
 
 

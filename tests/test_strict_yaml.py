@@ -145,8 +145,8 @@ def test_broken_yaml_names_file_and_line(text, line):
 
 def test_nesting_of_any_depth_is_one_error():
     assert load_text("[" * 50 + "]" * 50, "f").values
-    with pytest.raises(UserError, match="f: not valid YAML: "):
-        load_text("[" * 1000 + "]" * 1000, "f")
+    with pytest.raises(UserError, match=r"f(, line 1)?: not valid YAML: "):
+        load_text("[" * 600 + "]" * 600, "f")
 
 
 def test_control_characters_are_refused():

@@ -1,0 +1,104 @@
+"""python -m gpt VERB: what is done with runs and datasets besides training and sampling.
+
+usage: python -m gpt evaluate RUN [--text FILE]   loss and bits per byte on the run's validation
+                                                  split, or on a text of your own
+       python -m gpt verify FOLDER                compare every file of a dataset, a run or a
+                                                  checkpoint with its recorded SHA-256
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gpt import checkpoint
+from gpt.batches import MicroBatch, evaluation_windows
+from gpt.errors import EXIT_FAILED, UserError, run_command
+from gpt.evaluate import evaluate
+from gpt.language_model import LanguageModel, load
+from gpt.shards import Dataset, TokenStream, is_dataset, verify_dataset
+from gpt.strict_yaml import load_file
+
+BATCH_SIZE = 8
+
+
+def main(argv: list[str]) -> None:
+    """Find the verb and do it."""
+    parser = argparse.ArgumentParser(prog="python -m gpt", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    evaluating = verbs.add_parser("evaluate")
+    evaluating.add_argument("run", metavar="RUN")
+    evaluating.add_argument("--text", metavar="FILE")
+    verbs.add_parser("verify").add_argument("folder", metavar="FOLDER")
+    options = parser.parse_args(argv)
+    if options.verb == "verify":
+        verify(Path(options.folder))
+    else:
+        evaluate_run(options.run, options.text)
+
+
+def evaluate_run(run: str, text: str | None) -> None:
+    """Print a run's score, and which weights it belongs to."""
+    path = checkpoint.find(run)
+    lm = load(str(path))
+    batches = _text_windows(lm, Path(text)) if text else _validation_windows(lm, path)
+    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
+    print(f"{path}: weights {checkpoint.weight_hash(path)[:16]}")
+    print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
+          f"{score.tokens:,} tokens")
+
+
+def _text_windows(lm: LanguageModel, file: Path) -> Iterable[MicroBatch]:
+    try:
+        tokens = lm.tokenizer.encode_bytes(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    if not tokens:
+        raise UserError(f"{file} is empty: there is nothing to score")
+    return _windows(lm, TokenStream([np.asarray(tokens)]))
+
+
+def _validation_windows(lm: LanguageModel, path: Path) -> Iterable[MicroBatch]:
+    config = path.parent.parent / "config.yaml"
+    values = load_file(config).values if config.is_file() else {}
+    name = values.get("data", {}).get("dataset", "")
+    folder = Path(name)
+    if folder.suffix in (".yaml", ".yml") and folder.is_file():
+        folder = Path(load_file(folder).values.get("out", f"data/{folder.stem}"))
+    if not is_dataset(folder):
+        raise UserError(f"{path}: its dataset ({name or 'none'}) is not here; give --text FILE")
+    dataset = Dataset(folder)
+    if dataset.tokenizer.fingerprint != lm.tokenizer.fingerprint:
+        raise UserError(f"{folder} was made with another tokenizer than {path}; give --text FILE")
+    return _windows(lm, dataset.val)
+
+
+def _windows(lm: LanguageModel, stream: TokenStream) -> Iterable[MicroBatch]:
+    return evaluation_windows(stream, lm.tokenizer.end_of_text, lm.model.config.block_size,
+                              BATCH_SIZE)
+
+
+def verify(folder: Path) -> None:
+    """Say whether all files are what they were; exit code 1 if not."""
+    if is_dataset(folder):
+        found = {str(folder): verify_dataset(folder)}
+    elif (folder / "manifest.json").is_file():
+        found = {str(folder): checkpoint.damage(folder)}
+    else:
+        found = {str(path): checkpoint.damage(path)
+                 for path in checkpoint.steps_in(folder / "checkpoints").values()}
+    if not found:
+        raise UserError(f"{folder} is no dataset, run or checkpoint")
+    for name, problems in found.items():
+        print(f"{name}: {'sound' if not problems else '; '.join(problems)}")
+    if any(found.values()):
+        raise SystemExit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    run_command(main)
