@@ -35,6 +35,9 @@ def main(argv: list[str]) -> None:
     unknown = [*words, *(settings.keys() - {"out", "recipe"})]
     if unknown:
         raise UserError(f"{unknown[0]} is no setting of this command; it takes out= and recipe=")
+    for name, value in settings.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be a path, not {value!r}")
     make_pairs(Path(settings.get("out", "data/docstrings")),
                Path(settings.get("recipe", RECIPES / "stdlib.yaml")))
 
@@ -56,6 +59,8 @@ def make_pairs(out: Path, recipe_file: Path) -> None:
             bar.update()
     seen = pairs["train"]
     pairs["val"] = {prompt: text for prompt, text in pairs["val"].items() if prompt not in seen}
+    if not pairs["train"]:
+        raise UserError(f"the sources of {recipe_file} hold no functions with docstrings")
     out.mkdir(parents=True, exist_ok=True)
     for split, path in paths.items():
         lines = [json.dumps({"prompt": prompt, "completion": text}, ensure_ascii=False) + "\n"
@@ -70,7 +75,7 @@ def pairs_in(source: bytes) -> Iterator[tuple[str, str]]:
         warnings.simplefilter("ignore")
         try:
             tree = ast.parse(source)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

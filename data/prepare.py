@@ -6,7 +6,9 @@ usage: python data/prepare.py configs/data/NAME.yaml [field=value ...]
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -51,14 +53,15 @@ def recipe_from(argv: list[str]) -> Recipe:
     words, overrides = split_arguments(argv)
     values: dict[str, Any]
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        values = read_recipe(Path(words[0])).model_dump(exclude_unset=True)
+        values = read_recipe(Path(words[0]), overrides).model_dump(exclude_unset=True)
     else:
         recipes = [word for word in words if word.endswith((".yaml", ".yml"))]
         if recipes:
             raise UserError(f"give one recipe or a list of sources, not both: {' '.join(words)}")
         values = {"sources": words} if words else {}
         if words:
-            values["name"] = Path(words[0].rstrip("/")).stem.lstrip(".") or "text"
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(words[0].rstrip("/")).stem)
+            values["name"] = name.lstrip(".-_") or "text"
     return validate(Recipe, values | overrides, dict.fromkeys(overrides, "command line"))
 
 
@@ -93,6 +96,8 @@ def prepare(recipe: Recipe) -> Dataset:
         raise UserError(f"the sources ({', '.join(recipe.sources)}) are empty: there is no text to "
                         "prepare")
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    made = [folder for folder in temporary.parents if not folder.exists()]  # innermost first
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         _write(recipe, documents, temporary)
@@ -102,6 +107,9 @@ def prepare(recipe: Recipe) -> Dataset:
         flush_to_disk(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the dataset is in it
+            for folder in made:
+                folder.rmdir()
     return _announce(Dataset(out))
 
 

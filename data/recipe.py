@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,14 +50,16 @@ class Recipe(Section):
         return self.model_dump(exclude={"workers", "out", "name"})
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read configs/data/NAME.yaml. Raises UserError naming file, line and field."""
     document = load_file(path)
     values = document.values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is made of fields such as 'sources:' and 'tokenizer:'")
     values.setdefault("name", path.stem)
-    return validate(Recipe, values, {k: f"{path}, line {v}" for k, v in document.lines.items()})
+    origins = {k: f"{path}, line {v}" for k, v in document.lines.items()}
+    overrides = overrides or {}
+    return validate(Recipe, values | overrides, origins | dict.fromkeys(overrides, "command line"))
 
 
 def find_recipe(dataset: str) -> Recipe | None:

@@ -44,8 +44,8 @@ class BadText:
 
     def count(self, document: Document) -> None:
         """Count a document once, however many passes read it."""
-        if document.name not in self._seen:
-            self._seen.add(document.name)
+        if str(document.path) not in self._seen:
+            self._seen.add(str(document.path))
             self.documents[{"replace": "replaced", "skip": "skipped"}[self.policy]] += 1
 
 
@@ -104,7 +104,7 @@ def read_pieces(document: Document, bad_text: BadText) -> Iterator[str]:
         return
     decoder = codecs.getincrementaldecoder("utf-8-sig")(
         "replace" if bad_text.policy == "replace" else "strict")
-    kept = ""
+    kept, checked = "", False
     with document.path.open("rb") as file:
         while True:
             block = file.read(PIECE_BYTES)
@@ -115,8 +115,10 @@ def read_pieces(document: Document, bad_text: BadText) -> Iterator[str]:
                 raise UserError(f"{document.path}, line {line}: the text is not UTF-8 "
                                 f"({error.reason}); mend the file, or set on_bad_text=replace or "
                                 "on_bad_text=skip") from error
-            if bad_text.policy == "replace" and "\ufffd" in text and _first_bad_line(document):
-                bad_text.count(document)
+            if bad_text.policy == "replace" and "\ufffd" in text and not checked:
+                checked = True  # whether it was replaced, or stands in the file
+                if _first_bad_line(document):
+                    bad_text.count(document)
             kept += text
             if not block:
                 break
@@ -143,23 +145,20 @@ def _first_bad_line(document: Document) -> int:
                 return 0
 
 
-_AFTER_LINE = re.compile(r"\n(?=\S)")
-_BEFORE_WORD = re.compile(r"(?<=\w)(?= \w)")
+_AFTER_WORD = re.compile(r"(?<=[^\W_])(?=\s)")
 _LOOK_BACK = 1 << 16
 
 
 def safe_cut(text: str) -> int:
     """The last place where text may be cut without changing its tokens.
 
-    After a line break that non-blank text follows, or before a space between two words: at both,
-    the patterns of all our tokenizers end a piece. A text that offers neither is kept whole up to
-    16 pieces, then cut anywhere, which bounds memory.
+    Between a word and the blank after it: there the patterns of all our tokenizers end a piece. A
+    text without such a place is kept whole up to 16 pieces, then cut anywhere, to bound memory.
     """
     start = max(0, len(text) - _LOOK_BACK)
-    for pattern in (_AFTER_LINE, _BEFORE_WORD):
-        cut = 0
-        for match in pattern.finditer(text, start):
-            cut = match.end()
-        if cut:
-            return cut
-    return len(text) if len(text) > 16 * PIECE_BYTES else 0
+    cut = 0
+    for match in _AFTER_WORD.finditer(text, start):
+        cut = match.end()
+    if cut:
+        return cut
+    return len(text) if len(text) >= 16 * PIECE_BYTES else 0

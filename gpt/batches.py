@@ -64,8 +64,8 @@ class Permutation:
         self.n = n
         self._half_bits = np.uint64(max(1, -(-(n - 1).bit_length() // 2)))
         self._mask = np.uint64((1 << int(self._half_bits)) - 1)
-        words = np.random.SeedSequence(keys).generate_state(_ROUNDS, np.uint64)
-        self._round_keys = [np.uint64(word) for word in words]
+        seeds = np.random.SeedSequence(keys[0], spawn_key=keys[1:])
+        self._round_keys = [np.uint64(w) for w in seeds.generate_state(_ROUNDS, np.uint64)]
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         """Where each index goes; (k,) int64 in range(n) -> (k,) int64, a one-to-one map."""

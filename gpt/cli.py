@@ -76,11 +76,18 @@ def split_arguments(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
                 raise UserError(f"{word} needs a value: {word} VALUE, or {name}=VALUE; --help "
                                 "lists all fields")
             text, equals = value, "="
-        if not equals or Path(word).exists():
+        if not equals or _exists(word):
             files.append(word)
         else:
             overrides[name] = _parse_value(text, f"the value of {name}")
     return files, overrides
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # longer than any file name
+        return False
 
 
 def _parse_value(text: str, where: str) -> Any:
@@ -124,10 +131,13 @@ def validate(schema: type[C], values: dict[str, Any], origins: dict[str, str]) -
 
 def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> str:
     path = _field_path(schema, problem["loc"])
-    origin = origins.get(path) or origins.get(path.rpartition(".")[0]) or "defaults"
+    origin = _origin_of(path, problem, origins)
     name = path or "the configuration"
     if problem["type"] == "extra_forbidden":
         known = list(field_paths(schema))
+        if path in known:
+            section, _, last = path.rpartition(".")
+            return f"{origin}: write {path} as a section: '{section}:' and '{last}:' below it"
         sections = {p.split(".")[0] for p in known}
         near = difflib.get_close_matches(path, [*known, *sections], 1, cutoff=0.5)
         by_last_name = [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]]
@@ -135,11 +145,23 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
         advice = f"did you mean {likely[0]}?" if likely else "--help lists all fields"
         return f"{origin}: there is no field {path}; {advice}"
     if problem["type"] == "missing":
+        name = next((p for p, info in field_paths(schema).items()
+                     if p.startswith(f"{name}.") and info.is_required()), name)
         return f"{name} is missing: give {name}=VALUE, or set it in the YAML file"
     message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    if message.startswith(("Input", "List", "String", "Value")):  # pydantic's own words
+        message = message[:1].lower() + message[1:]
     given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
     return f"{origin}: {name}: {message}{given}"
+
+
+def _origin_of(path: str, problem: Any, origins: dict[str, str]) -> str:
+    """Where a wrong value came from; for fields that do not fit together, the strongest origin."""
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        inside = [origin for p, origin in origins.items() if p.startswith(f"{path}.")]
+        if inside:
+            return "command line" if "command line" in inside else inside[0]
+    return origins.get(path) or origins.get(path.rpartition(".")[0]) or "defaults"
 
 
 def _field_path(schema: type[BaseModel], loc: tuple[Any, ...]) -> str:

@@ -221,3 +221,11 @@ class FinetuneConfig(RunSections):
     """A fine-tuning run; architecture and tokenizer come from the run it starts from."""
 
     finetune: FinetuneSection
+
+
+def json_schema() -> dict[str, Any]:
+    """configs/schema.json: lets editors complete and check the YAML files."""
+    schemas = [config.model_json_schema() for config in (PretrainConfig, FinetuneConfig)]
+    definitions = {k: v for schema in schemas for k, v in schema.pop("$defs").items()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "anyOf": schemas,
+            "$defs": definitions}

@@ -53,7 +53,7 @@ class LanguageModel:
                      on_token: Callable[[Generation], None] | None) -> Iterator[bytes]:
         try:
             for new in generate_tokens(self.model, prompt, config, self.machine,
-                                       self.tokenizer.end_of_text):
+                                       self.tokenizer.end_of_text, self.tokenizer.vocab_size):
                 if on_token is not None:
                     on_token(new)
                 if new.token == self.tokenizer.end_of_text:

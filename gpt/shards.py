@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gpt.errors import UserError
 from gpt.files import flush_to_disk, read_json, sha256_of, write_json
@@ -68,6 +68,13 @@ class Manifest(_Record):
     sources: list[str]
     bad_text: dict[str, int] = Field(description="documents with invalid text, by what was done")
 
+    @field_validator("splits")
+    @classmethod
+    def _both_splits(cls, value: Any) -> Any:
+        if value.keys() != {"train", "val"}:
+            raise ValueError("train and val are required")
+        return value
+
     @property
     def fingerprint(self) -> str:
         """Changes when any token, or the tokenizer, does."""
@@ -95,6 +102,9 @@ class SplitWriter:
 
     def start_document(self) -> None:
         """Note that a document begins here."""
+        if self._in_shard == self.shard_tokens:
+            self._close_shard()
+            self._open_shard()
         self._starts.append(self._in_shard)
         self.documents += 1
 

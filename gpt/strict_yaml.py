@@ -27,6 +27,7 @@ _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
     (re.compile(r"\.(?:nan|NaN|NAN)$"), lambda text: float("nan")),
 ]
 
+DEEPEST = 100  # nested sections; parsing takes quadratic time
 
 @dataclass
 class Document:
@@ -40,7 +41,10 @@ def parse_scalar(text: str) -> Any:
     """The value of an unquoted YAML word: number, true or false, null, or the text itself."""
     for pattern, convert in _SCALARS:
         if pattern.match(text):
-            return convert(text)
+            try:
+                return convert(text)
+            except ValueError:  # 1__0, or thousands of digits
+                return text
     return text
 
 
@@ -57,20 +61,32 @@ def load_file(path: Path) -> Document:
 def load_text(text: str, where: str) -> Document:
     """Parse YAML text; `where` names it in errors."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            _refuse_tags_and_aliases(event, where)
+        _refuse_surprises(text, where)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{where}{line}: not valid YAML: {problem}") from error
+        raise UserError(f"{where}{line}: not valid YAML: {' '.join(problem.split())}") from error
+    except UserError:
+        raise
     except (RecursionError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {error or 'nested too deeply'}") from error
     document = Document(None)
     if root is not None:
         document.values = _build(root, "", where, document.lines)
     return document
+
+
+def _refuse_surprises(text: str, where: str) -> None:
+    """Look at the file's events before anything is built from them."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        _refuse_tags_and_aliases(event, where)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UserError(f"{where}: not valid YAML: nested too deeply")
 
 
 def _refuse_tags_and_aliases(event: yaml.Event, where: str) -> None:

@@ -48,7 +48,7 @@ _KNOWN_FILES = {50_256: (_GPT2_PATTERN, 50_256), 50_280: (_GPT2_PATTERN, 50_256)
                 100_256: (_CL100K_PATTERN, 100_257), 199_998: (_O200K_PATTERN, 199_999)}
 
 # Longer runs of white space would overflow the stack of tiktoken's regular expressions.
-_LONG_BLANK = re.compile(r"[^\S\r\n]{4096}")
+_LONG_BLANK = re.compile(r"\s{4096}")
 
 
 class Tokenizer:
@@ -75,6 +75,10 @@ class Tokenizer:
         return self.specials[END_OF_TEXT]
 
     @cached_property
+    def _ids(self) -> set[int]:
+        return {*self.ranks.values(), *self.specials.values()}
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over ranks, pattern and control tokens: equal means identical ids."""
         digest = hashlib.sha256(json.dumps([self.pattern, sorted(self.specials.items())]).encode())
@@ -84,6 +88,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. Bytes that arrived as lone surrogates (PEP 383) are kept."""
         if not text.isascii() and _SURROGATE.search(text):
+            text = _NO_BYTE.sub("\ufffd", text)
             return self.encode_bytes(text.encode("utf-8", "surrogateescape"))
         return [i for part in _tame(text) for i in self._encoding.encode_ordinary(part)]
 
@@ -111,7 +116,8 @@ class Tokenizer:
         try:
             return self._encoding.decode_bytes(ids)
         except (KeyError, OverflowError) as error:
-            raise UserError(f"token id {error} is not in tokenizer {self.spec}, whose ids lie in "
+            wrong = next(i for i in ids if i not in self._ids)
+            raise UserError(f"token id {wrong} is not in tokenizer {self.spec}, whose ids lie in "
                             f"0 to {self.vocab_size - 1}") from error
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -141,7 +147,8 @@ class Tokenizer:
             ranks = read_ranks(folder / "ranks.tiktoken")
             tokenizer = cls(meta["spec"], ranks, meta["pattern"], meta["specials"])
             intact = tokenizer.fingerprint == meta["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+                RecursionError) as error:
             raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
         if not intact:
             raise UserError(f"the tokenizer in {folder} is damaged: its hash is not the one it was "
@@ -150,6 +157,7 @@ class Tokenizer:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _INVALID = re.compile("([\udc80-\udcff]+)")
 
 
@@ -180,7 +188,10 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             continue
         try:
             token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            decoded = base64.b64decode(token, validate=True)
+            if decoded in ranks or int(rank) >= 2**24:
+                raise ValueError("twice, or beyond all vocabularies")
+            ranks[decoded] = int(rank)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: expected base64 and a rank, as in tiktoken's "
                             "files") from error
@@ -225,7 +236,7 @@ def _train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
         raise UserError(f"bpe:{vocab_size}: the size must lie in 257 (the bytes and "
                         f"{END_OF_TEXT}) to {2**20}")
     ranks = bpe_ranks(train_bpe_with_tokenizers(vocab_size - 1, texts))
-    return Tokenizer(f"bpe:{vocab_size}", ranks, BPE_PATTERN, {END_OF_TEXT: vocab_size - 1})
+    return Tokenizer(f"bpe:{vocab_size}", ranks, BPE_PATTERN, {END_OF_TEXT: len(ranks)})
 
 
 def train_bpe_with_tokenizers(vocab_size: int, texts: Iterable[str]) -> Any:
@@ -265,7 +276,10 @@ def _from_rank_file(path: Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"there is no rank file {path}; give the path of a .tiktoken file")
     ranks = read_ranks(path)
-    pattern, end_of_text = _KNOWN_FILES.get(len(ranks), (BPE_PATTERN, len(ranks)))
+    free = max(ranks.values()) + 1
+    pattern, end_of_text = _KNOWN_FILES.get(len(ranks), (BPE_PATTERN, free))
+    if end_of_text in ranks.values():
+        pattern, end_of_text = BPE_PATTERN, free
     return Tokenizer(path.name, ranks, pattern, {END_OF_TEXT: end_of_text})
 
 

@@ -157,7 +157,6 @@ def test_offsets_say_where_documents_start(shard_tokens, tmp_path):
     assert document_starts(tmp_path / "d")[0] == STARTS
 
 
-@pytest.mark.xfail(strict=True, reason="a start at a border is noted in the shard before it")
 def test_a_document_that_starts_with_a_shard_is_listed_in_that_shard(tmp_path):
     write_dataset(tmp_path / "d", 15)
     whole, inside = document_starts(tmp_path / "d")
@@ -270,7 +269,6 @@ def test_a_manifest_that_lies_about_sizes_is_refused(tmp_path):
         Dataset(tmp_path / "d")
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="splits may lack train or val")
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_manifest_without_a_split_is_refused(split, tmp_path):
     write_dataset(tmp_path / "d")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpt.errors import UserError
 from gpt.strict_yaml import load_file, load_text, parse_scalar
 
-SEEDED = settings(max_examples=200, derandomize=True, database=None, deadline=None)
+SEEDED = settings(max_examples=120, derandomize=True, database=None, deadline=None)
 
 
 @pytest.mark.parametrize(("word", "value"), [
@@ -55,7 +55,6 @@ def test_quoted_and_block_values_are_text(quoted):
     assert load_text(f"a: {quoted}", "f").values == {"a": "1e-4"}
 
 
-@pytest.mark.xfail(strict=True, reason="parse_scalar raises a bare ValueError")
 @pytest.mark.parametrize("word", ["1_", "1__0", "1_.5", "9" * 5000])
 def test_words_that_only_resemble_numbers_are_text_or_refused_in_one_line(word):
     try:
@@ -120,7 +119,6 @@ def test_the_canary_is_one_that_an_unsafe_loader_would_run(tmp_path):
     assert canary.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="load_text wraps its own UserError")
 def test_a_refused_tag_is_reported_once_and_not_as_broken_yaml():
     with pytest.raises(UserError) as caught:
         load_text("a: !!int 5", "run.yaml")

@@ -24,7 +24,7 @@ from gpt.tokenizer import (
 
 GPT2_RANKS = Path(__file__).resolve().parents[2] / "shared/data/gpt2.tiktoken"
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
-SEEDED = settings(max_examples=50, derandomize=True, database=None, deadline=None)
+SEEDED = settings(max_examples=40, derandomize=True, database=None, deadline=None)
 AWKWARD = st.text() | st.lists(
     st.sampled_from([END_OF_TEXT, "<|", "endoftext", "|>", " ", "\n", "\r\n", "\t", "\u3000", "a",
                      "é", "中", "'s", "'ſ", "12345", "_", "\x1c", "🙂", "e\u0301", "\ufeff"])
@@ -86,7 +86,6 @@ def test_bytes_that_came_as_lone_surrogates_are_kept(tokenizer, data):
     assert tokenizer.encode(text) == tokenizer.encode_bytes(data)
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="only U+DC80 to U+DCFF are met")
 @pytest.mark.parametrize("text", ["a\ud800b", "\udc00", "\udfff"])
 def test_any_other_lone_surrogate_becomes_a_replacement_character(text):
     byte = build_tokenizer("byte")
@@ -165,7 +164,6 @@ def test_bpe_writes_text_like_its_corpus_in_fewer_tokens_than_bytes(bpe, corpus)
     assert len(bpe.encode(corpus[0])) < 0.6 * len(corpus[0].encode())
 
 
-@pytest.mark.xfail(strict=True, raises=UserError, reason="ids above the last merge are no token")
 def test_a_corpus_too_small_for_the_vocabulary_leaves_no_id_that_cannot_be_decoded():
     small = build_tokenizer("bpe:600", ["hello"] * 9)
     for i in range(small.vocab_size):
@@ -199,10 +197,7 @@ def test_a_run_of_a_million_equal_characters_encodes(tokenizer, unit):
 
 
 @pytest.mark.parametrize("unit", ["\n", " \n"])
-def test_a_million_line_breaks_encode(tokenizer, unit, request):
-    if tokenizer.spec == "gpt2.tiktoken":
-        reason = "GPT-2's pattern overflows its stack: PanicException"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_a_million_line_breaks_encode(tokenizer, unit):
     text = "x" + unit * (1_000_000 // len(unit)) + "y"
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -222,7 +217,6 @@ def test_an_id_that_is_no_token_is_refused(wrong):
         build_tokenizer("byte").decode([65, wrong])
 
 
-@pytest.mark.xfail(strict=True, reason="shows tiktoken's words in place of the id")
 @pytest.mark.parametrize("wrong", [257, -1, 2**70])
 def test_the_refusal_of_an_id_names_it(wrong):
     with pytest.raises(UserError, match=f"^token id {wrong} is not in tokenizer byte"):

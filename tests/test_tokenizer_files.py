@@ -79,13 +79,11 @@ def test_ones_own_rank_file_ends_with_the_control_token(tmp_path):
     assert own.encode("abcab") == [257, 256]
 
 
-@pytest.mark.xfail(strict=True, reason="<|endoftext|> gets the number of ranks, which is taken")
 def test_a_rank_file_with_a_gap_does_not_share_the_control_tokens_id(tmp_path):
     own = build_tokenizer(rank_file(tmp_path, SINGLE_BYTES | {b"ab": 257}))
     assert own.end_of_text not in own.encode("ab")
 
 
-@pytest.mark.xfail(strict=True, reason="a file is taken for p50k_base by its number of ranks alone")
 def test_ones_own_rank_file_of_a_published_size_does_not_share_the_control_tokens_id(tmp_path):
     filler = {b"\xff" + i.to_bytes(4, "big"): i for i in range(256, 50_280)}
     own = build_tokenizer(rank_file(tmp_path, SINGLE_BYTES | filler))
@@ -111,7 +109,6 @@ def test_a_rank_file_that_is_none_is_refused(text, message, tmp_path):
     assert "bad.tiktoken" in str(caught.value) and message in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="a later line replaces the earlier one")
 def test_a_token_that_stands_twice_in_a_rank_file_is_refused(tmp_path):
     path = Path(rank_file(tmp_path, SINGLE_BYTES))
     path.write_text(path.read_text() + "YQ== 256\n")
@@ -119,7 +116,6 @@ def test_a_token_that_stands_twice_in_a_rank_file_is_refused(tmp_path):
         read_ranks(path)
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="tiktoken's error passes through")
 def test_a_rank_beyond_all_vocabularies_is_refused(tmp_path):
     with pytest.raises(UserError):
         build_tokenizer(rank_file(tmp_path, SINGLE_BYTES | {b"ab": 2**40}))
@@ -203,7 +199,6 @@ def test_hostile_contents_of_a_saved_tokenizer_are_one_error(changes, tmp_path):
         load_with(tmp_path, **changes)
 
 
-@pytest.mark.xfail(strict=True, reason="AttributeError and OverflowError are not caught")
 @pytest.mark.parametrize("changes", [
     {"specials": []}, {"specials": None}, {"specials": {END_OF_TEXT: -1}},
     {"specials": {END_OF_TEXT: 2**40}}])
@@ -212,7 +207,6 @@ def test_hostile_control_tokens_of_a_saved_tokenizer_are_one_error(changes, tmp_
         load_with(tmp_path, **changes)
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="RecursionError is not caught")
 def test_deep_json_in_a_saved_tokenizer_is_one_error(tmp_path):
     build_tokenizer("byte").save(tmp_path)
     (tmp_path / "encoding.json").write_text("[" * 100_000)

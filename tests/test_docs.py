@@ -1,0 +1,91 @@
+"""What README and docs show is there: commands parse, files and names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+import sample
+from data.recipe import Recipe
+from gpt.cli import parse_command_line, split_arguments, validate
+from gpt.config import FinetuneConfig, PretrainConfig
+from gpt.errors import UserError
+from tests.tiny import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def commands() -> list[str]:
+    shown = re.compile(r"^(?:#   |echo .*\| )?(python [\w/.-]+\.py(?: .*?)?)(?:  +#.*)?$", re.M)
+    return [command for page in [*PAGES, *CONFIGS] for command in shown.findall(page.read_text())]
+
+
+def test_the_pages_show_commands_of_every_script():
+    assert {shlex.split(c)[1] for c in commands()} >= {
+        "train.py", "finetune.py", "sample.py", "data/prepare.py", "data/docstrings.py"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_that_is_shown_is_understood(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    script, *words = shlex.split(command)[1:]
+    assert (ROOT / script).is_file()
+    if script == "sample.py":
+        sample.parse(words)
+    elif script == "data/prepare.py" and not words[0].endswith(".yaml"):
+        sources, fields = split_arguments(words)
+        validate(Recipe, {"sources": sources, **fields}, {})
+    elif script in ("train.py", "finetune.py") and "--help" not in words:
+        words = [word for word in words if not word.startswith("runs/")]
+        schema = PretrainConfig if script == "train.py" else FinetuneConfig
+        parse_command_line(schema, words or ["data.dataset=x"], "")
+
+
+def test_a_wrong_command_would_have_been_noticed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError):
+        parse_command_line(PretrainConfig, ["configs/quickstart.yaml", "model.n_embed=1"], "")
+
+
+def test_files_that_are_named_exist():
+    made = {"metrics.jsonl", "train.log", "samples.jsonl", "config.yaml", "environment.json",
+            "identity.json", "dataset.json", "encoding.json", "ranks.tiktoken", "task.jsonl"}
+    for page in PAGES:
+        for name in re.findall(r"`([\w/.-]+\.(?:py|yaml|json|md|txt|jsonl|log|tiktoken))`",
+                               page.read_text()):
+            assert name in made or (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_the_map_in_the_readme_is_the_tree():
+    text = (ROOT / "README.md").read_text()
+    tree = text[text.index("## The map"):text.index("Start with `gpt/model/gpt.py`")]
+    for path in (ROOT / "gpt").iterdir():
+        if path.suffix == ".py" and not path.name.startswith("_"):
+            assert path.name in tree or path.name in ("errors.py", "files.py", "holdout.py"), path
+        if path.is_dir() and path.name != "__pycache__":
+            assert f"{path.name}/" in tree, path
+    for path in (ROOT / "data").glob("[a-z]*.py"):
+        assert path.name in tree, path
+
+
+def test_names_of_code_in_the_concept_table_exist():
+    source = "".join(p.read_text() for p in (ROOT / "gpt").rglob("*.py"))
+    table = [line for line in (ROOT / "docs/model.md").read_text().splitlines()
+             if line.startswith("| ")][1:]
+    for line in table:
+        where = line.split("|")[3]
+        for name in re.findall(r"`([A-Za-z_]+)(?:\.[a-z_]+)?`", where):
+            assert re.search(rf"\b{name}\b", source), name
+    fields = set(re.findall(r"`model\.(\w+)", "".join(table)))
+    from gpt.config import ModelConfig
+    assert fields and fields <= set(ModelConfig.model_fields)
+
+
+def test_the_schema_that_editors_use_is_up_to_date():
+    import json
+
+    from gpt.config import json_schema
+    assert json.loads((ROOT / "configs/schema.json").read_text()) == json_schema()
