@@ -20,6 +20,7 @@ from gpt.finetuning import (
     Row,
     Rows,
     encode_records,
+    first_rows,
     hold_out,
     padded_batches,
     read_records,
@@ -51,10 +52,13 @@ def finetuning(config: FinetuneConfig, base: Path) -> Task:
         tokenizer=tokenizer,
         batches=lambda micro_batch_size: Rows(
             train_rows, config.train.batch_size, micro_batch_size, config.run.seed),
-        validation=lambda micro_batch_size: padded_batches(
-            sorted(val_rows, key=lambda row: len(row.tokens)), micro_batch_size),
-        identity={"base weights": checkpoint.weight_hash(base),
-                  "data": sha256_of(Path(config.finetune.data))},
+        validation=lambda micro_batch_size: list(padded_batches(
+            first_rows(val_rows, config.eval.max_tokens), micro_batch_size)),
+        identity={"finetune.from": checkpoint.weight_hash(base),
+                  "finetune.data": sha256_of(Path(config.finetune.data)),
+                  "finetune.val_fraction": config.finetune.val_fraction,
+                  "finetune.val_data": config.finetune.val_data
+                  and sha256_of(Path(config.finetune.val_data))},
         evaluate_first=True)
 
 

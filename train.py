@@ -8,12 +8,12 @@ Running the same command again continues the run, to the same bits as if it had 
 from __future__ import annotations
 
 from data.prepare import open_or_prepare
-from gpt.batches import Windows, evaluation_windows
+from gpt.batches import EvaluationWindows, Windows
 from gpt.cli import parse_command_line
 from gpt.config import ModelConfig, PretrainConfig
 from gpt.errors import UserError, run_command
 from gpt.model import GPT
-from gpt.runtime import launch
+from gpt.runtime import launch, training_machine
 from gpt.shards import Dataset
 from gpt.training import Task, train_task
 
@@ -21,6 +21,7 @@ from gpt.training import Task, train_task
 def main(argv: list[str]) -> None:
     """Parse, build, train."""
     command = parse_command_line(PretrainConfig, argv, __doc__ or "")
+    training_machine(command.config.run)  # refuse before a corpus is prepared
     dataset = open_or_prepare(command.config.data.dataset)
     config = with_vocabulary(command.config, dataset)
     with launch(config.run) as machine:
@@ -46,7 +47,7 @@ def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
         tokenizer=dataset.tokenizer,
         batches=lambda micro_batch_size: Windows(
             dataset.train, block_size, config.train.batch_size, micro_batch_size, config.run.seed),
-        validation=lambda micro_batch_size: evaluation_windows(
+        validation=lambda micro_batch_size: EvaluationWindows(
             dataset.val, dataset.tokenizer.end_of_text, block_size, micro_batch_size,
             config.eval.max_tokens),
         identity={"data": dataset.manifest.fingerprint})

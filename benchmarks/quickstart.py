@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
             "loss_after": evaluations(finetuning)[-1]["val_loss"]}}
     report(result)
     if "--write" in argv:
+        RESULTS.parent.mkdir(exist_ok=True)
         write_json(RESULTS, result)
 
 

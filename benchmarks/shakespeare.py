@@ -36,13 +36,14 @@ def main(argv: list[str]) -> None:
         run(folder, "data/prepare.py", text.resolve(), "tokenizer=char", "out=text")
         for seed in SEEDS:
             run(folder, "train.py", ROOT / "configs/shakespeare-char.yaml", "data.dataset=text",
-                f"run.seed={seed}", f"run.name={seed}")
-            lines = (Path(folder) / f"runs/{seed}/metrics.jsonl").read_text().splitlines()
+                f"run.seed={seed}", f"run.name=seed-{seed}")
+            lines = (Path(folder) / f"runs/seed-{seed}/metrics.jsonl").read_text().splitlines()
             last = [json.loads(line) for line in lines if '"eval"' in line][-1]
             losses.append(last["val_loss"])
             print(f"seed {seed:5}  {last['tokens']:,} tokens  {last['elapsed_seconds']:5.0f} s  "
                   f"validation loss {last['val_loss']:.4f}  (reference {REFERENCE_LOSS})")
-        hardware = read_json(Path(folder) / f"runs/{SEEDS[0]}/environment.json")["hardware"]
+        hardware = read_json(Path(folder) / f"runs/seed-{SEEDS[0]}/environment.json")["hardware"]
+    RESULTS.parent.mkdir(exist_ok=True)
     write_json(RESULTS, {"hardware": hardware, "tokens": last["tokens"],
                          "validation_loss": dict(zip(map(str, SEEDS), losses, strict=True)),
                          "reference": {"loss": REFERENCE_LOSS, "tokens": 1_536_000}})

@@ -7,6 +7,7 @@ usage: python data/prepare.py configs/data/NAME.yaml [field=value ...]
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -114,12 +115,23 @@ def prepare(recipe: Recipe) -> Dataset:
 
 
 def _refuse_another_dataset(recipe: Recipe, out: Path) -> None:
-    there = read_manifest(out).recipe
-    different = [f"{key} ({there.get(key)!r} there, {value!r} asked)"
-                 for key, value in recipe.identity.items() if there.get(key) != value]
+    """Refuse another recipe's dataset; say so if the same recipe's files have changed since."""
+    manifest = read_manifest(out)
+    different = [f"{key} ({manifest.recipe.get(key)!r} there, {value!r} asked)"
+                 for key, value in recipe.identity.items() if manifest.recipe.get(key) != value]
     if different:
         raise UserError(f"{out} holds a dataset made from another recipe: {', '.join(different)}; "
                         "choose another out=FOLDER, or remove that folder first")
+    with contextlib.suppress(UserError):  # a dataset stands without its sources
+        if manifest.corpus != _corpus_hash(list_documents(recipe.sources)):
+            print(f"note: files were added, removed or changed since {out} was prepared; to "
+                  "prepare them again, remove that folder or choose another out=FOLDER",
+                  file=sys.stderr)
+
+
+def _corpus_hash(documents: list[Document]) -> str:
+    names = "\n".join(f"{document.name}\t{document.size}" for document in documents)
+    return hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _write(recipe: Recipe, documents: list[Document], folder: Path) -> None:
@@ -148,7 +160,8 @@ def _write(recipe: Recipe, documents: list[Document], folder: Path) -> None:
         format_version=1, name=recipe.name, dtype=writers["train"].dtype.name, splits=splits,
         tokenizer=TokenizerInfo(spec=recipe.tokenizer, sha256=tokenizer.fingerprint,
                                 vocab_size=tokenizer.vocab_size),
-        recipe=recipe.identity, sources=recipe.sources, bad_text=dict(bad_text.documents)))
+        recipe=recipe.identity, sources=recipe.sources, corpus=_corpus_hash(documents),
+        bad_text=dict(bad_text.documents)))
 
 
 def _make_tokenizer(recipe: Recipe, plan: SplitPlan, bad_text: BadText) -> Tokenizer:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from gpt import checkpoint
-from gpt.batches import MicroBatch, evaluation_windows
+from gpt.batches import EvaluationWindows, MicroBatch
 from gpt.errors import EXIT_FAILED, UserError, run_command
 from gpt.evaluate import evaluate
 from gpt.language_model import LanguageModel, load
+from gpt.runtime import choose_machine
 from gpt.shards import Dataset, TokenStream, is_dataset, verify_dataset
 from gpt.strict_yaml import load_file
 
@@ -45,9 +46,10 @@ def main(argv: list[str]) -> None:
 def evaluate_run(run: str, text: str | None) -> None:
     """Print a run's score, and which weights it belongs to."""
     path = checkpoint.find(run)
-    lm = load(str(path))
+    lm = load(str(path), dtype="float32")  # and products as in training: see Machine.autocast
     batches = _text_windows(lm, Path(text)) if text else _validation_windows(lm, path)
-    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
+    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()),
+                     choose_machine())
     print(f"{path}: weights {checkpoint.weight_hash(path)[:16]}")
     print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
           f"{score.tokens:,} tokens")
@@ -79,7 +81,7 @@ def _validation_windows(lm: LanguageModel, path: Path) -> Iterable[MicroBatch]:
 
 
 def _windows(lm: LanguageModel, stream: TokenStream) -> Iterable[MicroBatch]:
-    return evaluation_windows(stream, lm.tokenizer.end_of_text, lm.model.config.block_size,
+    return EvaluationWindows(stream, lm.tokenizer.end_of_text, lm.model.config.block_size,
                               BATCH_SIZE)
 
 

@@ -23,10 +23,14 @@ IGNORE = -100  # a target that is not supervised; PyTorch's cross-entropy skips 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one backward pass reads: inputs and targets, both (B, T) int64 on the CPU."""
+    """What one backward pass reads: inputs and targets, both (B, T) int64 on the CPU.
+
+    tokens: inputs that are text, not padding.
+    """
 
     inputs: Tensor
     targets: Tensor
+    tokens: int
 
     @property
     def supervised_tokens(self) -> int:
@@ -45,6 +49,18 @@ class Batches(Protocol):
     def sequences_per_epoch(self) -> int:
         """Distinct training sequences."""
         ...
+
+    @property
+    def tokens_per_sequence(self) -> float:
+        """Tokens of a sequence, on average."""
+        ...
+
+
+class SizedBatches(Protocol):
+    """What evaluation reads: a known number of batches, again and again the same."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[MicroBatch]: ...
 
 
 _ROUNDS = 6
@@ -118,12 +134,17 @@ class Windows:
         """Windows in the stream."""
         return -(-(len(self._stream) - 1) // self._block_size)
 
+    @property
+    def tokens_per_sequence(self) -> float:
+        """Every window is full."""
+        return self._block_size
+
     def step(self, step: int) -> list[MicroBatch]:
         """The global batch of one step; each target is the token after its input."""
         indices = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
         windows = sequence_order(indices, self.sequences_per_epoch, self._seed)
         rows = torch.from_numpy(np.stack([self._window(int(w)) for w in windows]))
-        return [MicroBatch(part[:, :-1], part[:, 1:])
+        return [MicroBatch(part[:, :-1], part[:, 1:], len(part) * self._block_size)
                 for part in rows.split(self._micro_batch_size)]
 
     def _window(self, number: int) -> np.ndarray:
@@ -131,23 +152,36 @@ class Windows:
         return self._stream.read(start, start + self._block_size + 1)
 
 
-def evaluation_windows(stream: TokenStream, first_context: int, block_size: int, batch_size: int,
-                       max_tokens: int | None = None) -> Iterator[MicroBatch]:
-    """The stream once, in order, every token a target exactly once.
+class EvaluationWindows:
+    """The stream once, in order, every token a target exactly once, in batches.
 
     first_context: what the first token is predicted from (the end-of-text token).
     max_tokens: score evenly spaced windows of about that many tokens; None scores all.
     """
-    starts: Sequence[int] = range(0, len(stream), block_size)
-    if max_tokens is not None and max_tokens < len(stream):
-        wanted = max(1, max_tokens // block_size)
-        starts = [starts[i * len(starts) // wanted] for i in range(wanted)]
-    for chosen in (starts[i:i + batch_size] for i in range(0, len(starts), batch_size)):
-        inputs = np.full((len(chosen), block_size), first_context, dtype=np.int64)
-        targets = np.full((len(chosen), block_size), IGNORE, dtype=np.int64)
-        for row, start in enumerate(chosen):
-            tokens = stream.read(start, min(start + block_size, len(stream)))
-            before = stream.read(start - 1, start) if start else [first_context]
-            inputs[row, :len(tokens)] = np.concatenate((before, tokens[:-1]))
-            targets[row, :len(tokens)] = tokens
-        yield MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+    def __init__(self, stream: TokenStream, first_context: int, block_size: int, batch_size: int,
+                 max_tokens: int | None = None):
+        self._stream, self._first_context, self._block_size = stream, first_context, block_size
+        starts: Sequence[int] = range(0, len(stream), block_size)
+        if max_tokens is not None and max_tokens < len(stream):
+            wanted = max(1, max_tokens // block_size)
+            starts = [starts[i * len(starts) // wanted] for i in range(wanted)]
+        self._batches = [starts[i:i + batch_size] for i in range(0, len(starts), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for starts in self._batches:
+            rows = [self._window(start) for start in starts]
+            inputs, targets = (torch.from_numpy(np.stack(side)) for side in zip(*rows, strict=True))
+            yield MicroBatch(inputs, targets, int((targets != IGNORE).sum()))
+
+    def _window(self, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets from one place on, filled up at the stream's end."""
+        tokens = self._stream.read(start, min(start + self._block_size, len(self._stream)))
+        before = self._stream.read(start - 1, start) if start else [self._first_context]
+        filler = self._block_size - len(tokens)
+        inputs = np.pad(np.concatenate((before, tokens[:-1])), (0, filler),
+                        constant_values=self._first_context)
+        return inputs, np.pad(tokens, (0, filler), constant_values=IGNORE)

@@ -109,7 +109,7 @@ def damage(checkpoint: Path) -> list[str]:
             elif path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
                 problems.append(f"{name} is damaged")
         return problems
-    except (UserError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (UserError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         return [f"manifest.json is missing or damaged ({error})"]
 
 
@@ -227,10 +227,15 @@ def write_best(folder: Path, best: Best) -> None:
     write_json(folder / "best.json", asdict(best))
 
 
-def prune(folder: Path, keep: int, best: Best | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best."""
-    for step, path in list(steps_in(folder).items())[keep:]:
-        if best is None or step != best.step:
+def prune(folder: Path, keep: int, step: int, best: Best | None) -> None:
+    """Delete all but the newest `keep` checkpoints up to a step, and the best.
+
+    Those beyond the step were found damaged when the run resumed. They are not counted, or they
+    would take the place of sound ones.
+    """
+    past = {at: path for at, path in steps_in(folder).items() if at <= step}
+    for at, path in list(past.items())[keep:]:
+        if best is None or at != best.step:
             shutil.rmtree(path)
 
 

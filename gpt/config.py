@@ -144,7 +144,8 @@ class TrainConfig(Section):
         None, description="wall time of training; the schedule is fitted to the clock")
     batch_size: Count = Field(32, description="sequences per step, over all devices")
     micro_batch_size: Count | Literal["auto"] = Field(
-        "auto", description="sequences per backward pass; changes memory and speed, not the result")
+        "auto", description="sequences per backward pass; without dropout it changes memory and "
+                            "speed, not the result")
     grad_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="largest gradient norm; 0 leaves gradients alone")
 
@@ -161,7 +162,8 @@ class EvalConfig(Section):
     """When the validation split is scored."""
 
     every_steps: Count | None = Field(250, description="null: only at the end")
-    max_tokens: Count | None = Field(None, description="score at most this many tokens; null: all")
+    max_tokens: Count | None = Field(
+        None, description="score about this many tokens, at least one sequence; null: all")
 
 
 class CheckpointConfig(Section):

@@ -25,6 +25,9 @@ class Stopped(Exception):
 
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a script's `main` with the process's arguments and turn its errors into exit codes."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character is no failure
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         command(sys.argv[1:])
     except UserError as error:
@@ -38,6 +41,8 @@ def run_command(command: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of our output left, as in `sample.py … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _leave(EXIT_FAILED, f"failed: {error.filename or 'input or output'}: {error.strerror}")
 
 
 def _leave(code: int, line: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: GPT, batches: Iterable[MicroBatch], byte_lengths: Tensor,
-             machine: Machine) -> Score:
+             machine: Machine, on_batch: Callable[[], object] = lambda: None) -> Score:
     """Score every supervised target once. byte_lengths: (V,) bytes of text per token id."""
     was_training = model.training
     model.eval()
@@ -52,6 +52,7 @@ def evaluate(model: GPT, batches: Iterable[MicroBatch], byte_lengths: Tensor,
         supervised = batch.targets[batch.targets != IGNORE]
         tokens += supervised.numel()
         text_bytes += int(byte_lengths[supervised].sum())
+        on_batch()
     model.train(was_training)
     if not tokens:
         raise ValueError("there is nothing to score: no target is supervised")

@@ -25,6 +25,9 @@ class LanguageModel:
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine):
         self.model, self.tokenizer, self.machine = model, tokenizer, machine
+        texts = {*tokenizer.ranks.values(), tokenizer.end_of_text}
+        self._never = torch.tensor(  # padding of the vocabulary, and control tokens
+            [i for i in range(model.output_weight.size(0)) if i not in texts], dtype=torch.int64)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
@@ -53,7 +56,7 @@ class LanguageModel:
                      on_token: Callable[[Generation], None] | None) -> Iterator[bytes]:
         try:
             for new in generate_tokens(self.model, prompt, config, self.machine,
-                                       self.tokenizer.end_of_text, self.tokenizer.vocab_size):
+                                       self.tokenizer.end_of_text, self._never):
                 if on_token is not None:
                     on_token(new)
                 if new.token == self.tokenizer.end_of_text:

@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gpt import checkpoint
-from gpt.batches import Batches, MicroBatch
+from gpt.batches import Batches, MicroBatch, SizedBatches
 from gpt.config import RunSections, TrainConfig
-from gpt.errors import Stopped, TrainingFailed
+from gpt.errors import Stopped, TrainingFailed, UserError
 from gpt.evaluate import Score, evaluate, summed_loss
 from gpt.model import GPT, flops_per_token
 from gpt.optim import lr_factor
@@ -41,14 +41,19 @@ class Budget:
     seconds: float | None = None
 
     @classmethod
-    def of(cls, train: TrainConfig, sequences_per_epoch: int, block_size: int) -> Budget:
+    def of(cls, train: TrainConfig, sequences_per_epoch: int, tokens_per_sequence: float) -> Budget:
         """The budget that the configuration names; one epoch if it names none."""
         if train.max_minutes is not None:
             return cls(seconds=60 * train.max_minutes)
         if train.steps is not None:
             return cls(steps=train.steps)
         if train.tokens is not None:
-            return cls(steps=max(1, train.tokens // (train.batch_size * block_size)))
+            tokens_per_step = train.batch_size * tokens_per_sequence
+            if train.tokens < tokens_per_step:
+                raise UserError(f"train.tokens={train.tokens} is less than one step of "
+                                f"{tokens_per_step:.0f} tokens; raise it, or lower "
+                                "train.batch_size")
+            return cls(steps=int(train.tokens / tokens_per_step))
         sequences = (train.epochs or 1.0) * sequences_per_epoch
         return cls(steps=math.ceil(sequences / train.batch_size))
 
@@ -72,7 +77,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     peak_lr: float
     batches: Batches
-    validation: Callable[[], Iterable[MicroBatch]]
+    validation: Callable[[], SizedBatches]
     tokenizer: Tokenizer
     config: RunSections
     budget: Budget
@@ -91,6 +96,8 @@ class Trainer:
         is not finite, before it reaches the weights.
         """
         self._clock = time.monotonic() - self.state.elapsed_seconds
+        here = checkpoint.steps_in(self._checkpoints).get(self.state.step)
+        self._saved_step = self.state.step if here and not checkpoint.damage(here) else None
         self._best = checkpoint.read_best(self._checkpoints, self.state.step)
         self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         self.model.train()
@@ -115,7 +122,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-        now, tokens = time.monotonic(), sum(part.inputs.numel() for part in batch)
+        now, tokens = time.monotonic(), sum(part.tokens for part in batch)
         self.state.step += 1
         self.state.tokens += tokens
         self.state.elapsed_seconds = now - self._clock
@@ -143,24 +150,28 @@ class Trainer:
     def _finish(self) -> Score:
         self._save()
         score = self._evaluate()
-        self._sample()
+        if self.config.log.samples_every_steps is not None:
+            self._sample()
         self.log.event("end", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=self.state.elapsed_seconds)
         return score
 
     def _save(self) -> None:
         """Save this step, unless it is saved already."""
-        if self.state.step in checkpoint.steps_in(self._checkpoints):
+        if self.state.step == self._saved_step:
             return
         path = checkpoint.save(self._checkpoints, self.model, self.optimizer, self.tokenizer,
                                self.state)
-        checkpoint.prune(self._checkpoints, self.config.checkpoint.keep, self._best)
+        self._saved_step = self.state.step
+        self._prune()
         self.log.event("save", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=self.state.elapsed_seconds, path=path.name)
 
     def _evaluate(self) -> Score:
         """Score the validation split; a new best is kept as a checkpoint."""
-        score = evaluate(self.model, self.validation(), self._byte_lengths, self.machine)
+        batches = self.validation()
+        with progress_bar("evaluating", len(batches), "batch") as bar:
+            score = evaluate(self.model, batches, self._byte_lengths, self.machine, bar.update)
         state = self.state
         self.log.event("eval", state.step, tokens=state.tokens,
                        elapsed_seconds=state.elapsed_seconds, val_loss=score.loss,
@@ -171,8 +182,12 @@ class Trainer:
             self._save()
             self._best = checkpoint.Best(state.step, score.loss)
             checkpoint.write_best(self._checkpoints, self._best)
-            checkpoint.prune(self._checkpoints, self.config.checkpoint.keep, self._best)
+            self._prune()
         return score
+
+    def _prune(self) -> None:
+        checkpoint.prune(self._checkpoints, self.config.checkpoint.keep, self.state.step,
+                         self._best)
 
     def _sample(self) -> None:
         for prompt in self.config.log.sample_prompts:
@@ -180,7 +195,8 @@ class Trainer:
 
     def _leave(self, signal_name: str) -> None:
         saved = f"saved in {self.folder}" if self.state.step else "nothing was learned yet"
-        self.log.event("end", self.state.step, stopped_by=signal_name)
+        self.log.event("end", self.state.step, tokens=self.state.tokens,
+                       elapsed_seconds=self.state.elapsed_seconds, stopped_by=signal_name)
         raise Stopped(f"stopped by {signal_name} at step {self.state.step}; {saved}; to continue: "
                       f"{resume_command()}")
 
@@ -246,5 +262,5 @@ def is_due(step: int, every_steps: int | None) -> bool:
 
 
 def resume_command() -> str:
-    """The command that continues this run: the one that started it."""
-    return shlex.join(["python", *sys.argv])
+    """The command that continues this run: the one that started it, but for where it began."""
+    return shlex.join(["python", *(word for word in sys.argv if "run.resume=" not in word)])

@@ -88,6 +88,6 @@ def measure_plan(model: GPT, optimizer: torch.optim.Optimizer, batches: Batches,
         durations.append(time.monotonic() - start)
     seconds = statistics.median(durations[1:])
     steps = budget.steps or int((budget.seconds or 0) / seconds)
-    tokens = sum(part.inputs.numel() for part in batch)
+    tokens = sum(part.tokens for part in batch)
     return Plan(parameter_count(model), flops_per_token(model), tokens, steps, seconds,
                 machine.peak_memory_bytes())

@@ -54,32 +54,48 @@ class RunFolder:
                 and last.get("step") == self.state.step)
 
 
+    def record(self, config: RunSections, machine: Machine) -> None:
+        """Write down with what, and on what, training goes on from here."""
+        run = config.run.model_copy(update={"resume": "auto"})
+        resolved = config.model_copy(update={"run": run}).model_dump(by_alias=True)
+        write_atomically(self.path / "config.yaml",
+                         yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        write_json(self.path / "environment.json", environment(machine))
+
+
 @contextlib.contextmanager
-def open_run(config: RunSections, identity: dict[str, Any],
-             machine: Machine) -> Iterator[RunFolder]:
+def open_run(config: RunSections, identity: dict[str, Any]) -> Iterator[RunFolder]:
     """Create the run's folder, or find where to continue; no other process may use it meanwhile.
 
     identity: what the run's result rests on (model, data, tokenizer, seed, batch size). A folder
     that holds a run with another identity is refused, with the differences, and left as it is.
     """
     path = Path(config.run.out_dir) / config.run.name
+    _refuse_what_is_no_run(path)
     _refuse_another_run(path, identity)
-    resume_from = _where_to_resume(path, config.run)
-    path.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _where_to_resume(path, config.run)  # what is wrong is said before anything is created
+        path.mkdir(parents=True)
     with _locked(path):
+        for leftover in path.glob("*.tmp-*"):
+            leftover.unlink()
+        _refuse_another_run(path, identity)  # again: another process may just have made it
+        resume_from = _where_to_resume(path, config.run)
         write_json(path / "identity.json", identity)
-        write_atomically(path / "config.yaml", yaml.safe_dump(
-            config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
-        write_json(path / "environment.json", environment(machine))
         checkpoint.remove_leftovers(path / "checkpoints")
         yield RunFolder(path, resume_from)
 
 
+def _refuse_what_is_no_run(path: Path) -> None:
+    foreign = [path.name] if path.is_file() else []
+    if path.is_dir() and not (path / "identity.json").is_file():
+        foreign = [p.name for p in path.iterdir() if p.name != "lock" and ".tmp-" not in p.name]
+    if foreign:
+        raise UserError(f"{path} exists and holds no run; choose another run.name")
+
+
 def _refuse_another_run(path: Path, identity: dict[str, Any]) -> None:
     if not (path / "identity.json").is_file():
-        foreign = [p.name for p in path.iterdir() if p.name != "lock"] if path.is_dir() else []
-        if foreign or path.is_file():
-            raise UserError(f"{path} exists and holds no run; choose another run.name")
         return
     there = read_json(path / "identity.json")
     different = [f"{key}: {there.get(key)} there, {identity.get(key)} asked"
@@ -120,10 +136,13 @@ def _locked(path: Path) -> Iterator[None]:
     with (path / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             raise UserError(f"{path} is in use by {file.read().strip() or 'another process'}; wait "
                             "for it, or choose another run.name") from error
+        except OSError:
+            print(f"warning: the file system of {path} has no locks, so a second run in this "
+                  "folder would not be noticed", file=sys.stderr)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -113,13 +113,7 @@ class Machine:
 @contextlib.contextmanager
 def launch(run: RunConfig) -> Iterator[Machine]:
     """Make the machine ready for training, and listen for signals while it runs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
-                        "start it with python rather than torchrun")
-    machine = choose_machine(run.device, run.dtype)
-    if machine.dtype == torch.float16:
-        raise UserError("run.dtype=float16: training in float16 needs loss scaling; use bfloat16 "
-                        "or float32 (sampling in float16 works)")
+    machine = training_machine(run)
     on_cuda = machine.device.type == "cuda"
     machine.compile = run.compile is True or (run.compile == "auto" and on_cuda)
     machine.seed = run.seed
@@ -136,6 +130,18 @@ def launch(run: RunConfig) -> Iterator[Machine]:
             signal.signal(number, handler)
 
 
+def training_machine(run: RunConfig) -> Machine:
+    """The machine that a run asks for. Raises UserError if training cannot run there."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
+                        "start it with python rather than torchrun")
+    machine = choose_machine(run.device, run.dtype)
+    if machine.dtype == torch.float16:
+        raise UserError("run.dtype=float16: training in float16 needs loss scaling; use bfloat16 "
+                        "or float32 (sampling in float16 works)")
+    return machine
+
+
 def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
     """Resolve "auto"; raises UserError for a device or number format that is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
@@ -144,7 +150,7 @@ def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
         device = next(name for name, there in available.items() if there)
     if device not in available or not available[device]:
         there = ", ".join(name for name, ok in available.items() if ok)
-        raise UserError(f"run.device={device} is not available here; choose {there} or auto")
+        raise UserError(f"device={device} is not available here; choose {there} or auto")
     if dtype == "auto":
         dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
     if dtype not in DTYPES:

@@ -66,6 +66,7 @@ class Manifest(_Record):
     splits: dict[Literal["train", "val"], SplitInfo]
     recipe: dict[str, Any]
     sources: list[str]
+    corpus: str = Field("", description="SHA-256 of the documents' names and sizes")
     bad_text: dict[str, int] = Field(description="documents with invalid text, by what was done")
 
     @field_validator("splits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sys
@@ -67,8 +68,9 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Show a line above the progress bar, and keep it in train.log."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; training goes on
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
         with (self._folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
@@ -88,7 +90,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
             at, before = entry["step"], entry.get("event") in ("train", "save")

@@ -5,15 +5,17 @@ train.py and finetune.py each describe a Task, and share everything after that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt import checkpoint
-from gpt.batches import Batches, MicroBatch
+from gpt.batches import Batches, SizedBatches
 from gpt.config import ModelConfig, RunSections
+from gpt.errors import UserError
 from gpt.evaluate import Score
 from gpt.language_model import LanguageModel
 from gpt.loop import Budget, Trainer
@@ -40,7 +42,7 @@ class Task:
     build_model: Callable[[], GPT]
     tokenizer: Tokenizer
     batches: Callable[[int], Batches]
-    validation: Callable[[int], Iterable[MicroBatch]]
+    validation: Callable[[int], SizedBatches]
     identity: dict[str, Any]
     evaluate_first: bool = False
 
@@ -49,16 +51,21 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
     """Train, or say what training would cost. Returns the final score; None if nothing was done."""
     micro_batch_size = choose_micro_batch_size(config.train, task.model, machine)
     batches = task.batches(micro_batch_size)
-    budget = Budget.of(config.train, batches.sequences_per_epoch, task.model.block_size)
+    budget = Budget.of(config.train, batches.sequences_per_epoch,
+                       batches.tokens_per_sequence)
+    _refuse_long_prompts(task, config)
     if dry_run:
         model, optimizer, _ = _build(task, config, machine)
         print(measure_plan(model, optimizer, batches, budget, config.train, machine))
         return None
-    with open_run(config, _identity(task, config), machine) as run:
+    if config.run.resume not in ("auto", "never"):
+        _refuse_another_model(task, checkpoint.find(config.run.resume))
+    with open_run(config, _identity(task, config)) as run:
         if run.is_complete and budget.is_spent(run.state):
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
                   f"python sample.py {run.path}")
             return None
+        run.record(config, machine)
         model, optimizer, lr = _build(task, config, machine)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
@@ -84,6 +91,22 @@ def _build(task: Task, config: RunSections,
     machine.place(model)
     lr = peak_lr(config.optim, task.model)
     return model, build_optimizer(model, config.optim, lr), lr
+
+
+def _refuse_long_prompts(task: Task, config: RunSections) -> None:
+    for prompt in config.log.sample_prompts if config.log.samples_every_steps else ():
+        length, limit = len(task.tokenizer.encode(prompt)), task.model.block_size
+        if length > limit:
+            raise UserError(f"log.sample_prompts: a prompt has {length} tokens, the model reads "
+                            f"{limit} (model.block_size); shorten it")
+
+
+def _refuse_another_model(task: Task, path: Path) -> None:
+    """A checkpoint given by run.resume=PATH may come from anywhere."""
+    if checkpoint.load_model_config(path) != task.model:
+        raise UserError(f"run.resume: {path} holds another architecture than model.* asks for")
+    if checkpoint.load_tokenizer(path).fingerprint != task.tokenizer.fingerprint:
+        raise UserError(f"run.resume: {path} was trained with another tokenizer than the dataset's")
 
 
 def _identity(task: Task, config: RunSections) -> dict[str, Any]:

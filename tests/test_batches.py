@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from gpt.batches import (
     IGNORE,
+    EvaluationWindows,
     MicroBatch,
     Permutation,
     Windows,
-    evaluation_windows,
     sequence_order,
 )
 from gpt.errors import UserError
@@ -177,7 +177,7 @@ def test_a_corpus_shorter_than_one_sequence_is_refused(length):
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 17, 50])
 def test_evaluation_makes_each_token_a_target_once_after_its_true_predecessor(length, batch_size):
-    parts = list(evaluation_windows(counting_stream(length), FIRST_CONTEXT, 8, batch_size))
+    parts = list(EvaluationWindows(counting_stream(length), FIRST_CONTEXT, 8, batch_size))
     inputs = torch.cat([part.inputs for part in parts])
     targets = torch.cat([part.targets for part in parts])
     scored = targets != IGNORE
@@ -188,13 +188,13 @@ def test_evaluation_makes_each_token_a_target_once_after_its_true_predecessor(le
 
 
 def test_evaluation_pads_with_targets_that_do_not_count_and_inputs_that_are_tokens():
-    [part] = evaluation_windows(counting_stream(10), 3, 8, 4)
+    [part] = EvaluationWindows(counting_stream(10), 3, 8, 4)
     assert part.targets[1].tolist() == [8, 9] + [IGNORE] * 6
     assert part.inputs[1].tolist() == [7, 8] + [3] * 6
 
 
 def test_evaluation_of_nothing_has_no_batches():
-    assert list(evaluation_windows(counting_stream(0), 3, 8, 4)) == []
+    assert list(EvaluationWindows(counting_stream(0), 3, 8, 4)) == []
 
 
 @SEEDED
@@ -202,7 +202,7 @@ def test_evaluation_of_nothing_has_no_batches():
 def test_a_limited_evaluation_scores_distinct_windows_of_about_the_limit(length, max_tokens,
                                                                         block_size):
     def scored(limit: int | None) -> list[int]:
-        parts = evaluation_windows(counting_stream(length), FIRST_CONTEXT, block_size, 4, limit)
+        parts = EvaluationWindows(counting_stream(length), FIRST_CONTEXT, block_size, 4, limit)
         return [t for part in parts for t in part.targets.flatten().tolist() if t != IGNORE]
 
     found = scored(max_tokens)
@@ -215,10 +215,10 @@ def test_a_limited_evaluation_scores_distinct_windows_of_about_the_limit(length,
 
 
 def test_a_limited_evaluation_is_spread_over_the_whole_split():
-    [part] = evaluation_windows(counting_stream(100), FIRST_CONTEXT, 10, 9, max_tokens=40)
+    [part] = EvaluationWindows(counting_stream(100), FIRST_CONTEXT, 10, 9, max_tokens=40)
     assert part.targets[:, 0].tolist() == [0, 20, 50, 70]
 
 
 def test_ignored_targets_are_not_counted():
     targets = torch.tensor([[1, IGNORE], [IGNORE, IGNORE]])
-    assert MicroBatch(torch.zeros_like(targets), targets).supervised_tokens == 1
+    assert MicroBatch(torch.zeros_like(targets), targets, 0).supervised_tokens == 1

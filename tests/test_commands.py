@@ -167,7 +167,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "small vocabulary": (train, [*BASE, "model.vocab_size=10"], "smaller than the vocabulary"),
     "folder that is no run": (train, [*BASE, "run.out_dir=.", "run.name=corpus"], "holds no run"),
     "name that leads out": (train, [*BASE, "run.name=../x"], "run.name"),
-    "unavailable device": (train, [*BASE, "run.device=cuda"], "run.device=cuda is not available"),
+    "unavailable device": (train, [*BASE, "run.device=cuda"], "device=cuda is not available"),
     "empty corpus": (prepare, ["empty.txt", "out=data/e"], "are empty"),
     "no corpus": (prepare, ["nowhere", "out=data/e"], "no file or folder"),
     "no sources": (prepare, ["out=data/e"], "sources is missing"),
@@ -287,3 +287,76 @@ def test_evaluate_repeats_the_score_of_training(workplace, monkeypatch, capsys):
     assert code == 0 and "nats per token" in out
     code, _, stderr = call(verbs, "evaluate", "runs/tuned", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2 and "give --text FILE" in stderr
+
+
+def test_changed_sources_are_noticed_and_the_dataset_is_kept(workplace, tmp_path, monkeypatch,
+                                                             capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("some text\n" * 50)
+    for change, noted in ((None, False), (None, False), ("more text\n" * 60, True)):
+        if change:
+            (tmp_path / "a.txt").write_text(change)
+        code, _, stderr = call(prepare, "a.txt", "tokenizer=byte", "out=d", monkeypatch=monkeypatch,
+                               capsys=capsys)
+        assert code == 0 and ("note: files were added, removed or changed" in stderr) == noted
+    (tmp_path / "a.txt").unlink()
+    assert call(prepare, "a.txt", "tokenizer=byte", "out=d", monkeypatch=monkeypatch,
+                capsys=capsys)[0] == 0
+
+
+def test_ids_that_stand_for_no_text_are_never_sampled():
+    import torch
+
+    from gpt.language_model import LanguageModel
+    from gpt.tokenizer import build_tokenizer
+    from tests.tiny import CPU, tiny_gpt
+    lm = LanguageModel(tiny_gpt(vocab_size=2000), build_tokenizer("byte"), CPU)
+    assert lm._never.tolist() == list(range(257, 2000))
+    for seed in range(5):  # 7 of 8 draws would fall among them
+        lm.generate("a", max_new_tokens=20, seed=seed)
+    with torch.no_grad():
+        assert int(lm.model(torch.tensor([[97]]))[0, -1].argmax()) >= 257
+
+
+def test_a_reader_that_leaves_does_not_end_training(workplace):
+    import subprocess
+
+    from tests.tiny import command_line, script_environment
+    process = subprocess.Popen(
+        command_line("train.py", "data.dataset=data/c", "run.name=unread", *SMALL),
+        cwd=workplace, env=script_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert (workplace / "runs/unread/checkpoints/step-00000008").is_dir()
+
+
+def test_a_terminal_without_the_characters_is_no_failure(workplace):
+    done = run_script("sample.py", "runs/base", "--prompt", "日本 é", "--max-new-tokens=3",
+                      "--json", cwd=workplace, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+
+
+def test_trouble_with_files_is_one_line(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    code, _, stderr = call(train, "data.dataset=data/c", "run.out_dir=task.jsonl", *SMALL,
+                           monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1 and stderr.startswith("failed: task.jsonl")
+
+
+def test_a_long_sample_prompt_is_refused_before_training(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    prompt = json.dumps(["Z" * 100])
+    code, _, stderr = call(train, "data.dataset=data/c", "run.name=prompt", *SMALL,
+                           "log.samples_every_steps=4", f"log.sample_prompts={prompt}",
+                           monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2 and "log.sample_prompts: a prompt has" in stderr
+    assert not (workplace / "runs/prompt").exists()
+
+
+def test_fine_tuning_refuses_another_validation_set_for_the_same_run(workplace, monkeypatch,
+                                                                     capsys):
+    monkeypatch.chdir(workplace)
+    code, _, stderr = call(finetune, "finetune.from=runs/base", "finetune.data=task.jsonl",
+                           "run.name=tuned", "train.epochs=2", "train.batch_size=4",
+                           "finetune.val_fraction=0.3", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2 and "finetune.val_fraction: None there, 0.3 asked" in stderr

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from gpt.batches import IGNORE
 from gpt.errors import UserError
 from gpt.evaluate import evaluate
-from gpt.finetuning import Record, Rows, encode_records, hold_out, padded_batches, read_records
+from gpt.finetuning import (
+    Record,
+    Rows,
+    encode_records,
+    first_rows,
+    hold_out,
+    padded_batches,
+    read_records,
+)
 from gpt.tokenizer import build_tokenizer
 from tests.tiny import CPU, tiny_gpt
 
@@ -109,3 +117,17 @@ def test_records_are_read_with_or_without_a_byte_order_mark(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the records .*none\.jsonl"):
         read_records(tmp_path / "none.jsonl")
+
+
+def test_tokens_are_counted_without_padding_however_the_batch_is_cut():
+    rows, _ = encode_records([Record("a", "b"), Record("abcd", "efgh")], BYTES, 32)
+    for size in (1, 2):
+        assert sum(batch.tokens for batch in padded_batches(rows, size)) == 2 + 8
+
+
+def test_validation_reads_at_most_the_tokens_asked_for():
+    records = [Record("abcd", "efgh"), Record("a", "b"), Record("x", "y")]
+    rows, _ = encode_records(records, BYTES, 32)
+    assert [len(row.tokens) for row in first_rows(rows, None)] == [3, 3, 9]
+    assert [len(row.tokens) for row in first_rows(rows, 10)] == [3, 9]
+    assert len(first_rows(rows, 1)) == 1

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from gpt.batches import IGNORE, MicroBatch
 from gpt.checkpoint import TrainState
 from gpt.config import TrainConfig
+from gpt.errors import UserError
 from gpt.evaluate import evaluate
 from gpt.loop import Budget, accumulate_gradients, clip_gradients, is_due
 from tests.tiny import CPU, random_tokens, tiny_gpt
@@ -19,12 +20,12 @@ def uneven_batch() -> MicroBatch:
     targets = random_tokens(8, 12, seed=1)
     for row, supervised in enumerate((12, 0, 1, 7, 12, 0, 3, 5)):
         targets[row, supervised:] = IGNORE
-    return MicroBatch(random_tokens(8, 12), targets)
+    return MicroBatch(random_tokens(8, 12), targets, 96)
 
 
 def cut(batch: MicroBatch, size: int) -> list[MicroBatch]:
-    return [MicroBatch(*part) for part in zip(batch.inputs.split(size), batch.targets.split(size),
-                                              strict=True)]
+    return [MicroBatch(inputs, targets, inputs.numel()) for inputs, targets in
+            zip(batch.inputs.split(size), batch.targets.split(size), strict=True)]
 
 
 def gradient(batches: list[MicroBatch]) -> tuple[float, torch.Tensor]:
@@ -37,7 +38,7 @@ def gradient(batches: list[MicroBatch]) -> tuple[float, torch.Tensor]:
 def test_accumulation_1x8_2x4_4x2_8x1_gives_the_same_gradient(even):
     batch = uneven_batch()
     if even:
-        batch = MicroBatch(batch.inputs, random_tokens(8, 12, seed=1))
+        batch = MicroBatch(batch.inputs, random_tokens(8, 12, seed=1), 96)
     loss, expected = gradient([batch])
     for size in (4, 2, 1, 3):
         other_loss, other = gradient(cut(batch, size))
@@ -55,7 +56,7 @@ def test_a_mean_of_means_would_have_been_noticed():
 
 def test_a_micro_batch_without_supervised_tokens_is_harmless():
     batch = uneven_batch()
-    empty = MicroBatch(batch.inputs, torch.full_like(batch.targets, IGNORE))
+    empty = MicroBatch(batch.inputs, torch.full_like(batch.targets, IGNORE), 96)
     loss, expected = gradient([batch])
     with_empty_loss, with_empty = gradient([empty, batch, empty])
     assert with_empty_loss == loss
@@ -92,7 +93,7 @@ def test_evaluation_leaves_the_training_mode_as_it_was():
     ({"steps": 7}, 7), ({"tokens": 1000, "batch_size": 4}, 25), ({"tokens": 999, "batch_size": 4},
     24), ({"epochs": 2, "batch_size": 4}, 50), ({"batch_size": 3}, 34)], ids=str)
 def test_every_budget_in_steps(train, steps):
-    budget = Budget.of(TrainConfig(**train), sequences_per_epoch=100, block_size=10)
+    budget = Budget.of(TrainConfig(**train), sequences_per_epoch=100, tokens_per_sequence=10)
     assert budget.steps == steps
     assert not budget.is_spent(TrainState(step=steps - 1))
     assert budget.is_spent(TrainState(step=steps))
@@ -107,3 +108,8 @@ def test_a_budget_in_minutes_follows_the_clock():
 def test_what_happens_every_so_many_steps():
     assert [step for step in range(10) if is_due(step, 4)] == [0, 4, 8]
     assert not is_due(4, None)
+
+
+def test_a_budget_of_less_than_one_step_is_refused():
+    with pytest.raises(UserError, match=r"train\.tokens=39 is less than one step of 40 tokens"):
+        Budget.of(TrainConfig(tokens=39, batch_size=4), 100, 10)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from gpt import checkpoint
 from tests.tiny import command_line, run_script, script_environment
 
 SETTINGS = ["data.dataset=data", "model.n_layer=2", "model.n_head=2", "model.n_embd=32",
@@ -124,15 +125,26 @@ def test_resume_never_and_a_path_do_what_they_say(folder):
     assert done.returncode == 2 and "would be lost" in done.stderr
 
 
-def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(folder):
-    command = [*SETTINGS, "run.name=damaged"]
-    assert run_script("train.py", *command, "train.steps=30", cwd=folder).returncode == 0
-    weights = folder / "runs/damaged/checkpoints/step-00000030/model.safetensors"
-    data = bytearray(weights.read_bytes())
+def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_is_written_anew(folder):
+    command = [*SETTINGS, "run.name=damaged", "train.steps=30"]
+    assert run_script("train.py", *command, cwd=folder).returncode == 0
+    newest = folder / "runs/damaged/checkpoints/step-00000030"
+    before = outcome(folder / "runs/damaged")
+    data = bytearray((newest / "model.safetensors").read_bytes())
     data[-5] ^= 4
-    weights.write_bytes(data)
-    done = run_script("train.py", *command, "train.steps=60", cwd=folder)
+    (newest / "model.safetensors").write_bytes(data)
+    assert checkpoint.damage(newest) == ["model.safetensors is damaged"]
+
+    done = run_script("train.py", *command, cwd=folder)
+
     assert done.returncode == 0 and "model.safetensors is damaged" in done.stderr
     assert "continuing from runs/damaged/checkpoints/step-00000028" in done.stdout
-    weights_of = {k: v for k, v in outcome(folder / "runs/damaged").items() if ":" in k}
-    assert weights_of.keys() == {k for k in outcome(folder / "runs/undisturbed") if ":" in k}
+    assert checkpoint.damage(newest) == []
+    assert outcome(folder / "runs/damaged") == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(folder):
+    source = max((folder / "runs/undisturbed/checkpoints").glob("step-*"))
+    done = run_script("train.py", *SETTINGS, "train.steps=60", "run.name=wrong", "model.n_layer=1",
+                      f"run.resume={source}", cwd=folder)
+    assert done.returncode == 2 and "holds another architecture" in done.stderr

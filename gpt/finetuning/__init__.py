@@ -1,7 +1,7 @@
 """Fine-tuning: records → tokens with a loss mask → batches."""
 
 from gpt.finetuning.records import Record, read_records
-from gpt.finetuning.rows import Row, Rows, encode_records, hold_out, padded_batches
+from gpt.finetuning.rows import Row, Rows, encode_records, first_rows, hold_out, padded_batches
 
-__all__ = ["Record", "Row", "Rows", "encode_records", "hold_out", "padded_batches",
+__all__ = ["Record", "Row", "Rows", "encode_records", "first_rows", "hold_out", "padded_batches",
            "read_records"]

@@ -60,6 +60,11 @@ class Rows:
         """Rows in the training set."""
         return len(self._rows)
 
+    @property
+    def tokens_per_sequence(self) -> float:
+        """The mean length of a row."""
+        return sum(len(row.tokens) - 1 for row in self._rows) / len(self._rows)
+
     def step(self, step: int) -> list[MicroBatch]:
         """The global batch of one step."""
         indices = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
@@ -77,7 +82,20 @@ def padded_batches(rows: Sequence[Row], size: int) -> Iterator[MicroBatch]:
             inputs[i, :len(row.tokens) - 1] = row.tokens[:-1]
             supervised = slice(row.prompt_tokens - 1, len(row.tokens) - 1)
             targets[i, supervised] = row.tokens[row.prompt_tokens:]
-        yield MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets))
+        tokens = sum(len(row.tokens) - 1 for row in chosen)
+        yield MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens)
+
+
+def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
+    """Rows to validate on, at most max_tokens of them, sorted so that little is padded."""
+    chosen: list[Row] = []
+    total = 0
+    for row in rows:
+        total += len(row.tokens) - 1
+        if max_tokens is not None and chosen and total > max_tokens:
+            break
+        chosen.append(row)
+    return sorted(chosen, key=lambda row: len(row.tokens))
 
 
 def hold_out(records: Sequence[Record], fraction: float,

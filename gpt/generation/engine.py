@@ -28,10 +28,10 @@ class ContextFull(Exception):
 
 @torch.inference_mode()
 def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machine: Machine,
-                    stop_token: int, vocab_size: int | None = None) -> Iterator[Generation]:
+                    stop_token: int, never: Tensor | None = None) -> Iterator[Generation]:
     """Continue a prompt until stop_token, max_new_tokens, or the end of the context.
 
-    vocab_size: ids that stand for tokens, where the model's vocabulary is padded beyond them.
+    never: ids that are not to be chosen, (n,) int64: those that stand for no text.
     stop_token is yielded too, so that a caller can tell why it ended. Raises UserError for a prompt
     that is longer than the context, ContextFull when there is no room for another token.
     """
@@ -50,7 +50,9 @@ def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machi
             if not config.slide:
                 raise ContextFull
             cache, unread = _new_cache(model, room, machine), sequence[-max(1, block_size // 2):]
-        logits = read_tokens(model, unread, cache, machine)[:vocab_size]
+        logits = read_tokens(model, unread, cache, machine)
+        if never is not None:
+            logits[never] = -torch.inf
         seen = torch.tensor(sequence) if config.repetition_penalty != 1.0 else torch.empty(0).long()
         token = next_token(logits, config, seen, generator)
         yield Generation(token, float(logits.log_softmax(dim=-1)[token]))
