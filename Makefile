@@ -20,7 +20,7 @@ quickstart: .venv/installed
 	@echo "== 4 of 5: what the model learned, against compressors =="
 	$(PY) benchmarks/quickstart.py
 	@echo "== 5 of 5: text =="
-	$(PY) sample.py runs/quickstart --prompt-file configs/quickstart-prompt.txt --max-new-tokens 150 --temperature 0.7 --top-p 0.9 --seed 3
+	$(PY) sample.py runs/quickstart --prompt-file configs/quickstart-prompt.txt --max-new-tokens 150 --temperature 0.7 --top-p 0.9 --seed 1
 	$(PY) sample.py runs/quickstart-docstrings --prompt-file configs/quickstart-signature.txt --max-new-tokens 40 --temperature 0
 
 test: .venv/installed-dev
@@ -31,7 +31,7 @@ lint: .venv/installed-dev
 	.venv/bin/mypy
 
 bench: .venv/installed-dev
-	$(PY) benchmarks/cpu_settings.py
+	$(PY) benchmarks/allocator.py
 	$(PY) benchmarks/shakespeare.py
 	$(PY) benchmarks/quickstart.py --write
 

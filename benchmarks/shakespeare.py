@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
         hardware = read_json(Path(folder) / f"runs/seed-{SEEDS[0]}/environment.json")["hardware"]
     RESULTS.parent.mkdir(exist_ok=True)
     write_json(RESULTS, {"hardware": hardware, "tokens": last["tokens"],
+                         "seconds": last["elapsed_seconds"],
                          "validation_loss": dict(zip(map(str, SEEDS), losses, strict=True)),
                          "reference": {"loss": REFERENCE_LOSS, "tokens": 1_536_000}})
 

@@ -123,7 +123,7 @@ def _refuse_another_dataset(recipe: Recipe, out: Path) -> None:
         raise UserError(f"{out} holds a dataset made from another recipe: {', '.join(different)}; "
                         "choose another out=FOLDER, or remove that folder first")
     with contextlib.suppress(UserError):  # a dataset stands without its sources
-        if manifest.corpus != _corpus_hash(list_documents(recipe.sources)):
+        if manifest.corpus and manifest.corpus != _corpus_hash(list_documents(recipe.sources)):
             print(f"note: files were added, removed or changed since {out} was prepared; to "
                   "prepare them again, remove that folder or choose another out=FOLDER",
                   file=sys.stderr)

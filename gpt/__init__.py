@@ -5,7 +5,6 @@
     print(lm.generate("def main(", max_new_tokens=64, temperature=0.8, seed=1))
 """
 
-from gpt import _openmp  # noqa: F401 (first: before anything imports torch)
 from gpt.errors import UserError
 from gpt.language_model import LanguageModel, load
 from gpt.model import GPT

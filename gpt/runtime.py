@@ -173,8 +173,8 @@ def computes_in_bfloat16(device: str) -> bool:
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel.
 
-    A training step frees and asks for the same megabytes again and again; fresh pages cost more
-    than the arithmetic done in them (benchmarks/cpu_settings.py). No effect except on glibc.
+    A training step frees and asks for the same megabytes again and again, and every fresh page
+    costs a fault (measured: benchmarks/allocator.py). No effect except on glibc.
     """
     m_mmap_max, m_trim_threshold = -4, -1
     with contextlib.suppress(OSError, AttributeError):

@@ -13,7 +13,6 @@ SCRIPTS = {"train", "finetune", "sample"}
 
 # Lowest first. A part imports only what stands in a line above its own.
 LAYERS = [
-    ["errors", "_openmp"],
     ["files", "strict_yaml", "config", "holdout"],
     ["runtime", "tokenizer", "cli"],
     ["shards", "model"],

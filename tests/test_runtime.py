@@ -1,9 +1,6 @@
-"""The machine: what "auto" resolves to, seeds, and settings that must come before torch."""
+"""The machine: what "auto" resolves to, and seeds."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,29 +9,6 @@ from gpt import runtime
 from gpt.config import RunConfig
 from gpt.errors import UserError
 from gpt.runtime import choose_machine, launch, measure_matmul_flops, mix_seeds
-from tests.tiny import ROOT, script_environment
-
-BEFORE_TORCH = """
-import os, sys
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "torch":
-            print(os.environ.get("GOMP_SPINCOUNT"))
-            os._exit(0)
-sys.meta_path.insert(0, Watch())
-import gpt
-"""
-
-
-@pytest.mark.parametrize(("given", "seen"), [
-    ({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")])
-def test_threads_are_told_how_to_wait_before_torch_is_imported(given, seen):
-    environment = script_environment(PYTHONPATH=str(ROOT), **given)
-    if "GOMP_SPINCOUNT" not in given:
-        environment.pop("GOMP_SPINCOUNT", None)
-    done = subprocess.run([sys.executable, "-c", BEFORE_TORCH], env=environment, text=True,
-                          stdout=subprocess.PIPE, check=True)
-    assert done.stdout.strip() == seen
 
 
 def test_bfloat16_is_the_default_where_the_hardware_computes_in_it(monkeypatch):

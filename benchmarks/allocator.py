@@ -1,10 +1,10 @@
-"""What two settings of ours are worth on a CPU: how threads wait, and keeping freed memory.
+"""What keeping freed memory is worth on a CPU, where glibc would return it to the kernel.
 
-usage: python benchmarks/cpu_settings.py
+usage: python benchmarks/allocator.py
 
 Each arm trains the tiny Shakespeare shape (4 layers of width 128) or a wider one (width 384,
-context 256) on random tokens in a process of its own, the arms taking turns, on an idle machine and
-with one core kept busy by another process. Prints and writes medians of five, in tokens per second.
+context 256) on random tokens in a process of its own, the arms taking turns. Prints and writes
+medians of five, in tokens per second.
 """
 
 from __future__ import annotations
@@ -18,39 +18,27 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results" / "cpu_settings.json"
+RESULTS = Path(__file__).parent / "results" / "allocator.json"
 ROUNDS = 5
-ARMS = {  # name: (environment, keep freed memory)
-    "ours": ({}, True),
-    "threads spin": ({"GOMP_SPINCOUNT": "300000"}, True),  # GNU OpenMP's default
-    "memory returned": ({}, False),
-}
+ARMS = {"ours": True, "memory returned": False}  # name: keep freed memory
 SHAPES = {  # layers, heads, width, context, batch
     "width 128, context 64": (4, 4, 128, 64, 12),
     "width 384, context 256": (3, 6, 384, 256, 8),
 }
-BUSY = "while True: pass"
 
 
 def main() -> None:
     """Run all arms and report."""
-    result: dict[str, object] = {}
-    for load in ("idle", "one core busy"):
-        busy = subprocess.Popen([sys.executable, "-c", BUSY]) if load != "idle" else None
-        try:
-            for shape in SHAPES:
-                measured: dict[str, list[float]] = {arm: [] for arm in ARMS}
-                for _ in range(ROUNDS):
-                    for arm in ARMS:
-                        measured[arm].append(run_arm(arm, shape))
-                medians = {arm: statistics.median(values) for arm, values in measured.items()}
-                result[f"{load}, {shape}"] = medians
-                for arm, rate in medians.items():
-                    print(f"{load:14} {shape:24} {arm:16} {rate:8,.0f} tokens/s  "
-                          f"(ours / this: {medians['ours'] / rate:.2f})", flush=True)
-        finally:
-            if busy is not None:
-                busy.kill()
+    result: dict[str, dict[str, float]] = {}
+    for shape in SHAPES:
+        measured: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        for _ in range(ROUNDS):
+            for arm in ARMS:
+                measured[arm].append(run_arm(arm, shape))
+        result[shape] = {arm: statistics.median(values) for arm, values in measured.items()}
+        for arm, rate in result[shape].items():
+            print(f"{shape:24} {arm:16} {rate:8,.0f} tokens/s  "
+                  f"(ours / this: {result[shape]['ours'] / rate:.2f})", flush=True)
     from gpt.files import write_json
     from gpt.runtime import choose_machine
 
@@ -61,7 +49,7 @@ def main() -> None:
 
 def run_arm(arm: str, shape: str) -> float:
     """Tokens per second of one arm, in a fresh process."""
-    environment = os.environ | ARMS[arm][0] | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, __file__, "--worker", arm, shape], env=environment,
                           capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))
@@ -69,16 +57,16 @@ def run_arm(arm: str, shape: str) -> float:
 
 def worker(arm: str, shape: str) -> None:
     """Train for a moment and print the rate."""
-    from gpt import runtime  # isort: skip (before torch: it says how threads wait)
     import torch
 
+    from gpt import runtime
     from gpt.batches import MicroBatch
     from gpt.config import ModelConfig, OptimConfig
     from gpt.loop import accumulate_gradients, clip_gradients
     from gpt.model import GPT
     from gpt.optim import build_optimizer
 
-    if ARMS[arm][1]:
+    if ARMS[arm]:
         runtime.keep_freed_memory()
     n_layer, n_head, n_embd, block_size, batch_size = SHAPES[shape]
     machine = runtime.choose_machine("cpu", "float32")
