@@ -13,6 +13,7 @@ SCRIPTS = {"train", "finetune", "sample"}
 
 # Lowest first. A part imports only what stands in a line above its own.
 LAYERS = [
+    ["errors"],
     ["files", "strict_yaml", "config", "holdout"],
     ["runtime", "tokenizer", "cli"],
     ["shards", "model"],
