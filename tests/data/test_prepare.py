@@ -210,6 +210,7 @@ def test_an_interrupted_preparation_leaves_nothing(method, error, monkeypatch):
 def test_a_refused_preparation_leaves_no_folders_above_the_dataset():
     add_bad_files()
     refusal(out="new/deeper/out")
+    assert not Path("new").exists()
 
 
 KILLED = """
@@ -234,7 +235,8 @@ def test_a_killed_preparation_leaves_no_folder_that_trains_and_does_not_stop_the
 
 def test_what_a_killed_preparation_left_does_not_stop_one_with_the_same_process_id():
     Path(f"out.tmp-{os.getpid()}").mkdir()
-    prepare(recipe())
+    assert is_dataset(prepare(recipe()).folder)
+    assert not list(Path().glob("*.tmp-*"))
 
 
 def test_the_command_prepares_and_says_what_it_made(capsys):
