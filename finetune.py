@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpt import checkpoint
+from gpt.batches import Batches, Order, Shuffled
 from gpt.cli import parse_command_line
 from gpt.config import FinetuneConfig, FinetuneSection
 from gpt.errors import UserError, run_command
@@ -50,8 +51,9 @@ def finetuning(config: FinetuneConfig, base: Path) -> Task:
         model=model_config,
         build_model=lambda: checkpoint.load_model(base),
         tokenizer=tokenizer,
-        batches=lambda micro_batch_size: Rows(
-            train_rows, config.train.batch_size, micro_batch_size, config.run.seed),
+        batches=lambda micro_batch_size: Batches(
+            Shuffled(Rows(train_rows), config.run.seed),
+            Order(config.train.batch_size, micro_batch_size)),
         validation=lambda micro_batch_size: list(padded_batches(
             first_rows(val_rows, config.eval.max_tokens), micro_batch_size)),
         identity={"finetune.from": checkpoint.weight_hash(base),

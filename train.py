@@ -8,7 +8,18 @@ Running the same command again continues the run, to the same bits as if it had 
 from __future__ import annotations
 
 from data.prepare import open_or_prepare
-from gpt.batches import EvaluationWindows, Windows
+from gpt.batches import (
+    Batches,
+    DocumentRows,
+    Endless,
+    EvaluationWindows,
+    Mixture,
+    Order,
+    Sequences,
+    Shuffled,
+    TokenizedText,
+    Windows,
+)
 from gpt.cli import parse_command_line
 from gpt.config import ModelConfig, PretrainConfig
 from gpt.errors import UserError, run_command
@@ -40,17 +51,38 @@ def with_vocabulary(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
 
 def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
     """Predict every next token of the dataset's training split."""
-    block_size = config.model.block_size
+    source = training_source(config, dataset)
     return Task(
         model=config.model,
         build_model=lambda: GPT(config.model),
         tokenizer=dataset.tokenizer,
-        batches=lambda micro_batch_size: Windows(
-            dataset.train, block_size, config.train.batch_size, micro_batch_size, config.run.seed),
+        batches=lambda micro_batch_size: Batches(
+            source, Order(config.train.batch_size, micro_batch_size)),
         validation=lambda micro_batch_size: EvaluationWindows(
-            dataset.val, dataset.tokenizer.end_of_text, block_size, micro_batch_size,
-            config.eval.max_tokens),
-        identity={"data": dataset.manifest.fingerprint})
+            TokenizedText.validation(dataset), config.model.block_size, micro_batch_size,
+            config.eval.max_tokens, config.data.isolate_documents),
+        identity={"data": dataset.manifest.fingerprint, "data.packing": config.data.packing,
+                  "data.isolate_documents": config.data.isolate_documents},
+        loader_workers=config.data.loader_workers)
+
+
+def training_source(config: PretrainConfig, dataset: Dataset) -> Endless:
+    """What training reads at each index: the training split, or the mixture of its sources."""
+    seed, mixture = config.run.seed, TokenizedText.mixture(dataset)
+    if mixture:
+        sources = [sequences_of(text, config) for text in mixture]
+        return Mixture(sources, list(mixture.values()), seed)
+    return Shuffled(sequences_of(TokenizedText.training(dataset), config), seed)
+
+
+def sequences_of(text: TokenizedText, config: PretrainConfig) -> Sequences:
+    """A text cut as data.packing says."""
+    block_size, isolate = config.model.block_size, config.data.isolate_documents
+    if config.data.packing == "windows":
+        return Windows(text, block_size, isolate)
+    rows = DocumentRows(text, block_size, isolate)
+    print(f"{text.name}: {len(rows):,} rows of documents, {rows.padding:.2%} padding")
+    return rows
 
 
 if __name__ == "__main__":

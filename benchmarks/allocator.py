@@ -60,6 +60,7 @@ def worker(arm: str, shape: str) -> None:
     import torch
 
     from gpt import runtime
+    from gpt.allocator import keep_freed_memory
     from gpt.batches import MicroBatch
     from gpt.config import ModelConfig, OptimConfig
     from gpt.loop import accumulate_gradients, clip_gradients
@@ -67,7 +68,7 @@ def worker(arm: str, shape: str) -> None:
     from gpt.optim import build_optimizer
 
     if ARMS[arm]:
-        runtime.keep_freed_memory()
+        keep_freed_memory()
     n_layer, n_head, n_embd, block_size, batch_size = SHAPES[shape]
     machine = runtime.choose_machine("cpu", "float32")
     model = GPT(ModelConfig(vocab_size=257, n_layer=n_layer, n_head=n_head, n_embd=n_embd,

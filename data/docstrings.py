@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
+from data.files import list_files
 from data.recipe import RECIPES, read_recipe
-from data.sources import list_documents
 from gpt.cli import split_arguments
 from gpt.errors import UserError, run_command
 from gpt.files import write_atomically
@@ -49,13 +49,13 @@ def make_pairs(out: Path, recipe_file: Path) -> None:
         print(f"{out} is already there")
         return
     recipe = read_recipe(recipe_file)
-    documents = [d for d in list_documents(recipe.sources) if d.path.suffix == ".py"]
-    held_out = held_out_names([d.name for d in documents], recipe.val_fraction, recipe.seed)
+    modules = [file for file in list_files(recipe.sources, out) if file.path.endswith(".py")]
+    held_out = held_out_names([module.name for module in modules], recipe.val_fraction, recipe.seed)
     pairs: dict[str, dict[str, str]] = {"train": {}, "val": {}}
-    with progress_bar("docstrings", len(documents), "file") as bar:
-        for document in documents:
-            split = "val" if document.name in held_out else "train"
-            pairs[split].update(pairs_in(document.path.read_bytes()))
+    with progress_bar("docstrings", len(modules), "file") as bar:
+        for module in modules:
+            split = "val" if module.name in held_out else "train"
+            pairs[split].update(pairs_in(Path(module.path).read_bytes()))
             bar.update()
     seen = pairs["train"]
     pairs["val"] = {prompt: text for prompt, text in pairs["val"].items() if prompt not in seen}

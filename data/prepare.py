@@ -2,12 +2,14 @@
 
 usage: python data/prepare.py configs/data/NAME.yaml [field=value ...]
        python data/prepare.py FILE_OR_FOLDER ... [tokenizer=bpe:8192] [out=data/mine] [...]
+
+Running the same command again continues what was interrupted. With RANK and WORLD_SIZE in the
+environment each process prepares its share of the files, and the last one joins the parts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -18,27 +20,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
-from tqdm import tqdm
-
-from data.recipe import Recipe, find_recipe, read_recipe
-from data.sources import BadText, Document, list_documents
-from data.split import Piece, SplitPlan
-from gpt.cli import help_text, split_arguments, validate
+from data.files import File, list_files
+from data.finishing import announce, finish, join_parts
+from data.journal import JOURNAL
+from data.making import FETCHED, SEEN, clear, corpus_hash, make_shards
+from data.overlap import check_evaluation
+from data.parts import PART, Share, finished_parts, parts_folder
+from data.recipe import Recipe, build_recipe, find_recipe, read_recipe
+from gpt.cli import help_text, split_arguments
 from gpt.errors import UserError, run_command
 from gpt.files import flush_to_disk
-from gpt.shards import (
-    Dataset,
-    Manifest,
-    SplitWriter,
-    TokenizerInfo,
-    is_dataset,
-    read_manifest,
-    write_manifest,
-)
-from gpt.telemetry import progress_bar
-from gpt.tokenizer import Tokenizer, build_tokenizer, needs_corpus
-
-BATCH_CHARACTERS = 8 << 20  # what is encoded at once
+from gpt.lock import LOCK, InUse, locked
+from gpt.shards import MANIFEST, Dataset, is_dataset, read_manifest
 
 
 def main(argv: list[str]) -> None:
@@ -52,18 +45,16 @@ def main(argv: list[str]) -> None:
 def recipe_from(argv: list[str]) -> Recipe:
     """A recipe file with overrides, or sources named directly."""
     words, overrides = split_arguments(argv)
-    values: dict[str, Any]
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        values = read_recipe(Path(words[0]), overrides).model_dump(exclude_unset=True)
-    else:
-        recipes = [word for word in words if word.endswith((".yaml", ".yml"))]
-        if recipes:
-            raise UserError(f"give one recipe or a list of sources, not both: {' '.join(words)}")
-        values = {"sources": words} if words else {}
-        if words:
-            name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(words[0].rstrip("/")).stem)
-            values["name"] = name.lstrip(".-_") or "text"
-    return validate(Recipe, values | overrides, dict.fromkeys(overrides, "command line"))
+        return read_recipe(Path(words[0]), overrides)
+    if any(word.endswith((".yaml", ".yml")) for word in words):
+        raise UserError(f"give one recipe or a list of sources, not both: {' '.join(words)}")
+    values: dict[str, Any] = {}
+    if words:
+        stem = Path(words[0].rstrip("/")).stem if words[0] != "-" else "stdin"
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip(".-_")
+        values = {"sources": list(words), "name": name or "text"}
+    return build_recipe(values, overrides)
 
 
 def open_or_prepare(dataset: str) -> Dataset:
@@ -75,43 +66,148 @@ def open_or_prepare(dataset: str) -> Dataset:
         _refuse_another_dataset(recipe, Path(recipe.out))
         return Dataset(Path(recipe.out))
     print(f"{recipe.out} is not there yet: preparing it as the recipe {recipe.name} says")
-    return prepare(recipe)
+    prepared = prepare(recipe)
+    if prepared is None:
+        raise UserError(f"{recipe.out} waits for other ranks' parts; start training when it is "
+                        "there")
+    return prepared
 
 
-def prepare(recipe: Recipe) -> Dataset:
-    """Make the dataset, or keep it if it is there already.
+def prepare(recipe: Recipe) -> Dataset | None:
+    """Make the dataset, continue it, or keep it if it is there. None: other ranks' parts lack.
 
-    Everything is written into a folder beside `out` that takes its name when it is complete, so an
+    Everything is written into OUT.partial, which takes the name OUT when it is complete: an
     interrupted preparation never leaves a dataset. Raises UserError, and leaves nothing, if the
     sources have no usable text or `out` holds something else.
     """
-    out = Path(recipe.out)
+    out, share = Path(recipe.out), Share.from_environment()
+    out = out.resolve() if out.is_symlink() else out
     if is_dataset(out):
         _refuse_another_dataset(recipe, out)
         print(f"{out} is already prepared")
         return Dataset(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not a dataset; choose another out=FOLDER")
-    documents = list_documents(recipe.sources)
-    if not any(document.size for document in documents):
-        raise UserError(f"the sources ({', '.join(recipe.sources)}) are empty: there is no text to "
-                        "prepare")
-    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    made = [folder for folder in temporary.parents if not folder.exists()]  # innermost first
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    if share.world_size > 1:
+        _prepare_part(recipe, share, out)
+        if not finished_parts(out) and not is_dataset(out):
+            print(f"{share.folder(out)} is ready; {out} is made when all {share.world_size} are")
+            return None
+    elif not finished_parts(out) and parts_folder(out).exists():
+        raise UserError(f"{parts_folder(out)} holds parts of this dataset, and some are missing; "
+                        "run the other ranks, or remove that folder to prepare it alone")
     try:
-        _write(recipe, documents, temporary)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-        flush_to_disk(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the dataset is in it
-            for folder in made:
-                folder.rmdir()
-    return _announce(Dataset(out))
+        _make(recipe, share, out)
+    except InUse:
+        if share.world_size == 1:
+            raise
+        print(f"{share.folder(out)} is ready; another rank makes {out}")
+        return None
+    return announce(Dataset(out))
+
+
+def _make(recipe: Recipe, share: Share, out: Path) -> None:
+    """Write the dataset, or join the parts that it was written in."""
+    with _working_folder(out) as folder:
+        if is_dataset(out):  # another process has just made it
+            shutil.rmtree(folder, ignore_errors=True)
+        elif parts := finished_parts(out):
+            clear(folder)
+            join_parts(recipe, parts, folder)
+            _give_name(folder, out)
+        else:
+            check_evaluation(recipe, folder)
+            finish(recipe, make_shards(recipe, _files(recipe, folder, out), share, folder), folder)
+            _give_name(folder, out)
+    shutil.rmtree(parts_folder(out), ignore_errors=True)
+
+
+def _prepare_part(recipe: Recipe, share: Share, out: Path) -> None:
+    """This rank's share of the files, as a folder beside the other ranks'."""
+    part = share.folder(out)
+    counting = [name for name, there in (
+        ("drop_duplicates", recipe.drop_duplicates),
+        ("max_tokens", any(source.max_tokens for source in recipe.sources))) if there]
+    if counting:
+        raise UserError(f"{counting[0]} looks at all documents, and each rank sees its own alone; "
+                        f"prepare on one machine, or leave {counting[0]} out")
+    if not (part / PART).is_file():
+        with _working_folder(part) as folder:
+            if (part / PART).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                return
+            shards = make_shards(recipe, _files(recipe, folder, out), share, folder)
+            finish(recipe, shards, folder, part=True)
+            _give_name(folder, part)
+    elif read_manifest(part, PART).recipe != recipe.identity:
+        raise UserError(f"{part} was made with another recipe; remove it, or choose another "
+                        "out=FOLDER")
+    else:
+        print(f"{part} is already prepared")
+
+
+def _files(recipe: Recipe, folder: Path, out: Path) -> list[File]:
+    """The sources' files, without what is being made of them."""
+    ours = [_plain(path) for path in (out, _partial(out), parts_folder(out))]
+    fetched = _plain(folder / FETCHED)
+    files = []
+    for file in list_files(recipe.sources, folder / FETCHED):
+        path = _plain(Path(file.path))
+        if path.is_relative_to(fetched) or not any(path.is_relative_to(own) for own in ours):
+            files.append(file)
+    if all(file.size == 0 for file in files):
+        named = ", ".join(source.path for source in recipe.sources)
+        raise UserError(f"the sources ({named}) are empty: there is no text to prepare")
+    return files
+
+
+def _plain(path: Path) -> Path:
+    """An absolute path without `..`, by its letters alone."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+@contextlib.contextmanager
+def _working_folder(out: Path) -> Iterator[Path]:
+    """OUT.partial, locked. It stays if work in it can be continued, and goes after a UserError."""
+    folder = _partial(out)
+    _refuse_what_is_not_ours(folder)
+    made = [parent for parent in folder.parents if not parent.exists()]  # innermost first
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "choose another out=FOLDER"):
+        try:
+            yield folder
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # something else lies in it
+                for parent in made:
+                    parent.rmdir()
+            raise
+
+
+def _refuse_what_is_not_ours(folder: Path) -> None:
+    """Look before anything in it is removed. (Once: another process may be at work there.)"""
+    there = {folder.name} if folder.is_file() else set()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        there |= {path.name for path in folder.iterdir()}
+    if there and not there & {LOCK, JOURNAL, FETCHED, MANIFEST, PART}:
+        raise UserError(f"{folder} exists, and is no preparation that was interrupted; remove it, "
+                        "or choose another out=FOLDER")
+
+
+def _give_name(folder: Path, out: Path) -> None:
+    """The last step: from now on the folder is the dataset."""
+    for pattern in (FETCHED, JOURNAL, LOCK, f"{SEEN}*", "*.tmp*"):
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    flush_to_disk(folder)
+    if out.exists():
+        out.rmdir()
+    folder.rename(out)
+    flush_to_disk(out.parent)
 
 
 def _refuse_another_dataset(recipe: Recipe, out: Path) -> None:
@@ -122,87 +218,14 @@ def _refuse_another_dataset(recipe: Recipe, out: Path) -> None:
     if different:
         raise UserError(f"{out} holds a dataset made from another recipe: {', '.join(different)}; "
                         "choose another out=FOLDER, or remove that folder first")
-    with contextlib.suppress(UserError):  # a dataset stands without its sources
-        if manifest.corpus and manifest.corpus != _corpus_hash(list_documents(recipe.sources)):
+    if any("://" in s.path or s.path == "-" or s.url or s.format == "datasets"
+           for s in recipe.sources):
+        return  # looking would mean fetching
+    with contextlib.suppress(UserError, OSError):  # a dataset stands without its sources
+        if manifest.corpus != corpus_hash(_files(recipe, _partial(out), out)):
             print(f"note: files were added, removed or changed since {out} was prepared; to "
                   "prepare them again, remove that folder or choose another out=FOLDER",
                   file=sys.stderr)
-
-
-def _corpus_hash(documents: list[Document]) -> str:
-    names = "\n".join(f"{document.name}\t{document.size}" for document in documents)
-    return hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _write(recipe: Recipe, documents: list[Document], folder: Path) -> None:
-    bad_text = BadText(recipe.on_bad_text)
-    plan = SplitPlan(recipe, documents)
-    tokenizer = _make_tokenizer(recipe, plan, bad_text)
-    tokenizer.save(folder / "tokenizer")
-    writers = {split: SplitWriter(folder, split, tokenizer.vocab_size)
-               for split in ("train", "val")}
-    with progress_bar("encoding", plan.bytes, "B") as bar:
-        for batch in _batches(plan.pieces(bad_text)):
-            encoded = tokenizer.encode_batch([piece.text for piece in batch], recipe.workers)
-            for piece, ids in zip(batch, encoded, strict=True):
-                if piece.starts:
-                    writers[piece.split].start_document()
-                size = len(piece.text.encode())
-                writers[piece.split].add(ids + [tokenizer.end_of_text] * piece.ends, size)
-                bar.update(size)
-    splits = {split: writer.close() for split, writer in writers.items()}
-    for split, info in splits.items():
-        if info.bytes == 0:
-            raise UserError(f"the {split} split is empty: {plan.bytes} bytes in {len(documents)} "
-                            f"documents are too little for val_fraction={recipe.val_fraction}; "
-                            "give more text, or split=tail")
-    write_manifest(folder, Manifest(
-        format_version=1, name=recipe.name, dtype=writers["train"].dtype.name, splits=splits,
-        tokenizer=TokenizerInfo(spec=recipe.tokenizer, sha256=tokenizer.fingerprint,
-                                vocab_size=tokenizer.vocab_size),
-        recipe=recipe.identity, sources=recipe.sources, corpus=_corpus_hash(documents),
-        bad_text=dict(bad_text.documents)))
-
-
-def _make_tokenizer(recipe: Recipe, plan: SplitPlan, bad_text: BadText) -> Tokenizer:
-    if not needs_corpus(recipe.tokenizer):
-        return build_tokenizer(recipe.tokenizer)
-    with progress_bar(f"tokenizer {recipe.tokenizer}", plan.bytes, "B") as bar:
-        return build_tokenizer(recipe.tokenizer, _training_texts(plan, bad_text, bar))
-
-
-def _training_texts(plan: SplitPlan, bad_text: BadText, bar: tqdm[Any]) -> Iterator[str]:
-    """What a tokenizer is trained on: the training split alone."""
-    for piece in plan.pieces(bad_text):
-        bar.update(len(piece.text.encode()))
-        if piece.split == "train":
-            yield piece.text
-
-
-def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in groups large enough to keep every thread busy, small enough for any memory."""
-    batch: list[Piece] = []
-    characters = 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _announce(dataset: Dataset) -> Dataset:
-    manifest = dataset.manifest
-    print(f"{dataset.folder}: tokenizer {manifest.tokenizer.spec}, "
-          f"vocabulary {manifest.tokenizer.vocab_size:,}")
-    for split, info in manifest.splits.items():
-        print(f"  {split:5} {info.documents:>9,} documents {info.tokens:>14,} tokens "
-              f"{info.bytes:>14,} bytes ({info.bytes / info.tokens:.2f} per token)")
-    for what, count in manifest.bad_text.items():
-        print(f"  {count} documents with invalid UTF-8 were {what}")
-    return dataset
 
 
 if __name__ == "__main__":

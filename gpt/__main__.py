@@ -9,14 +9,15 @@ usage: python -m gpt evaluate RUN [--text FILE]   loss and bits per byte on the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from gpt import checkpoint
-from gpt.batches import EvaluationWindows, MicroBatch
+from gpt.batches.text import TokenizedText
+from gpt.batches.windows import EvaluationWindows
 from gpt.errors import EXIT_FAILED, UserError, run_command
 from gpt.evaluate import evaluate
 from gpt.language_model import LanguageModel, load
@@ -47,28 +48,38 @@ def evaluate_run(run: str, text: str | None) -> None:
     """Print a run's score, and which weights it belongs to."""
     path = checkpoint.find(run)
     lm = load(str(path), dtype="float32")  # and products as in training: see Machine.autocast
-    batches = _text_windows(lm, Path(text)) if text else _validation_windows(lm, path)
-    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()),
+    data = _data_section(path)
+    tokens = _text(lm, Path(text)) if text else _validation_split(lm, path, data)
+    windows = EvaluationWindows(tokens, lm.model.config.block_size, BATCH_SIZE,
+                                isolate=data.get("isolate_documents", False))
+    score = evaluate(lm.model, windows, torch.from_numpy(lm.tokenizer.byte_lengths()),
                      choose_machine())
     print(f"{path}: weights {checkpoint.weight_hash(path)[:16]}")
     print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
           f"{score.tokens:,} tokens")
 
 
-def _text_windows(lm: LanguageModel, file: Path) -> Iterable[MicroBatch]:
+def _data_section(path: Path) -> dict[str, Any]:
+    """What the run of a checkpoint was configured to read; empty if that is not known."""
+    config = path.parent.parent / "config.yaml"
+    values = load_file(config).values if config.is_file() else {}
+    section: dict[str, Any] = values.get("data", {})
+    return section
+
+
+def _text(lm: LanguageModel, file: Path) -> TokenizedText:
     try:
         tokens = lm.tokenizer.encode_bytes(file.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     if not tokens:
         raise UserError(f"{file} is empty: there is nothing to score")
-    return _windows(lm, TokenStream([np.asarray(tokens)]))
+    return TokenizedText(TokenStream([np.asarray(tokens)]), lm.tokenizer.vocab_size,
+                         lm.tokenizer.end_of_text, str(file))
 
 
-def _validation_windows(lm: LanguageModel, path: Path) -> Iterable[MicroBatch]:
-    config = path.parent.parent / "config.yaml"
-    values = load_file(config).values if config.is_file() else {}
-    name = values.get("data", {}).get("dataset", "")
+def _validation_split(lm: LanguageModel, path: Path, data: dict[str, Any]) -> TokenizedText:
+    name = data.get("dataset", "")
     folder = Path(name)
     if folder.suffix in (".yaml", ".yml") and folder.is_file():
         folder = Path(load_file(folder).values.get("out", f"data/{folder.stem}"))
@@ -77,12 +88,7 @@ def _validation_windows(lm: LanguageModel, path: Path) -> Iterable[MicroBatch]:
     dataset = Dataset(folder)
     if dataset.tokenizer.fingerprint != lm.tokenizer.fingerprint:
         raise UserError(f"{folder} was made with another tokenizer than {path}; give --text FILE")
-    return _windows(lm, dataset.val)
-
-
-def _windows(lm: LanguageModel, stream: TokenStream) -> Iterable[MicroBatch]:
-    return EvaluationWindows(stream, lm.tokenizer.end_of_text, lm.model.config.block_size,
-                              BATCH_SIZE)
+    return TokenizedText.validation(dataset)
 
 
 def verify(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,11 +77,15 @@ def split_arguments(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
                 raise UserError(f"{word} needs a value: {word} VALUE, or {name}=VALUE; --help "
                                 "lists all fields")
             text, equals = value, "="
-        if not equals or _exists(word):
+        is_field = word.startswith("--") or _FIELD.fullmatch(name)
+        if not equals or not is_field or _exists(word):
             files.append(word)
         else:
             overrides[name] = _parse_value(text, f"the value of {name}")
     return files, overrides
+
+
+_FIELD = re.compile(r"[A-Za-z_][\w.]*")  # what stands before "=" in an override; not in a URL
 
 
 def _exists(word: str) -> bool:
@@ -135,6 +140,8 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
     name = path or "the configuration"
     if problem["type"] == "extra_forbidden":
         known = list(field_paths(schema))
+        if (number := re.search(r"\.(\d+)\.", path)) is not None:  # an item of a list
+            known = [p.replace(".N.", number[0]) for p in known]
         if path in known:
             section, _, last = path.rpartition(".")
             return f"{origin}: write {path} as a section: '{section}:' and '{last}:' below it"
@@ -146,7 +153,7 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
         return f"{origin}: there is no field {path}; {advice}"
     if problem["type"] == "missing":
         name = next((p for p, info in field_paths(schema).items()
-                     if p.startswith(f"{name}.") and info.is_required()), name)
+                     if p.startswith(f"{name}.") and ".N." not in p and info.is_required()), name)
         return f"{name} is missing: give {name}=VALUE, or set it in the YAML file"
     message = problem["msg"].removeprefix("Value error, ")
     if message.startswith(("Input", "List", "String", "Value")):  # pydantic's own words
@@ -158,7 +165,8 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
 def _origin_of(path: str, problem: Any, origins: dict[str, str]) -> str:
     """Where a wrong value came from; for fields that do not fit together, the strongest origin."""
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):
-        inside = [origin for p, origin in origins.items() if p.startswith(f"{path}.")]
+        prefix = f"{path}." if path else ""
+        inside = [origin for p, origin in origins.items() if p.startswith(prefix)]
         if inside:
             return "command line" if "command line" in inside else inside[0]
     return origins.get(path) or origins.get(path.rpartition(".")[0]) or "defaults"
@@ -166,15 +174,27 @@ def _origin_of(path: str, problem: Any, origins: dict[str, str]) -> str:
 
 def _field_path(schema: type[BaseModel], loc: tuple[Any, ...]) -> str:
     """The dotted path of an error, without the branch names that pydantic adds for unions."""
-    names, current = [], schema
+    names: list[str] = []
+    current: type[BaseModel] | None = schema
     for part in loc:
         names.append(str(part))
-        fields = {(f.alias or n): f for n, f in current.model_fields.items()}
-        annotation = fields[part].annotation if part in fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        if isinstance(part, int):  # an item of a list of sections
+            continue
+        if current is None:
             break
-        current = annotation
+        fields = {(f.alias or n): f for n, f in current.model_fields.items()}
+        current = _section_of(fields[part].annotation) if part in fields else None
+        if current is None:
+            break
     return ".".join(names)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or that the items of its list are."""
+    if getattr(annotation, "__origin__", None) is list:
+        annotation = annotation.__args__[0]
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_section else None
 
 
 def field_paths(schema: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -184,8 +204,10 @@ def field_paths(schema: type[BaseModel], prefix: str = "") -> dict[str, Any]:
         path = prefix + (info.alias or name)
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             found |= field_paths(info.annotation, path + ".")
-        else:
-            found[path] = info
+            continue
+        found[path] = info
+        if (item := _section_of(info.annotation)) is not None:
+            found |= field_paths(item, f"{path}.N.")
     return found
 
 

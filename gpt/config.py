@@ -57,6 +57,15 @@ class DataConfig(Section):
     """What pretraining reads."""
 
     dataset: str = Field(description="a prepared folder, or a recipe that is prepared when needed")
+    packing: Literal["windows", "documents"] = Field(
+        "windows", description="windows: consecutive stretches of block_size tokens, whatever "
+                               "documents they cut; documents: rows of whole documents, padded")
+    isolate_documents: bool = Field(
+        False, description="attention and positions restart at every document, in training and "
+                           "in evaluation")
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        1, description="threads that read batches ahead; 0 reads between steps; changes speed, "
+                       "not the result")
 
 
 class ModelConfig(Section):

@@ -15,12 +15,16 @@ class UserError(ValueError):
     """A mistake that the user can mend. Its text is one line: what, where, what to do."""
 
 
-class TrainingFailed(RuntimeError):
-    """Training cannot go on (a loss that is not finite, say). Its text is one line."""
+class WorkFailed(RuntimeError):
+    """Something broke that no change of the command mends. Its text is one line."""
+
+
+class TrainingFailed(WorkFailed):
+    """Training cannot go on (a loss that is not finite, say)."""
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and its state is saved."""
+    """A signal asked the work to stop, and its state is saved."""
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:
@@ -32,7 +36,7 @@ def run_command(command: Callable[[list[str]], None]) -> None:
         command(sys.argv[1:])
     except UserError as error:
         _leave(EXIT_USAGE, f"error: {error}")
-    except TrainingFailed as error:
+    except WorkFailed as error:
         _leave(EXIT_FAILED, f"failed: {error}")
     except Stopped as stopped:
         _leave(EXIT_STOPPED, str(stopped))
@@ -42,7 +46,8 @@ def run_command(command: Callable[[list[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        _leave(EXIT_FAILED, f"failed: {error.filename or 'input or output'}: {error.strerror}")
+        _leave(EXIT_FAILED, f"failed: {error.filename or 'input or output'}: "
+                            f"{error.strerror or error}")
 
 
 def _leave(code: int, line: str) -> None:

@@ -24,10 +24,10 @@ class Score:
     tokens: int
 
 
-def summed_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood summed over supervised targets, in nats; both (B, T) -> ()."""
-    logits = model(inputs).float().flatten(0, 1)
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+def summed_loss(model: GPT, batch: MicroBatch) -> Tensor:
+    """Negative log-likelihood summed over a batch's supervised targets, in nats; ()."""
+    logits = model(batch.inputs, segments=batch.segments).float().flatten(0, 1)
+    return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -46,8 +46,7 @@ def evaluate(model: GPT, batches: Iterable[MicroBatch], byte_lengths: Tensor,
     nats, tokens, text_bytes = 0.0, 0, 0
     for batch in batches:
         with machine.autocast():
-            loss = summed_loss(model, machine.to_device(batch.inputs),
-                               machine.to_device(batch.targets))
+            loss = summed_loss(model, batch.on(machine))
         nats += loss.item()
         supervised = batch.targets[batch.targets != IGNORE]
         tokens += supervised.numel()

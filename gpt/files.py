@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,25 @@ from gpt.errors import UserError
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Replace a file: write beside it, flush to disk, rename, flush the folder."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    flush_to_disk(temporary)
-    temporary.replace(path)
+    try:
+        with naming(path):
+            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+            flush_to_disk(temporary)
+            temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system say which file it is about: a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -26,8 +43,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON as all our files have it."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """JSON as all our files have it. (File names that are not UTF-8 are written escaped.)"""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text if _is_utf8(text) else json.dumps(value, indent=2) + "\n"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def flush_to_disk(path: Path) -> None:
@@ -36,7 +62,8 @@ def flush_to_disk(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -21,6 +21,11 @@ def held_out_names(names: Iterable[str], fraction: float, seed: int) -> set[str]
     return held_out
 
 
+def is_held_out(name: str, fraction: float, seed: int) -> bool:
+    """The same decision for one name of a corpus too large to list."""
+    return _place(name, seed) < fraction
+
+
 def _place(name: str, seed: int) -> float:
     """A number in [0, 1) that belongs to a name."""
     digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gc
 import math
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,13 +20,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gpt import checkpoint
-from gpt.batches import Batches, MicroBatch, SizedBatches
+from gpt.batches import MicroBatch, SizedBatches
 from gpt.config import RunSections, TrainConfig
 from gpt.errors import Stopped, TrainingFailed, UserError
 from gpt.evaluate import Score, evaluate, summed_loss
 from gpt.model import GPT, flops_per_token
 from gpt.optim import lr_factor
 from gpt.runtime import Machine
+from gpt.signals import resume_command
 from gpt.telemetry import RunLog, progress_bar
 from gpt.tokenizer import Tokenizer
 
@@ -71,12 +70,15 @@ class Budget:
 
 @dataclass
 class Trainer:
-    """A model, what it learns from, and the run it belongs to."""
+    """A model, what it learns from, and the run it belongs to.
+
+    read: the micro-batches of a step.
+    """
 
     model: GPT
     optimizer: torch.optim.Optimizer
     peak_lr: float
-    batches: Batches
+    read: Callable[[int], list[MicroBatch]]
     validation: Callable[[], SizedBatches]
     tokenizer: Tokenizer
     config: RunSections
@@ -114,7 +116,9 @@ class Trainer:
         started = time.monotonic()
         lr = self._set_learning_rate()
         self.machine.seed_step(self.state.step)
-        batch = self.batches.step(self.state.step)
+        asked = time.monotonic()
+        batch = self.read(self.state.step)
+        waited = time.monotonic() - asked
         loss = accumulate_gradients(self.model, batch, self.machine)
         norm = clip_gradients(self.model, self.config.train.grad_clip)
         if not math.isfinite(loss + norm):
@@ -126,7 +130,8 @@ class Trainer:
         self.state.step += 1
         self.state.tokens += tokens
         self.state.elapsed_seconds = now - self._clock
-        self._report(bar, loss, lr, norm, tokens, now - started, batch[0].inputs.size(1))
+        self._report(bar, batch[0].inputs.size(1), tokens, now - started, loss=loss, lr=lr,
+                     grad_norm=norm, data_seconds=waited)
 
     def _set_learning_rate(self) -> float:
         factor = lr_factor(self.config.optim, self.state.step, self.budget.progress(self.state))
@@ -200,17 +205,18 @@ class Trainer:
         raise Stopped(f"stopped by {signal_name} at step {self.state.step}; {saved}; to continue: "
                       f"{resume_command()}")
 
-    def _report(self, bar: tqdm[Any], loss: float, lr: float, norm: float, tokens: int,
-                seconds: float, sequence_tokens: int) -> None:
+    def _report(self, bar: tqdm[Any], sequence_tokens: int, tokens: int, seconds: float,
+                **measured: float) -> None:
         """A line of metrics.jsonl, and the progress bar."""
         state, rate = self.state, tokens / seconds
         mfu = flops_per_token(self.model, sequence_tokens) * rate / self.machine.peak_flops
         if state.step % self.config.log.every_steps == 0:
             self.log.event("train", state.step, tokens=state.tokens,
-                           elapsed_seconds=state.elapsed_seconds, loss=loss, lr=lr, grad_norm=norm,
+                           elapsed_seconds=state.elapsed_seconds, **measured,
                            tokens_per_second=rate, mfu=mfu,
                            peak_memory_bytes=self.machine.peak_memory_bytes())
-        bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak", refresh=False)
+        bar.set_postfix_str(f"loss {measured['loss']:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
+                            refresh=False)
         done = state.elapsed_seconds if self.budget.seconds else state.step
         bar.update(min(done, self.budget.seconds or done) - bar.n)
 
@@ -243,8 +249,7 @@ def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine) 
     total: Tensor | float = 0.0
     for part in batch:
         with machine.autocast():
-            loss = summed_loss(model, machine.to_device(part.inputs),
-                               machine.to_device(part.targets)) / max(1, supervised)
+            loss = summed_loss(model, part.on(machine)) / max(1, supervised)
         loss.backward()
         total = total + loss.detach()
     return float(total)
@@ -259,8 +264,3 @@ def clip_gradients(model: nn.Module, limit: float) -> float:
 def is_due(step: int, every_steps: int | None) -> bool:
     """Whether something that happens every so many steps happens now."""
     return every_steps is not None and step % every_steps == 0
-
-
-def resume_command() -> str:
-    """The command that continues this run: the one that started it, but for where it began."""
-    return shlex.join(["python", *(word for word in sys.argv if "run.resume=" not in word)])

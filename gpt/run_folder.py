@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import socket
 import subprocess
@@ -17,15 +16,11 @@ from typing import Any
 
 import yaml
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from gpt import checkpoint
 from gpt.config import RunConfig, RunSections
 from gpt.errors import UserError
 from gpt.files import read_json, write_atomically, write_json
+from gpt.lock import locked
 from gpt.runtime import Machine
 
 
@@ -47,12 +42,12 @@ class RunFolder:
     def is_complete(self) -> bool:
         """Whether training reached its end, was evaluated and logged, at the newest checkpoint."""
         try:
-            last = json.loads((self.path / "metrics.jsonl").read_text().splitlines()[-1])
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            last = json.loads(lines[-1])
         except (OSError, ValueError, IndexError):
             return False
-        return (last.get("event") == "end" and "stopped_by" not in last
+        return (isinstance(last, dict) and last.get("event") == "end" and "stopped_by" not in last
                 and last.get("step") == self.state.step)
-
 
     def record(self, config: RunSections, machine: Machine) -> None:
         """Write down with what, and on what, training goes on from here."""
@@ -76,7 +71,7 @@ def open_run(config: RunSections, identity: dict[str, Any]) -> Iterator[RunFolde
     if not path.exists():
         _where_to_resume(path, config.run)  # what is wrong is said before anything is created
         path.mkdir(parents=True)
-    with _locked(path):
+    with locked(path, "choose another run.name"):
         for leftover in path.glob("*.tmp-*"):
             leftover.unlink()
         _refuse_another_run(path, identity)  # again: another process may just have made it
@@ -98,6 +93,9 @@ def _refuse_another_run(path: Path, identity: dict[str, Any]) -> None:
     if not (path / "identity.json").is_file():
         return
     there = read_json(path / "identity.json")
+    if not isinstance(there, dict):
+        raise UserError(f"{path / 'identity.json'} is damaged: it does not say what the run is; "
+                        "choose another run.name")
     different = [f"{key}: {there.get(key)} there, {identity.get(key)} asked"
                  for key in sorted(there.keys() | identity.keys())
                  if there.get(key) != identity.get(key)]
@@ -122,31 +120,6 @@ def _where_to_resume(path: Path, run: RunConfig) -> Path | None:
                         f"({newest.name}), which would be lost; choose another run.name to branch "
                         "off")
     return chosen
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the kernel releases however the process ends.
-
-    Where there is no flock (Windows), two runs in one folder are not noticed.
-    """
-    if fcntl is None:
-        yield
-        return
-    with (path / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(f"{path} is in use by {file.read().strip() or 'another process'}; wait "
-                            "for it, or choose another run.name") from error
-        except OSError:
-            print(f"warning: the file system of {path} has no locks, so a second run in this "
-                  "folder would not be noticed", file=sys.stderr)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
 
 
 def environment(machine: Machine) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -23,8 +21,10 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+from gpt.allocator import keep_freed_memory
 from gpt.config import RunConfig
 from gpt.errors import UserError
+from gpt.signals import Stop, listening
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,19 +32,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
               "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
               "RTX 3090": 71e12}
-
-
-@dataclass
-class Stop:
-    """Whether a signal has asked the run to stop."""
-
-    signal_name: str | None = None
-
-    def __call__(self, number: int, frame: Any) -> None:
-        """The signal handler: the first request saves and stops, a second leaves at once."""
-        if self.signal_name is not None:
-            os._exit(128 + number)
-        self.signal_name = signal.Signals(number).name
 
 
 @dataclass
@@ -121,18 +108,13 @@ def launch(run: RunConfig) -> Iterator[Machine]:
     if on_cuda:
         torch.set_float32_matmul_precision("high")
     machine.seed_step()
-    old = {number: signal.signal(number, machine.stop)
-           for name in ("SIGTERM", "SIGINT", "SIGUSR1") if (number := getattr(signal, name, None))}
-    try:
+    with listening(machine.stop):
         yield machine
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def training_machine(run: RunConfig) -> Machine:
     """The machine that a run asks for. Raises UserError if training cannot run there."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
                         "start it with python rather than torchrun")
     machine = choose_machine(run.device, run.dtype)
@@ -168,19 +150,6 @@ def computes_in_bfloat16(device: str) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks instead of returning them to the kernel.
-
-    A training step frees and asks for the same megabytes again and again, and every fresh page
-    costs a fault (measured: benchmarks/allocator.py). No effect except on glibc.
-    """
-    m_mmap_max, m_trim_threshold = -4, -1
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def mix_seeds(*numbers: int) -> int:

@@ -9,20 +9,28 @@ by the end-of-text token. Beside each shard, `SPLIT-00000.offsets` lists where d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gpt.errors import UserError
-from gpt.files import flush_to_disk, read_json, sha256_of, write_json
+from gpt.files import as_json, read_json, sha256_of, write_json
 from gpt.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
-SHARD_TOKENS = 100_000_000  # 200 MB as uint16
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
+
+
+_FILE_INSIDE = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 
 class _Record(BaseModel):
@@ -35,17 +43,32 @@ class ShardInfo(_Record):
     file: str = Field(pattern=r"^(train|val)-\d{5}\.bin$")
     tokens: int = Field(ge=0)
     documents: int = Field(ge=0, description="documents that start in this shard")
+    source: int | None = Field(None, ge=0, description="its place in `sources`, in a mixture")
     sha256: str
     offsets_sha256: str
 
 
-class SplitInfo(_Record):
-    """What one split holds. `bytes` is text before encoding, separators not counted."""
+class Amount(_Record):
+    """How much text. `bytes` is before encoding, separators not counted."""
 
-    documents: int = Field(ge=0)
-    tokens: int = Field(ge=0)
-    bytes: int = Field(ge=0)
+    documents: int = Field(0, ge=0)
+    tokens: int = Field(0, ge=0)
+    bytes: int = Field(0, ge=0)
+
+
+class SplitInfo(Amount):
+    """What one split holds."""
+
     shards: list[ShardInfo]
+
+
+class SourceInfo(_Record):
+    """What one source gave to each split, and its share of training, if the recipe sets one."""
+
+    path: str
+    weight: float | None = Field(None, gt=0)
+    train: Amount = Amount()
+    val: Amount = Amount()
 
 
 class TokenizerInfo(_Record):
@@ -63,11 +86,15 @@ class Manifest(_Record):
     name: str
     tokenizer: TokenizerInfo
     dtype: Literal["uint16", "uint32"]
-    splits: dict[Literal["train", "val"], SplitInfo]
+    splits: dict[Split, SplitInfo]
     recipe: dict[str, Any]
-    sources: list[str]
-    corpus: str = Field("", description="SHA-256 of the documents' names and sizes")
+    sources: list[SourceInfo]
+    corpus: str = Field("", description="SHA-256 of the files' names and sizes")
     bad_text: dict[str, int] = Field(description="documents with invalid text, by what was done")
+    cleaning: dict[str, int] = Field({}, description="documents changed or left out, by step")
+    files: dict[Annotated[str, Field(pattern=_FILE_INSIDE)], str] = Field(
+        {}, description="SHA-256 of the other files in the folder")
+    sha256: str = Field("", description="of this manifest, without this field")
 
     @field_validator("splits")
     @classmethod
@@ -78,79 +105,32 @@ class Manifest(_Record):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any token, or the tokenizer, does."""
+        """Changes when any token, the tokenizer, or a weight of the mixture does."""
         parts = [self.tokenizer.sha256]
-        parts += [shard.sha256 for name in ("train", "val") for shard in self.splits[name].shards]
+        parts += [shard.sha256 for name in SPLITS for shard in self.splits[name].shards]
+        parts += [f"{source.weight}" for source in self.sources if source.weight is not None]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-class SplitWriter:
-    """Writes one split's stream as shards, holding no more than one piece of it in memory."""
-
-    def __init__(self, folder: Path, split: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS):
-        self.folder, self.split = folder, split
-        self.dtype = dtype_for(vocab_size)
-        self.shard_tokens = shard_tokens
-        self.documents = self.tokens = self.bytes = 0
-        self._shards: list[ShardInfo] = []
-        self._open_shard()
-
-    def _open_shard(self) -> None:
-        self._path = self.folder / f"{self.split}-{len(self._shards):05d}.bin"
-        self._file = self._path.open("wb")
-        self._hash, self._in_shard = hashlib.sha256(), 0
-        self._starts: list[int] = []
-
-    def start_document(self) -> None:
-        """Note that a document begins here."""
-        if self._in_shard == self.shard_tokens:
-            self._close_shard()
-            self._open_shard()
-        self._starts.append(self._in_shard)
-        self.documents += 1
-
-    def add(self, ids: Iterable[int], text_bytes: int) -> None:
-        """Append tokens that stand for `text_bytes` bytes of text."""
-        array = np.asarray(ids, dtype=self.dtype)
-        self.bytes += text_bytes
-        while len(array):
-            if self._in_shard == self.shard_tokens:
-                self._close_shard()
-                self._open_shard()
-            part = array[:self.shard_tokens - self._in_shard]
-            data = part.tobytes()
-            self._file.write(data)
-            self._hash.update(data)
-            self._in_shard += len(part)
-            self.tokens += len(part)
-            array = array[len(part):]
-
-    def _close_shard(self) -> None:
-        self._file.close()
-        flush_to_disk(self._path)
-        offsets = self._path.with_suffix(".offsets")
-        offsets.write_bytes(np.asarray(self._starts, dtype="<u8").tobytes())
-        flush_to_disk(offsets)
-        self._shards.append(ShardInfo(
-            file=self._path.name, tokens=self._in_shard, documents=len(self._starts),
-            sha256=self._hash.hexdigest(), offsets_sha256=sha256_of(offsets)))
-
-    def close(self) -> SplitInfo:
-        """Finish the last shard and describe the split."""
-        self._close_shard()
-        return SplitInfo(documents=self.documents, tokens=self.tokens, bytes=self.bytes,
-                         shards=self._shards)
-
-
 class TokenStream:
-    """A split's shards as one sequence of ids, mapped rather than read."""
+    """A split's shards as one sequence of ids, mapped rather than read.
 
-    def __init__(self, parts: Sequence[np.ndarray]):
-        self._parts = parts
+    offsets: where documents start in each part, in tokens.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], offsets: Sequence[np.ndarray] = ()):
+        self._parts, self._offsets = parts, offsets
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @cached_property
+    def document_starts(self) -> np.ndarray:
+        """Where each document starts, (documents,) int64, in tokens from the stream's start."""
+        found = [part.astype(np.int64) + start
+                 for part, start in zip(self._offsets, self._starts[:-1], strict=True)]
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens start to stop as int64, across shard borders."""
@@ -164,6 +144,14 @@ class TokenStream:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class WeightedStream:
+    """One source of a mixture, and its share of training relative to the others."""
+
+    weight: float
+    stream: TokenStream
+
+
 class Dataset:
     """A prepared folder: its manifest, tokenizer, and the token streams `train` and `val`."""
 
@@ -174,22 +162,43 @@ class Dataset:
         if self.tokenizer.fingerprint != self.manifest.tokenizer.sha256:
             raise UserError(f"{folder}: its tokenizer is not the one its tokens were made with; "
                             "prepare the dataset again")
-        self.train = self._map("train")
-        self.val = self._map("val")
+        self.train = map_shards(folder, self.manifest, "train")
+        self.val = map_shards(folder, self.manifest, "val")
 
-    def _map(self, split: Literal["train", "val"]) -> TokenStream:
-        dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
-        parts = []
-        for shard in self.manifest.splits[split].shards:
-            path = self.folder / shard.file
-            size = path.stat().st_size if path.is_file() else -1
-            if size != shard.tokens * dtype.itemsize:
-                raise UserError(f"{path} is {'missing' if size < 0 else 'damaged'}: "
-                                f"{max(size, 0)} of {shard.tokens * dtype.itemsize} bytes are "
-                                "there; prepare the dataset again")
-            if shard.tokens:
-                parts.append(np.memmap(path, dtype=dtype, mode="r"))
-        return TokenStream(parts)
+    @property
+    def mixture(self) -> list[WeightedStream]:
+        """The training stream of each source that has a weight; empty if none has."""
+        return [WeightedStream(source.weight, map_shards(self.folder, self.manifest, "train", i))
+                for i, source in enumerate(self.manifest.sources) if source.weight is not None]
+
+
+def map_shards(folder: Path, manifest: Manifest, split: Split,
+               source: int | None = None) -> TokenStream:
+    """A split's stream, or what one source of a mixture gave to it.
+
+    Raises UserError for a file that is missing or of another size than the manifest says.
+    """
+    dtype = np.dtype(manifest.dtype).newbyteorder("<")
+    shards = [shard for shard in manifest.splits[split].shards
+              if source is None or shard.source == source]
+    return TokenStream(
+        [_mapped(folder / shard.file, dtype, shard.tokens) for shard in shards],
+        [_mapped(folder / offsets_file(shard), np.dtype("<u8"), shard.documents)
+         for shard in shards])
+
+
+def _mapped(path: Path, dtype: np.dtype, items: int) -> np.ndarray:
+    """A file as an array, in the page cache rather than in our memory."""
+    size, expected = path.stat().st_size if path.is_file() else -1, items * dtype.itemsize
+    if size != expected:
+        raise UserError(f"{path} is {'missing' if size < 0 else 'damaged'}: {max(size, 0)} of "
+                        f"{expected} bytes are there; prepare the dataset again")
+    return np.memmap(path, dtype=dtype, mode="r") if items else np.empty(0, dtype=dtype)
+
+
+def offsets_file(shard: ShardInfo) -> str:
+    """The name of the file that lists where documents start in a shard."""
+    return Path(shard.file).with_suffix(".offsets").name
 
 
 def dtype_for(vocab_size: int) -> np.dtype:
@@ -202,39 +211,50 @@ def is_dataset(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     """Read and validate dataset.json. Raises UserError naming the wrong field."""
-    if not is_dataset(folder):
+    if not (folder / name).is_file():
         raise UserError(f"there is no dataset in {folder}: it has no {MANIFEST}; prepare one with "
                         f"`python data/prepare.py FILE_OR_FOLDER tokenizer=bpe:8192 out={folder}`")
+    values = read_json(folder / name)
     try:
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST))
+        manifest = Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{folder / MANIFEST}: {where}: {first['msg']}; prepare the dataset "
+        raise UserError(f"{folder / name}: {where}: {first['msg']}; prepare the dataset "
                         "again") from error
+    if manifest.sha256 != own_hash(manifest):
+        raise UserError(f"{folder / name} is damaged: its own hash is {own_hash(manifest)}, "
+                        f"and it says {manifest.sha256}; prepare the dataset again")
     return manifest
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest, name: str = MANIFEST) -> None:
     """Write dataset.json: from now on the folder is a dataset."""
-    write_json(folder / MANIFEST, manifest.model_dump())
+    whole = manifest.model_copy(update={"sha256": own_hash(manifest)})
+    write_json(folder / name, whole.model_dump())
+
+
+def own_hash(manifest: Manifest) -> str:
+    """SHA-256 of all that a manifest says, but for this hash itself."""
+    said = json.dumps(manifest.model_dump(exclude={"sha256"}), sort_keys=True)
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def verify_dataset(folder: Path) -> list[str]:
     """Compare every file with its recorded SHA-256; returns the damaged or missing ones."""
-    manifest = read_manifest(folder)
-    damaged = []
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            offsets = Path(shard.file).with_suffix(".offsets").name
-            for name, expected in ((shard.file, shard.sha256), (offsets, shard.offsets_sha256)):
-                path = folder / name
-                if not path.is_file() or sha256_of(path) != expected:
-                    damaged.append(name)
     try:
-        intact = Tokenizer.load(folder / "tokenizer").fingerprint == manifest.tokenizer.sha256
+        manifest = read_manifest(folder)
+        intact = (folder / MANIFEST).read_bytes() == as_json(manifest.model_dump()).encode()
     except UserError:
         intact = False
-    return damaged if intact else [*damaged, "tokenizer/"]
+    if not intact:
+        return [MANIFEST]
+    expected = dict(manifest.files)
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            expected[shard.file] = shard.sha256
+            expected[offsets_file(shard)] = shard.offsets_sha256
+    return [name for name, sha256 in expected.items()
+            if not (folder / name).is_file() or sha256_of(folder / name) != sha256]

@@ -16,7 +16,7 @@ from gpt.errors import UserError
 from gpt.files import write_atomically
 
 
-def progress_bar(what: str, total: float, unit: str, **settings: Any) -> tqdm[Any]:
+def progress_bar(what: str, total: float | None, unit: str, **settings: Any) -> tqdm[Any]:
     """A progress bar on standard error; in a log file it writes a line now and then."""
     interactive = sys.stderr.isatty()
     return tqdm(total=total, desc=what, unit=unit, unit_scale=unit in ("B", "tok"), ascii=" ━",

@@ -13,8 +13,10 @@ import base64
 import hashlib
 import json
 import re
+from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +24,19 @@ import numpy as np
 import tiktoken
 
 from gpt.errors import UserError
+from gpt.fast_encoding import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, FastEncoding
+from gpt.files import naming
 
 END_OF_TEXT = "<|endoftext|>"
 NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
-SPECIFICATIONS = f"byte, char, bpe:N, {', '.join(NAMED)}, or a .tiktoken file"
+SPECIFICATIONS = (f"byte, char, bpe:N, {', '.join(NAMED)}, a .tiktoken file, or the tokenizer "
+                  "folder of a dataset or checkpoint")
 
-# Contractions, words with the character before them, up to three digits, punctuation, white space.
-# Written so that tiktoken and `tokenizers` read it alike.
-BPE_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-               r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 ONE_CHARACTER = r"(?s:.)"
 
 # What a .tiktoken file does not carry, by its number of ranks: (pattern, id of <|endoftext|>).
-_GPT2_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
-                 r"|\s++$|\s+(?!\S)|\s")
-_CL100K_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-                   r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
-_O200K_PATTERN = "|".join([
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
-_KNOWN_FILES = {50_256: (_GPT2_PATTERN, 50_256), 50_280: (_GPT2_PATTERN, 50_256),
-                100_256: (_CL100K_PATTERN, 100_257), 199_998: (_O200K_PATTERN, 199_999)}
+_KNOWN_FILES = {50_256: (GPT2_PATTERN, 50_256), 50_280: (GPT2_PATTERN, 50_256),
+                100_256: (CL100K_PATTERN, 100_257), 199_998: (O200K_PATTERN, 199_999)}
 
 # Longer runs of white space would overflow the stack of tiktoken's regular expressions.
 _LONG_BLANK = re.compile(r"\s{4096}")
@@ -59,10 +50,17 @@ class Tokenizer:
         if missing:
             raise UserError(f"tokenizer {spec}: {len(missing)} of the 256 single bytes have no "
                             "token, so not every text could be encoded; use another rank file")
+        if END_OF_TEXT not in specials:
+            raise UserError(f"tokenizer {spec}: it has no {END_OF_TEXT}, which ends documents; use "
+                            "another one")
         self.spec = spec
         self.ranks, self.pattern, self.specials = ranks, pattern, specials
         self._encoding = tiktoken.Encoding(spec, pat_str=pattern, mergeable_ranks=ranks,
                                            special_tokens=specials)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes that encode: what it is made of."""
+        return Tokenizer, (self.spec, self.ranks, self.pattern, self.specials)
 
     @property
     def vocab_size(self) -> int:
@@ -73,6 +71,10 @@ class Tokenizer:
     def end_of_text(self) -> int:
         """The id that separates documents and ends answers; no text encodes to it."""
         return self.specials[END_OF_TEXT]
+
+    @cached_property
+    def _fast_encoding(self) -> FastEncoding | None:
+        return FastEncoding.of(self.pattern, self.ranks)
 
     @cached_property
     def _ids(self) -> set[int]:
@@ -90,7 +92,23 @@ class Tokenizer:
         if not text.isascii() and _SURROGATE.search(text):
             text = _NO_BYTE.sub("\ufffd", text)
             return self.encode_bytes(text.encode("utf-8", "surrogateescape"))
-        return [i for part in _tame(text) for i in self._encoding.encode_ordinary(part)]
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """`encode` for a text without lone surrogates, (n,) uint32."""
+        return self.encode_arrays([text])[0]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode_array` for each of several texts; many short ones cost little more than one."""
+        fast = self._fast_encoding
+        found = fast.encode_all(texts) if fast is not None else [None] * len(texts)
+        return [self._encode_plainly(text) if ids is None else ids
+                for text, ids in zip(texts, found, strict=True)]
+
+    def _encode_plainly(self, text: str) -> np.ndarray:
+        parts = [self._encoding.encode_to_numpy(part, disallowed_special=())
+                 for part in _tame(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes; those that are not UTF-8 become single-byte tokens."""
@@ -101,14 +119,6 @@ class Tokenizer:
             else:
                 ids += [self.ranks[bytes([b])] for b in part.encode("utf-8", "surrogateescape")]
         return ids
-
-    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        """`encode` for many valid texts at once, on several threads."""
-        parts = [_tame(text) for text in texts]
-        flat = self._encoding.encode_ordinary_batch([p for ps in parts for p in ps],
-                                                    num_threads=threads)
-        encoded = iter(flat)
-        return [[i for _ in ps for i in next(encoded)] for ps in parts]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that tokens stand for. Raises UserError for an id that is no token."""
@@ -136,8 +146,11 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         meta = {"format_version": 1, "spec": self.spec, "pattern": self.pattern,
                 "specials": self.specials, "sha256": self.fingerprint}
-        (folder / "encoding.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        (folder / "ranks.tiktoken").write_bytes(_rank_lines(self.ranks))
+        files = {"encoding.json": (json.dumps(meta, indent=2) + "\n").encode(),
+                 "ranks.tiktoken": _rank_lines(self.ranks)}
+        for name, data in files.items():
+            with naming(folder / name):
+                (folder / name).write_bytes(data)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -172,8 +185,9 @@ def _tame(text: str) -> list[str]:
 
 def _rank_lines(ranks: dict[bytes, int]) -> bytes:
     """tiktoken's file format: base64 of the token, a space, its rank."""
-    ordered = sorted(ranks.items(), key=lambda item: item[1])
-    return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)
+    ordered = sorted(ranks.items(), key=itemgetter(1))
+    return b"".join([b"%b %d\n" % (b2a_base64(token, newline=False), rank)
+                     for token, rank in ordered])
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
@@ -218,15 +232,19 @@ def build_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
         return _tiktoken_named(spec)
     if spec.endswith(".tiktoken"):
         return _from_rank_file(Path(spec))
+    if (Path(spec) / "encoding.json").is_file():
+        return Tokenizer.load(Path(spec))
     raise UserError(f"unknown tokenizer '{spec}': choose {SPECIFICATIONS}")
 
 
 def _characters(texts: Iterable[str]) -> Tokenizer:
     """The corpus's characters in code-point order, then the bytes that none of them is."""
-    seen = sorted(set().union(*map(set, texts)))
-    tokens = [character.encode() for character in seen]
-    tokens += [bytes([b]) for b in range(256) if bytes([b]) not in set(tokens)]
-    ranks = {token: i for i, token in enumerate(tokens)}
+    seen: set[str] = set()
+    for text in texts:
+        seen.update(text)
+    ranks = {character.encode(): i for i, character in enumerate(sorted(seen))}
+    for b in range(256):
+        ranks.setdefault(bytes([b]), len(ranks))
     return Tokenizer("char", ranks, ONE_CHARACTER, {END_OF_TEXT: len(ranks)})
 
 

@@ -6,6 +6,7 @@ train.py and finetune.py each describe a Task, and share everything after that.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from gpt import checkpoint
 from gpt.batches import Batches, SizedBatches
+from gpt.batches.read_ahead import ReadAhead
 from gpt.config import ModelConfig, RunSections
 from gpt.errors import UserError
 from gpt.evaluate import Score
@@ -36,6 +38,7 @@ class Task:
 
     batches and validation take the micro-batch size, which is chosen for the machine.
     identity: what the result rests on; a run folder with another identity is refused.
+    loader_workers: threads that read batches ahead.
     """
 
     model: ModelConfig
@@ -45,6 +48,7 @@ class Task:
     validation: Callable[[int], SizedBatches]
     identity: dict[str, Any]
     evaluate_first: bool = False
+    loader_workers: int = 0
 
 
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
@@ -71,17 +75,15 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         if run.resume_from is not None:
             state = checkpoint.load_training(run.resume_from, model, optimizer)
         log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step)
-        try:
+        with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
             log.say(_opening_lines(run, model, lr, micro_batch_size, config, machine))
-            trainer = Trainer(model, optimizer, lr, batches,
+            trainer = Trainer(model, optimizer, lr, ahead.step,
                               lambda: task.validation(micro_batch_size), task.tokenizer, config,
                               budget, machine, run.path, log, state,
                               _sampler(model, task.tokenizer, machine), task.evaluate_first)
             score = trainer.run()
             log.say(f"done; sample from it with: python sample.py {run.path}")
             return score
-        finally:
-            log.close()
 
 
 def _build(task: Task, config: RunSections,

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gpt.cli import field_paths, parse_command_line, split_arguments
+from gpt.cli import field_paths, help_text, parse_command_line, split_arguments
 from gpt.config import FinetuneConfig, PretrainConfig
 from gpt.errors import Stopped, TrainingFailed, UserError, run_command
 from gpt.strict_yaml import load_text
@@ -82,6 +83,23 @@ def test_text_with_an_equals_sign_is_kept_whole_and_a_file_may_have_one_in_its_n
     assert parse("run.out_dir=a=b").config.run.out_dir == "a=b"
     Path("a=b").write_text("")
     assert split_arguments(["a=b", "c=d"]) == (["a=b"], {"c": "d"})
+
+
+@pytest.mark.parametrize("word", ["https://host/a?b=c", "s3://bucket/x=1/*.gz", "data/a=b.txt",
+                                  "hf://datasets/o/n/lang=en", "=x", "1=2"])
+def test_what_cannot_be_a_field_before_an_equals_sign_is_a_word(word):
+    assert split_arguments([word, "c=d"]) == ([word], {"c": "d"})
+
+
+def test_an_address_may_be_the_value_of_a_field():
+    assert split_arguments(["sources.0.path=https://host/a?b=c", "--x.y", "s3://b/c=d"]) == (
+        [], {"sources.0.path": "https://host/a?b=c", "x.y": "s3://b/c=d"})
+
+
+@pytest.mark.parametrize("words", [["--train-steps=5"], ["--train-steps", "5"]])
+def test_an_option_that_is_no_field_is_refused_as_one_and_not_taken_for_a_file(words):
+    assert refusal(*words) == (
+        "command line: there is no field train-steps; did you mean train.steps?")
 
 
 def test_an_override_may_be_longer_than_a_file_name():
@@ -176,6 +194,56 @@ def test_a_dotted_key_in_the_file_is_explained():
 
 def test_fields_that_do_not_fit_together_are_blamed_on_who_set_them():
     assert refusal("model.n_head=7").startswith("command line: model: n_embd (768) must be")
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    format: str = "auto"
+    weight: float | None = None
+
+
+class Listing(BaseModel):
+    """A configuration with a list of sections."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Item] = Field(description="some of them")
+    split: str = "auto"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Listing:
+        if len({item.path for item in self.items}) < len(self.items):
+            raise ValueError("a path stands twice")
+        return self
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("items:\n- path: a\n- path: b\n  formatt: text\n",
+     "small.yaml, line 4: there is no field items.1.formatt; did you mean items.1.format?"),
+    ("items:\n- path: a\n  weight: heavy\n",
+     "small.yaml, line 3: items.0.weight: input should be a valid number, unable to parse string "
+     "as a number (given: 'heavy')"),
+    ("items:\n- format: text\n",
+     "items.0.path is missing: give items.0.path=VALUE, or set it in the YAML file"),
+    ("items:\n- a\n", "small.yaml, line 2: items.0: input should be a valid dictionary or "
+                      "instance of Item (given: 'a')"),
+    ("items:\n- path: a\n- path: a\n",
+     "small.yaml, line 1: the configuration: a path stands twice")])
+def test_a_mistake_inside_a_list_is_named_with_its_place_and_line(text, line):
+    assert refusal(text=text, schema=Listing) == line
+
+
+def test_what_does_not_fit_together_is_blamed_on_the_command_line_if_that_said_any_of_it():
+    assert refusal("split=x", text="items:\n- path: a\n- path: a\n", schema=Listing) == (
+        "command line: the configuration: a path stands twice")
+
+
+def test_help_lists_the_fields_of_the_items_of_a_list():
+    told = help_text(Listing, "usage")
+    assert "\n  items                          list of Item; required\n" in told
+    assert "\n  items.N.format                 text; default \"auto\"" in told
 
 
 @pytest.mark.parametrize("schema", [PretrainConfig, FinetuneConfig])

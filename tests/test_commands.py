@@ -219,9 +219,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, m
     monkeypatch.chdir(workplace)
     real, calls = loop.summed_loss, []
 
-    def poisoned(model, inputs, targets):
+    def poisoned(model, batch):
         calls.append(1)
-        return real(model, inputs, targets) * (float("nan") if len(calls) == 4 else 1.0)
+        return real(model, batch) * (float("nan") if len(calls) == 4 else 1.0)
 
     monkeypatch.setattr(loop, "summed_loss", poisoned)
     arguments = ["data.dataset=data/c", "run.name=nan", *SMALL, "checkpoint.every_steps=1"]

@@ -16,7 +16,8 @@ SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 REQUIRED = {"pretrain": {"data": {"dataset": "x"}},
             "finetune": {"finetune": {"from": "runs/a", "data": "a.jsonl"}}}
 FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_paths(schema)]
-SWITCHES = {"run.compile", "model.qk_norm", "model.bias", "model.tie_embeddings"}
+SWITCHES = {"run.compile", "model.qk_norm", "model.bias", "model.tie_embeddings",
+            "data.isolate_documents"}
 
 
 def build(kind: str = "pretrain", /, **given):
@@ -56,6 +57,8 @@ def test_numbers_are_finite_numbers(path, value):
 
 
 @pytest.mark.parametrize(("path", "accepted", "refused"), [
+    ("data.packing", ["windows", "documents"], ["rows", None]),
+    ("data.loader_workers", [0, 1, 256], [-1, 257, 0.5]),
     ("model.n_layer", [1, 1024], [0, -1, 1025, 10**9, 1.5]),
     ("model.block_size", [1, 2**24], [0, 2**24 + 1]),
     ("model.vocab_size", [1, None, 2**24], [0, 2**24 + 1, 2**70]),

@@ -52,7 +52,8 @@ def test_a_wrong_command_would_have_been_noticed(monkeypatch):
 
 def test_files_that_are_named_exist():
     made = {"metrics.jsonl", "train.log", "samples.jsonl", "config.yaml", "environment.json",
-            "identity.json", "dataset.json", "encoding.json", "ranks.tiktoken", "task.jsonl"}
+            "identity.json", "dataset.json", "encoding.json", "ranks.tiktoken", "task.jsonl",
+            "bad_text.jsonl", "overlap.json"}
     for page in PAGES:
         for name in re.findall(r"`([\w/.-]+\.(?:py|yaml|json|md|txt|jsonl|log|tiktoken))`",
                                page.read_text()):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.batches import IGNORE
+from gpt.batches import IGNORE, Batches, Shuffled
+from gpt.batches.order import Order
 from gpt.errors import UserError
 from gpt.evaluate import evaluate
 from gpt.finetuning import (
@@ -78,7 +79,7 @@ def test_an_epoch_of_rows_reads_each_once_whatever_the_batch():
     rows, _ = encode_records([Record("p", chr(97 + i)) for i in range(12)], BYTES, 8)
     orders = []
     for batch_size, micro in ((3, 3), (4, 1), (12, 5)):
-        data = Rows(rows, batch_size, micro, seed=3)
+        data = Batches(Shuffled(Rows(rows), 3), Order(batch_size, micro))
         parts = [part for step in range(12 // batch_size) for part in data.step(step)]
         orders.append([int(row[1]) for part in parts for row in part.inputs])
     assert orders[0] == orders[1] == orders[2]

@@ -14,10 +14,10 @@ SCRIPTS = {"train", "finetune", "sample"}
 # Lowest first. A part imports only what stands in a line above its own.
 LAYERS = [
     ["errors"],
-    ["files", "strict_yaml", "config", "holdout"],
+    ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals", "fast_encoding"],
     ["runtime", "tokenizer", "cli"],
     ["shards", "model"],
-    ["batches", "optim", "checkpoint", "telemetry"],
+    ["batches", "optim", "checkpoint", "telemetry", "shard_writer"],
     ["evaluate", "generation", "finetuning"],
     ["language_model", "loop"],
     ["plan", "run_folder"],
@@ -25,7 +25,9 @@ LAYERS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-DATA_LAYERS = [["recipe", "sources"], ["split"], ["prepare", "docstrings"]]
+DATA_LAYERS = [["bad_text", "recipe"], ["files"], ["streams"], ["text", "json_values"], ["records"],
+               ["corpus"], ["parts", "split"], ["encode", "journal"], ["writing"], ["making"],
+               ["overlap"], ["finishing"], ["prepare", "docstrings"]]
 DATA_LEVEL = {part: level for level, parts in enumerate(DATA_LAYERS) for part in parts}
 
 

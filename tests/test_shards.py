@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt.__main__ import main as command
 from gpt.errors import UserError
 from gpt.files import flush_to_disk, read_json, sha256_of, write_atomically, write_json
+from gpt.shard_writer import SplitWriter
 from gpt.shards import (
     Dataset,
     Manifest,
-    SplitWriter,
+    SourceInfo,
     TokenizerInfo,
     TokenStream,
-    dtype_for,
     is_dataset,
     read_manifest,
     verify_dataset,
@@ -43,13 +44,16 @@ def write_dataset(folder: Path, shard_tokens: int = 10**6) -> Dataset:
         writer = SplitWriter(folder, split, tokenizer.vocab_size, shard_tokens)
         for text in documents:
             writer.start_document()
-            writer.add([*tokenizer.encode_bytes(text), tokenizer.end_of_text], len(text))
+            writer.add(np.array([*tokenizer.encode_bytes(text), tokenizer.end_of_text]), len(text))
         splits[split] = writer.close()
     info = TokenizerInfo(spec="byte", sha256=tokenizer.fingerprint,
                          vocab_size=tokenizer.vocab_size)
+    (folder / "bad_text.jsonl").write_text('{"file": "a"}\n')
+    names = ["bad_text.jsonl", "tokenizer/encoding.json", "tokenizer/ranks.tiktoken"]
     write_manifest(folder, Manifest(
-        format_version=1, name="tiny", tokenizer=info, dtype="uint16", splits=splits, recipe={},
-        sources=["memory"], bad_text={}))
+        format_version=1, name="tiny", tokenizer=info, dtype="uint16", splits=splits,
+        recipe={"tokenizer": "byte", "min": 1e-07}, sources=[SourceInfo(path="é", weight=1e-05)],
+        bad_text={"skipped": 1}, files={name: sha256_of(folder / name) for name in names}))
     return Dataset(folder)
 
 
@@ -64,9 +68,9 @@ def edit_manifest(folder: Path, edit) -> None:
     (folder / "dataset.json").write_text(json.dumps(value))
 
 
-def flip_bit(path: Path, at: int) -> None:
+def flip_bit(path: Path, at: int, bit: int = 0) -> None:
     data = bytearray(path.read_bytes())
-    data[at] ^= 1
+    data[at] ^= 1 << bit
     path.write_bytes(data)
 
 
@@ -77,24 +81,6 @@ def test_a_dataset_reads_back_as_documents_separated_by_end_of_text(tmp_path):
         info = dataset.manifest.splits[split]
         assert (info.documents, info.tokens, info.bytes) == (
             len(DOCUMENTS[split]), len(stream_of(split)), sum(map(len, DOCUMENTS[split])))
-
-
-@pytest.mark.parametrize(("vocab_size", "dtype"), [
-    (257, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (2**24, "<u4")])
-def test_ids_are_two_bytes_wide_if_the_vocabulary_allows_it(vocab_size, dtype, tmp_path):
-    assert dtype_for(vocab_size) == np.dtype(dtype)
-    writer = SplitWriter(tmp_path, "train", vocab_size)
-    writer.add([1, vocab_size - 1], 2)
-    writer.close()
-    width = np.dtype(dtype).itemsize
-    assert (tmp_path / "train-00000.bin").read_bytes() == (
-        b"\1".ljust(width, b"\0") + (vocab_size - 1).to_bytes(width, "little"))
-
-
-def test_an_id_that_does_not_fit_is_never_written_as_another(tmp_path):
-    writer = SplitWriter(tmp_path, "train", 65_536)
-    with pytest.raises(OverflowError):
-        writer.add([65_536], 1)
 
 
 @pytest.mark.parametrize("shard_tokens", [1, 2, 3, 7, 15, 16, 100])
@@ -172,15 +158,18 @@ def test_recorded_hashes_are_those_of_the_files(tmp_path):
         assert shard.offsets_sha256 == hashlib.sha256(offsets).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["train-00001.bin", "val-00000.bin", "train-00000.offsets"])
+@pytest.mark.parametrize("name", [
+    "train-00001.bin", "val-00000.bin", "train-00000.offsets", "dataset.json", "bad_text.jsonl",
+    "tokenizer/encoding.json"])
 def test_a_flipped_bit_is_found_and_its_file_named(name, tmp_path):
-    write_dataset(tmp_path / "d", 10)
+    write_dataset(tmp_path / "d", 10 if name.endswith(("bin", "offsets")) else 100)
     path = tmp_path / "d" / name
     assert verify_dataset(tmp_path / "d") == []
     for at in range(path.stat().st_size):
-        flip_bit(path, at)
-        assert verify_dataset(tmp_path / "d") == [name]
-        flip_bit(path, at)
+        bit = 5 if path.read_bytes()[at] == ord("e") else at % 8  # 1e-05 and 1E-05 are one number
+        flip_bit(path, at, bit)
+        assert verify_dataset(tmp_path / "d") == [name], (at, bit)
+        flip_bit(path, at, bit)
     assert verify_dataset(tmp_path / "d") == []
 
 
@@ -188,9 +177,36 @@ def test_a_flipped_bit_is_found_and_its_file_named(name, tmp_path):
 def test_a_damaged_tokenizer_is_found_and_named(name, tmp_path):
     write_dataset(tmp_path / "d")
     flip_bit(tmp_path / "d/tokenizer" / name, 20)
-    assert verify_dataset(tmp_path / "d") == ["tokenizer/"]
+    assert verify_dataset(tmp_path / "d") == [f"tokenizer/{name}"]
     with pytest.raises(UserError, match="tokenizer"):
         Dataset(tmp_path / "d")
+
+
+def test_verify_says_what_it_found_and_leaves_with_code_one(tmp_path, capsys):
+    write_dataset(tmp_path / "d")
+    command(["verify", str(tmp_path / "d")])
+    assert capsys.readouterr().out == f"{tmp_path / 'd'}: sound\n"
+    flip_bit(tmp_path / "d/val-00000.bin", 3)
+    flip_bit(tmp_path / "d/bad_text.jsonl", 3)
+    with pytest.raises(SystemExit, match="1"):
+        command(["verify", str(tmp_path / "d")])
+    assert capsys.readouterr().out == f"{tmp_path / 'd'}: bad_text.jsonl; val-00000.bin\n"
+    with pytest.raises(UserError, match="is no dataset, run or checkpoint"):
+        command(["verify", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", [
+    "../x", "/etc/passwd", "a/../x", "tokenizer/../../x", "", ".", "a//b", "x\n", "a\0b",
+    "tokenizer/.x", "~/x", "a\\b"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(name, tmp_path):
+    folder = tmp_path / "d"
+    manifest = write_dataset(folder).manifest
+    (tmp_path / "x").write_text("outside")
+    hostile = manifest.model_copy(update={"files": {name: "0" * 64}})
+    write_manifest(folder, hostile)  # its own hash fits
+    with pytest.raises(UserError, match=r"dataset\.json: files\."):
+        Dataset(folder)
+    assert verify_dataset(folder) == ["dataset.json"]
 
 
 def test_a_missing_file_is_found_and_named(tmp_path):
@@ -198,8 +214,8 @@ def test_a_missing_file_is_found_and_named(tmp_path):
     (tmp_path / "d/val-00000.bin").unlink()
     (tmp_path / "d/train-00000.offsets").unlink()
     assert verify_dataset(tmp_path / "d") == ["train-00000.offsets", "val-00000.bin"]
-    with pytest.raises(UserError, match=r"val-00000\.bin is missing: 0 of \d+ bytes are there; "
-                                        "prepare the dataset again"):
+    with pytest.raises(UserError, match=r"train-00000\.offsets is missing: 0 of \d+ bytes are "
+                                        "there; prepare the dataset again"):
         Dataset(tmp_path / "d")
 
 
@@ -221,7 +237,8 @@ def test_another_tokenizer_in_the_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="its tokenizer is not the one its tokens were made with; "
                                         "prepare the dataset again"):
         Dataset(tmp_path / "d")
-    assert verify_dataset(tmp_path / "d") == ["tokenizer/"]
+    assert set(verify_dataset(tmp_path / "d")) == {"tokenizer/encoding.json",
+                                                   "tokenizer/ranks.tiktoken"}
 
 
 def test_the_fingerprint_changes_with_any_token(tmp_path, monkeypatch):
@@ -263,8 +280,9 @@ def test_a_manifest_that_is_none_is_refused_with_the_field(edit, where, tmp_path
 
 
 def test_a_manifest_that_lies_about_sizes_is_refused(tmp_path):
-    write_dataset(tmp_path / "d")
-    edit_manifest(tmp_path / "d", lambda value: first_shard(value).update(tokens=2**60))
+    manifest = write_dataset(tmp_path / "d").manifest
+    manifest.splits["train"].shards[0].tokens = 2**60
+    write_manifest(tmp_path / "d", manifest)
     with pytest.raises(UserError, match=rf"damaged: \d+ of {2**61} bytes are there"):
         Dataset(tmp_path / "d")
 

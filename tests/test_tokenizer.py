@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sysconfig
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from gpt.errors import UserError
+from gpt.fast_encoding import MARKS
 from gpt.tokenizer import (
     BPE_PATTERN,
     END_OF_TEXT,
@@ -75,7 +78,7 @@ def test_any_text_survives_a_round_trip_by_every_way_of_encoding_it(tokenizer, t
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.encode_bytes(text.encode()) == ids
-    assert tokenizer.encode_batch([text, "x", text], 2) == [ids, tokenizer.encode("x"), ids]
+    assert tokenizer.encode_array(text).tolist() == ids
     assert all(0 <= i < tokenizer.vocab_size for i in ids)
 
 
@@ -98,7 +101,7 @@ def test_any_other_lone_surrogate_becomes_a_replacement_character(text):
 @example(text=f"a {END_OF_TEXT}\n{END_OF_TEXT}{END_OF_TEXT}")
 def test_text_never_becomes_a_control_token(tokenizer, text):
     for ids in (tokenizer.encode(text), tokenizer.encode_bytes(text.encode() + b"\xff"),
-                *tokenizer.encode_batch([text], 1)):
+                tokenizer.encode_array(text)):
         assert tokenizer.end_of_text not in ids
 
 
@@ -203,13 +206,37 @@ def test_a_million_line_breaks_encode(tokenizer, unit):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_long_blanks_are_cut_where_short_ones_are_not(bpe):
-    assert bpe.encode("a" + " " * 4000 + "b") == bpe._encoding.encode_ordinary(
-        "a" + " " * 4000 + "b")
-    blanks = " " * 10_000
-    whole = bpe.encode(f"a{blanks}b")
-    assert whole == (bpe.encode("a" + " " * 4096) + bpe.encode(" " * 4096)
-                     + bpe.encode(" " * (10_000 - 2 * 4096) + "b"))
+@pytest.mark.parametrize("marks", ["", MARKS])
+def test_long_blanks_are_whole_unless_only_the_slow_way_is_left(bpe, marks):
+    """All eight marks in a text shut the fast way; there, a run over 4096 blanks is cut."""
+    short, long = f"a{' ' * 4000}b{marks}", f"a{' ' * 10_000}b{marks}"
+    assert bpe.encode(short) == bpe._encoding.encode_ordinary(short)
+    parts = ["a" + " " * 4096, " " * 4096, " " * (10_000 - 2 * 4096) + "b" + marks]
+    whole = [*bpe.encode("a"), *bpe._encoding._encode_single_piece(" " * 9_999), *bpe.encode(" b")]
+    cut = [i for part in parts for i in bpe.encode(part)]
+    assert bpe.encode(long) == (cut if marks else whole)
+    assert bpe.decode(bpe.encode(long)) == long
+
+
+@SEEDED
+@given(text=st.text() | AWKWARD | st.lists(st.sampled_from([*MARKS, " ", "\n", "a"])).map("".join))
+def test_ids_are_tiktokens_own_for_every_text(tokenizer, text):
+    assert tokenizer.encode(text) == tokenizer._encoding.encode_ordinary(text)
+    assert tokenizer.encode_array(text).dtype == np.uint32
+
+
+def test_characters_are_gathered_one_text_at_a_time():
+    def texts() -> Iterator[str]:
+        """So many that the sets of their characters at once would take 43 MB."""
+        for i in range(200_000):
+            yield "ab" if i % 2 else "bc"
+
+    tracemalloc.start()
+    try:
+        assert build_tokenizer("char", texts()).encode("abc") == [0, 1, 2]
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("wrong", [257, 10**6, -1, 2**32, 2**70])
@@ -232,7 +259,8 @@ def test_ids_may_be_numpy_integers(bpe):
     ("bpe:256", "bpe:256: the size must lie in 257 (the bytes and <|endoftext|>) to 1048576"),
     ("bpe:1048577", "bpe:1048577: the size must lie in 257 "),
     ("bpe:", "unknown tokenizer 'bpe:': choose byte, char, bpe:N, gpt2, r50k_base, p50k_base, "
-             "cl100k_base, o200k_base, or a .tiktoken file"),
+             "cl100k_base, o200k_base, a .tiktoken file, or the tokenizer folder of a dataset or "
+             "checkpoint"),
     ("bpe:-5", "unknown tokenizer 'bpe:-5': choose byte"),
     ("GPT2", "unknown tokenizer 'GPT2': choose byte"),
     ("", "unknown tokenizer '': choose byte"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from gpt.batches.text import TokenizedText
 from gpt.config import ModelConfig
 from gpt.model import GPT
 from gpt.runtime import Machine
@@ -63,6 +65,26 @@ def stream_of(*lengths: int) -> TokenStream:
     """A stream of counting tokens, in shards of these lengths."""
     tokens = np.arange(sum(lengths), dtype=np.uint16)
     return TokenStream(np.split(tokens, np.cumsum(lengths)[:-1]))
+
+
+END = 10**6  # end-of-text in the corpora below
+
+
+def tokenized(tokens: Sequence[int] | np.ndarray, vocab_size: int = END + 1,
+              end_of_text: int = END) -> TokenizedText:
+    """A text of these tokens in two shards; documents end with end_of_text."""
+    tokens = np.asarray(tokens, dtype=np.int64)
+    starts = np.append(0, np.flatnonzero(tokens == end_of_text) + 1)
+    starts = starts[starts < len(tokens)].astype("<u8")
+    cut = len(tokens) // 3
+    offsets = [starts[starts < cut], starts[starts >= cut] - np.uint64(cut)]
+    stream = TokenStream([tokens[:cut], tokens[cut:]], offsets)
+    return TokenizedText(stream, vocab_size, end_of_text, "the text")
+
+
+def counting_text(length: int) -> TokenizedText:
+    """0, 1, 2, …, so that a token is its own position."""
+    return tokenized(np.arange(length))
 
 
 def run_script(script: str, *arguments: object, cwd: Path, stdin: str | bytes = b"",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gpt.batches import IGNORE, MicroBatch, sequence_order
+from gpt.batches import IGNORE, MicroBatch
 from gpt.errors import UserError
 from gpt.finetuning.records import Record
 from gpt.holdout import held_out_names
@@ -48,16 +48,13 @@ def _encode(record: Record, tokenizer: Tokenizer) -> Row:
 
 
 class Rows:
-    """Fine-tuning batches. Rows are padded to the longest of their micro-batch, on the right,
+    """Fine-tuning sequences. Those read together are padded to the longest of them, on the right,
     where causal attention cannot see it."""
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, micro_batch_size: int, seed: int):
-        self._rows, self._seed = rows, seed
-        self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
+    def __init__(self, rows: Sequence[Row]):
+        self._rows = rows
 
-    @property
-    def sequences_per_epoch(self) -> int:
-        """Rows in the training set."""
+    def __len__(self) -> int:
         return len(self._rows)
 
     @property
@@ -65,25 +62,28 @@ class Rows:
         """The mean length of a row."""
         return sum(len(row.tokens) - 1 for row in self._rows) / len(self._rows)
 
-    def step(self, step: int) -> list[MicroBatch]:
-        """The global batch of one step."""
-        indices = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-        order = sequence_order(indices, len(self._rows), self._seed)
-        return list(padded_batches([self._rows[i] for i in order], self._micro_batch_size))
+    def read(self, numbers: np.ndarray) -> MicroBatch:
+        """These rows side by side."""
+        return side_by_side([self._rows[number] for number in numbers])
 
 
 def padded_batches(rows: Sequence[Row], size: int) -> Iterator[MicroBatch]:
     """Rows in their order, `size` at a time."""
-    for chosen in (rows[i:i + size] for i in range(0, len(rows), size)):
-        width = max(len(row.tokens) for row in chosen) - 1
-        inputs = np.zeros((len(chosen), width), dtype=np.int64)
-        targets = np.full((len(chosen), width), IGNORE, dtype=np.int64)
-        for i, row in enumerate(chosen):
-            inputs[i, :len(row.tokens) - 1] = row.tokens[:-1]
-            supervised = slice(row.prompt_tokens - 1, len(row.tokens) - 1)
-            targets[i, supervised] = row.tokens[row.prompt_tokens:]
-        tokens = sum(len(row.tokens) - 1 for row in chosen)
-        yield MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens)
+    for first in range(0, len(rows), size):
+        yield side_by_side(rows[first:first + size])
+
+
+def side_by_side(rows: Sequence[Row]) -> MicroBatch:
+    """Rows as one micro-batch, as wide as the longest of them."""
+    width = max(len(row.tokens) for row in rows) - 1
+    inputs = np.zeros((len(rows), width), dtype=np.int64)
+    targets = np.full((len(rows), width), IGNORE, dtype=np.int64)
+    for i, row in enumerate(rows):
+        inputs[i, :len(row.tokens) - 1] = row.tokens[:-1]
+        supervised = slice(row.prompt_tokens - 1, len(row.tokens) - 1)
+        targets[i, supervised] = row.tokens[row.prompt_tokens:]
+    tokens = sum(len(row.tokens) - 1 for row in rows)
+    return MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens)
 
 
 def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:

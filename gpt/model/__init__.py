@@ -1,4 +1,7 @@
-"""The Transformer, bottom-up: embedding → attention → feedforward → block → gpt, and the cache."""
+"""The Transformer, bottom-up: embedding → attention → feedforward → block → gpt.
+
+Beside them: isolation (documents that share a row) and the cache of generation.
+"""
 
 from gpt.model.cache import KVCache
 from gpt.model.gpt import GPT

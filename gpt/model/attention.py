@@ -28,11 +28,12 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
-                cache: LayerCache | None = None) -> Tensor:
+                cache: LayerCache | None = None, visible: Tensor | None = None) -> Tensor:
         """Let each position read itself and everything before it.  (B, T, C) -> (B, T, C)
 
         rotation: cosine and sine of each position (RoPE), or None.
         cache: keys and values of the tokens before x; None when x is the whole sequence.
+        visible: (B, 1, T, T), the keys that each query may read, where that is not all before it.
         Source: Vaswani et al. 2017, section 3.2; grouped key/value heads, arXiv:2305.13245;
         QK-norm, arXiv:2010.04245.
         """
@@ -47,8 +48,12 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)                         # (B, n_kv_head, S, D)
         S = k.size(2)
+        if visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
+            k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
+        else:
+            visible = _visible(T, S, x.device)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=_visible(T, S, x.device), is_causal=S == T > 1,
+            q, k, v, attn_mask=visible, is_causal=visible is None and T > 1,
             enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
         return self.dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))
 

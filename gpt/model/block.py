@@ -30,7 +30,7 @@ class Block(nn.Module):
         self.feedforward = FeedForward(config)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
-                cache: LayerCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)"""
-        x = x + self.attention(self.attention_norm(x), rotation, cache)
+                cache: LayerCache | None = None, visible: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); the rest as in Attention."""
+        x = x + self.attention(self.attention_norm(x), rotation, cache, visible)
         return x + self.feedforward(self.feedforward_norm(x))

@@ -27,7 +27,7 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(B, T) token ids, (T,) positions -> (B, T, C)"""
+        """(B, T) token ids, (T,) or (B, T) positions -> (B, T, C)"""
         x = self.token_embedding(tokens)
         if self.position == "learned":
             x = x + self.position_embedding(positions)
@@ -40,7 +40,7 @@ class Embedding(nn.Module):
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Sine in even columns and cosine in odd ones, wavelengths from 2π to 10,000 · 2π tokens.
 
-    (T,) -> (T, width) float32.  Source: Vaswani et al. 2017, section 3.5.
+    (…, T) -> (…, T, width) float32.  Source: Vaswani et al. 2017, section 3.5.
     """
     angles = _angles(positions, width, base=10_000.0)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
@@ -49,9 +49,9 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
 def rotations(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's rotation in each pair of a head.
 
-    (T,) -> two of (T, 1, D/2) float32, ready to broadcast over heads.  Source: arXiv:2104.09864.
+    (…, T) -> two of (…, T, 1, D/2) float32, to broadcast over heads.  Source: arXiv:2104.09864.
     """
-    angles = _angles(positions, head_dim, base).unsqueeze(1)
+    angles = _angles(positions, head_dim, base).unsqueeze(-2)
     return angles.cos(), angles.sin()
 
 
@@ -67,6 +67,6 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _angles(positions: Tensor, width: int, base: float) -> Tensor:
-    """Position times frequency, (T, width/2); frequencies fall geometrically from 1 to 1/base."""
+    """Position times frequency, (…, T, width/2); frequencies fall from 1 to 1/base, by ratios."""
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
     return positions.float().unsqueeze(-1) * base ** -exponents

@@ -10,6 +10,7 @@ from gpt.config import ModelConfig
 from gpt.model.block import Block, make_norm
 from gpt.model.cache import KVCache
 from gpt.model.embedding import Embedding, rotations
+from gpt.model.isolation import positions_within, visible_within
 
 EMBEDDING_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
 
@@ -33,15 +34,19 @@ class GPT(nn.Module):
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.initialise()
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None,
+                segments: Tensor | None = None) -> Tensor:
         """Scores of every possible next token, at every position.  (B, T) int64 -> (B, T, V)
 
         cache: what was read before `tokens`; it grows by T.
-        Raises ValueError if the sequence outgrows block_size.
+        segments: (B, T) int64, the number of each token's document in its row, never falling; each
+        document is then read as if it stood alone. None: a row is one text.
+        Raises ValueError if the sequence outgrows block_size, or is given a cache and segments.
         """
-        return self.logits(self.hidden(tokens, cache))
+        return self.logits(self.hidden(tokens, cache, segments))
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None,
+               segments: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
         T = tokens.size(1)
         start = cache.length if cache is not None else 0
@@ -49,12 +54,17 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {start + T} tokens is longer than block_size "
                              f"({self.config.block_size})")
         positions = torch.arange(start, start + T, device=tokens.device)
+        visible = None
+        if segments is not None:
+            if cache is not None:
+                raise ValueError("a cache continues one text: it cannot be used with segments")
+            positions, visible = positions_within(segments), visible_within(segments)
         rotation = None
         if self.config.position == "rope":
             rotation = rotations(positions, self.config.head_dim, self.config.rope_base)
         x = self.embedding(tokens, positions)
         for i, block in enumerate(self.blocks):
-            x = block(x, rotation, cache.layers[i] if cache is not None else None)
+            x = block(x, rotation, cache.layers[i] if cache is not None else None, visible)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from data.bad_text import BadText
+from data.corpus import Corpus
 from data.docstrings import main, make_pairs, pairs_in
-from data.recipe import read_recipe
-from data.sources import list_documents
+from data.files import list_files
+from data.recipe import Source, read_recipe
 from data.split import SplitPlan
 from gpt.errors import UserError
 
@@ -94,14 +96,17 @@ def records(split: str) -> dict[str, str]:
 
 def test_validation_pairs_come_from_the_modules_that_pretraining_holds_out():
     recipe = read_recipe(corpus())
-    python = [d for d in list_documents(recipe.sources) if d.path.suffix == ".py"]
     make_pairs(Path("out"), Path("lib.yaml"))
-    held_out = SplitPlan(recipe, list_documents(recipe.sources))._held_out
-    for document in python:
-        own = f'def own_{int(document.path.stem[1:])}():\n    """'
-        assert (own in records("val")) == (document.name in held_out)
-        assert (own in records("train")) == (document.name not in held_out)
-    assert 0 < len(held_out) < len(python)
+    python = recipe.model_copy(update={"sources": [Source(path="lib/*.py")]})
+    corpus_of_python = Corpus(python, list_files(python.sources, Path("fetched")))
+    plan, sides = SplitPlan(corpus_of_python), []
+    for number, file in enumerate(corpus_of_python.files):
+        own = f'def own_{int(file.name[1:3])}():\n    """'
+        [piece, _] = plan.pieces(number, BadText("error"))
+        sides.append(piece.split)
+        assert (own in records("val")) == (piece.split == "val")
+        assert (own in records("train")) == (piece.split == "train")
+    assert 0 < sides.count("val") < len(sides) == 40
 
 
 def test_no_prompt_stands_in_both_files():

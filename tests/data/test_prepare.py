@@ -1,75 +1,175 @@
-"""From a recipe to a dataset: all of it or nothing, once, and only from text that is there."""
+"""From a recipe to a dataset: every document unchanged, all of it or nothing, and only once."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
-import signal
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import prepare as prepare_module
-from data import sources
-from data.prepare import main, prepare
-from data.recipe import Recipe
-from gpt.errors import UserError
-from gpt.shards import Dataset, TokenStream, is_dataset, verify_dataset
-from gpt.tokenizer import END_OF_TEXT, Tokenizer
+from data.corpus import SeenTexts
+from data.prepare import main, open_or_prepare, prepare, recipe_from
+from gpt import shard_writer
+from gpt.errors import UserError, WorkFailed
+from gpt.lock import locked
+from gpt.shards import Dataset, is_dataset, verify_dataset
+from gpt.tokenizer import END_OF_TEXT, Tokenizer, build_tokenizer
+from tests.data.corpora import (
+    KINDS,
+    PulledPlug,
+    documents,
+    everything,
+    folder_bytes,
+    in_small_pieces,
+    many_files,
+    prose,
+    recipe,
+    stop_after,
+    write_jsonl,
+)
+from tests.tiny import ROOT, SHARED
 
-ROOT = Path(__file__).resolve().parents[2]
+SEEDED = settings(max_examples=20, derandomize=True, database=None, deadline=None)
 FILES = {f"{i:02}.txt": f"document {i} says {END_OF_TEXT}: é\n" * 8 for i in range(12)}
+GPT2 = SHARED / "gpt2.tiktoken"
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_a_corpus(tmp_path, monkeypatch):
+def _in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _corpus(_in_a_folder):
     Path("corpus").mkdir()
     for name, text in FILES.items():
         (Path("corpus") / name).write_text(text, encoding="utf-8")
 
 
-def recipe(**changes) -> Recipe:
-    return Recipe(**{"sources": ["corpus"], "tokenizer": "byte", "out": "out", "workers": 2,
-                     **changes})
+def of_corpus(**changes):
+    return recipe(**{"sources": ["corpus"], "tokenizer": "byte", **changes})
 
 
 def refusal(**changes) -> str:
     """The line a preparation is refused with; it leaves the folder as it was."""
     before = sorted(Path().rglob("*"))
     with pytest.raises(UserError) as caught:
-        prepare(recipe(**changes))
+        prepare(of_corpus(**changes))
     assert sorted(Path().rglob("*")) == before
     return str(caught.value)
 
 
-def documents(dataset: Dataset, stream: TokenStream) -> list[str]:
-    """The texts of a split."""
-    ids = stream.read(0, len(stream)).tolist()
-    assert ids[-1] == dataset.tokenizer.end_of_text
-    texts: list[list[int]] = [[]]
-    for i in ids:
-        if i == dataset.tokenizer.end_of_text:
-            texts.append([])
-        else:
-            texts[-1].append(i)
-    return [dataset.tokenizer.decode(text) for text in texts[:-1]]
+AWKWARD = st.text(min_size=1, max_size=60) | st.lists(st.sampled_from([
+    END_OF_TEXT, " ", "\n", "\r\n", "\t", "\u3000", "\x85", "\u2028", "\0\1\2\3\4\5\6\7", "\x1c",
+    "a", "é", "中", "'s", "123", "🙂", "e\u0301", "\ufeff", "\ufffd"]), min_size=1).map("".join)
+DOCUMENTS = st.lists(AWKWARD, min_size=2, max_size=8, unique=True)
+
+
+@pytest.fixture(scope="module")
+def rank_file(tmp_path_factory):
+    """GPT-2's ranks, or some trained here where they are missing."""
+    if GPT2.is_file():
+        return GPT2
+    tokenizer = build_tokenizer("bpe:600", [prose(500, i) for i in range(9)])
+    tokenizer.save(tmp_path_factory.mktemp("ranks"))
+    return tmp_path_factory.getbasetemp() / "ranks0/ranks.tiktoken"
+
+
+@SEEDED
+@given(texts=DOCUMENTS, tokenizer=st.sampled_from(["byte", "char", "bpe:270", "ranks"]))
+def test_any_records_come_back_unchanged_with_tiktokens_ids(texts, tokenizer, rank_file,
+                                                            tmp_path_factory):
+    folder = tmp_path_factory.mktemp("p")
+    write_jsonl(folder / "a.jsonl", texts)
+    with pytest.MonkeyPatch.context() as patch:
+        in_small_pieces(patch)
+        dataset = prepare(recipe(
+            sources=[str(folder / "a.jsonl")], out=str(folder / "out"), split="documents",
+            tokenizer=str(rank_file) if tokenizer == "ranks" else tokenizer))
+    assert everything(dataset) == sorted(texts)
+    encode, end = dataset.tokenizer._encoding.encode_ordinary, [dataset.tokenizer.end_of_text]
+    for split, stream in (("train", dataset.train), ("val", dataset.val)):
+        expected = [i for text in documents(dataset, split) for i in encode(text.decode()) + end]
+        assert stream.read(0, len(stream)).tolist() == expected
+
+
+@SEEDED
+@given(texts=DOCUMENTS)
+def test_any_text_files_come_back_unchanged_but_for_a_byte_order_mark(texts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("p")
+    expected = sorted(text.removeprefix("\ufeff") for text in texts)
+    for i, text in enumerate(texts):
+        (folder / f"{i}.txt").write_bytes(text.encode())
+    try:
+        dataset = prepare(recipe(sources=[str(folder)], tokenizer="byte", out=str(folder / "out"),
+                                 split="documents"))
+    except UserError as error:
+        assert "split is empty" in str(error) and "" in expected
+        return
+    assert everything(dataset) == [text for text in expected if text]
+
+
+@SEEDED
+@given(files=st.lists(st.binary(min_size=1, max_size=50) | AWKWARD.map(
+    lambda text: text.encode()[:-1] + b"x\xe4"), min_size=2, max_size=6, unique=True))
+def test_any_bytes_come_back_with_what_is_no_text_replaced(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("p")
+    for i, data in enumerate(files):
+        (folder / f"{i}.txt").write_bytes(b"." + data)
+    dataset = prepare(recipe(sources=[str(folder)], tokenizer="byte", out=str(folder / "out"),
+                             split="documents", on_bad_text="replace"))
+    assert everything(dataset) == sorted((b"." + data).decode("utf-8", "replace") for data in files)
+    bad = sum((b"." + data).decode("utf-8", "ignore").encode() != b"." + data for data in files)
+    assert dataset.manifest.bad_text == ({"replaced": bad} if bad else {})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_two_and_four_processes_write_the_same_folder(kind, monkeypatch):
+    in_small_pieces(monkeypatch)
+    monkeypatch.setattr(shard_writer, "SHARD_TOKENS", 900)
+    changes = kind()
+    for workers in (1, 2, 4):
+        prepare(recipe(**changes, out=f"out{workers}", workers=workers))
+        assert folder_bytes(f"out{workers}") == folder_bytes("out1")
+    prepare(recipe(**changes | {"val_fraction": 0.2}, out="other"))
+    assert folder_bytes("other") != folder_bytes("out1")
+    assert sorted(path.name for path in Path().glob("o*[!t]")) == ["other", "out1", "out2", "out4"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_depend_on_no_size_of_pieces_or_batches(kind, monkeypatch):
+    changes = kind()
+    whole = prepare(recipe(**changes, out="whole"))
+    in_small_pieces(monkeypatch)
+    pieced = prepare(recipe(**changes, out="pieced", workers=2))
+    assert pieced.manifest.fingerprint == whole.manifest.fingerprint
+    assert folder_bytes("pieced") == folder_bytes("whole")
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "bpe:270"])
+@pytest.mark.usefixtures("_corpus")
 def test_the_dataset_holds_every_document_whole_on_one_side(tokenizer):
-    dataset = prepare(recipe(tokenizer=tokenizer))
-    train, val = (documents(dataset, stream) for stream in (dataset.train, dataset.val))
-    assert sorted(train + val) == sorted(FILES.values())
-    assert len(train) > len(val) > 0
+    dataset = prepare(of_corpus(tokenizer=tokenizer))
+    assert everything(dataset) == sorted(FILES.values())
+    assert len(documents(dataset, "train")) > len(documents(dataset, "val")) > 0
     assert verify_dataset(Path("out")) == []
 
 
+@pytest.mark.usefixtures("_corpus")
 def test_the_manifest_says_what_is_there():
-    manifest = prepare(recipe(name="mine", split="documents", val_fraction=0.3)).manifest
+    manifest = prepare(of_corpus(name="mine", split="documents", val_fraction=0.3)).manifest
     assert (manifest.name, manifest.tokenizer.spec, manifest.dtype) == ("mine", "byte", "uint16")
-    assert manifest.sources == ["corpus"] and manifest.bad_text == {}
+    assert [source.path for source in manifest.sources] == ["corpus"]
+    assert manifest.bad_text == {} and manifest.cleaning == {}
     total = {field: sum(getattr(info, field) for info in manifest.splits.values())
              for field in ("documents", "bytes", "tokens")}
     size = sum(len(text.encode()) for text in FILES.values())
@@ -79,72 +179,105 @@ def test_the_manifest_says_what_is_there():
         "val-00000.offsets"]
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "char", "bpe:270"])
-@pytest.mark.parametrize("split", ["documents", "tail"])
-def test_tokens_depend_on_no_piece_batch_or_thread_size(tokenizer, split, monkeypatch):
-    whole = prepare(recipe(tokenizer=tokenizer, split=split, out="whole", workers=1))
-    monkeypatch.setattr(sources, "PIECE_BYTES", 40)
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 100)
-    pieced = prepare(recipe(tokenizer=tokenizer, split=split, out="pieced", workers=3))
-    assert pieced.manifest.splits == whole.manifest.splits
-    assert pieced.manifest.fingerprint == whole.manifest.fingerprint
-
-
 def test_a_tokenizer_is_trained_on_the_training_split_alone():
-    text = "a" * 900 + "z" * 100
-    Path("one.txt").write_text(text)
+    Path("one.txt").write_text("a" * 900 + "z" * 100)
     dataset = prepare(recipe(sources=["one.txt"], tokenizer="char"))
     assert dataset.tokenizer.encode("a") == [0]
     assert dataset.tokenizer.decode([1]) != "z"
-    assert documents(dataset, dataset.val) == ["z" * 100]
+    assert documents(dataset, "val") == [b"z" * 100]
 
 
-def test_a_tokenizer_file_of_ones_own_is_used_and_named():
-    first = prepare(recipe(tokenizer="bpe:270", out="first"))
+@pytest.mark.usefixtures("_corpus")
+def test_a_tokenizer_of_another_dataset_gives_the_same_ids():
+    first = prepare(of_corpus(tokenizer="bpe:270", out="first"))
+    shutil.copytree("first/tokenizer", "kept")
     Path("own.tiktoken").write_bytes(Path("first/tokenizer/ranks.tiktoken").read_bytes())
-    dataset = prepare(recipe(tokenizer="own.tiktoken"))
-    assert dataset.manifest.tokenizer.spec == "own.tiktoken"
-    assert documents(dataset, dataset.val) == documents(first, first.val)
-    assert len(dataset.val) == len(first.val)
+    for spec, said in (("first/tokenizer", "bpe:270"), ("kept", "bpe:270"),
+                       ("own.tiktoken", "own.tiktoken")):
+        dataset = prepare(of_corpus(tokenizer=spec, out=f"by-{said}-{spec[0]}"))
+        assert dataset.manifest.tokenizer.spec == said
+        assert dataset.train.read(0, 99).tolist() == first.train.read(0, 99).tolist()
+        assert dataset.manifest.fingerprint == first.manifest.fingerprint
+    damaged = Path("kept/ranks.tiktoken")
+    damaged.write_bytes(b"".join(damaged.read_bytes().splitlines(keepends=True)[:-1]))
+    assert "the tokenizer in kept is damaged" in refusal(tokenizer="kept")
 
 
-def files_of(folder: str) -> dict[str, tuple[int, bytes]]:
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes())
-            for path in Path(folder).rglob("*") if path.is_file()}
+@pytest.mark.parametrize(("extra", "dtype"), [(65_279, "uint16"), (65_280, "uint32")])
+@pytest.mark.usefixtures("_corpus")
+def test_large_vocabularies_have_wider_ids(extra, dtype):
+    """256 bytes, the extra tokens, and one for the end of text."""
+    tokens = [bytes([b]) for b in range(256)] + [
+        b"doc" + i.to_bytes(3, "big") for i in range(extra)]
+    Path("own.tiktoken").write_bytes(b"".join(
+        base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    dataset = prepare(of_corpus(tokenizer="own.tiktoken"))
+    assert dataset.manifest.dtype == dtype
+    assert dataset.tokenizer.end_of_text == extra + 256
+    assert everything(dataset) == sorted(FILES.values())
 
 
+@pytest.mark.usefixtures("_corpus")
 def test_preparing_again_keeps_every_file(capsys):
-    prepare(recipe())
-    before = files_of("out")
-    again = prepare(recipe(workers=5, name="renamed"))
-    assert files_of("out") == before and len(again.train) > 0
-    assert "out is already prepared" in capsys.readouterr().out
+    prepare(of_corpus())
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
+    again = prepare(of_corpus(workers=5, name="renamed"))
+    assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
+    told = capsys.readouterr()
+    assert "out is already prepared" in told.out and "note: files were" not in told.err
+    assert len(again.train) > 0
+    (Path("corpus") / "new.txt").write_text("new")
+    prepare(of_corpus())
+    assert "note: files were added, removed or changed since out was" in capsys.readouterr().err
+    shutil.rmtree("corpus")
+    prepare(of_corpus())  # a dataset stands without its sources
 
 
 @pytest.mark.parametrize(("changes", "difference"), [
     ({"seed": 4}, "seed (0 there, 4 asked)"),
     ({"tokenizer": "char"}, "tokenizer ('byte' there, 'char' asked)"),
     ({"sources": ["corpus/*"]}, "sources (['corpus'] there, ['corpus/*'] asked)"),
-    ({"val_fraction": 0.5, "split": "tail"},
-     "val_fraction (0.1 there, 0.5 asked), split ('auto' there, 'tail' asked)"),
     ({"on_bad_text": "skip"}, "on_bad_text ('error' there, 'skip' asked)")])
+@pytest.mark.usefixtures("_corpus")
 def test_preparing_another_recipe_into_the_same_folder_is_refused(changes, difference):
-    prepare(recipe())
-    before = files_of("out")
+    prepare(of_corpus())
+    before = folder_bytes("out")
     assert refusal(**changes) == (
         f"out holds a dataset made from another recipe: {difference}; choose another out=FOLDER, "
         "or remove that folder first")
-    assert files_of("out") == before
+    assert folder_bytes("out") == before
 
 
+@pytest.mark.usefixtures("_corpus")
 def test_a_folder_that_holds_something_else_is_left_alone():
     assert refusal(out="corpus") == (
         "corpus exists and is not a dataset; choose another out=FOLDER")
     assert refusal(out="corpus/00.txt").startswith("corpus/00.txt exists and is not a dataset")
-    Path("out").mkdir()
-    assert is_dataset(prepare(recipe()).folder)
+    Path("out.partial").mkdir()
+    (Path("out.partial") / "thesis.tex").write_text("years of work")
+    assert refusal().startswith("out.partial exists, and is no preparation that was interrupted")
+    shutil.rmtree("out.partial")
+    Path("out.partial").touch()
+    assert refusal().startswith("out.partial exists, and is no preparation that was interrupted")
+    Path("out.partial").unlink()
+    for folder in ("out", "out.partial"):
+        Path(folder).mkdir()
+    assert is_dataset(prepare(of_corpus()).folder)
 
 
+@pytest.mark.usefixtures("_corpus")
+def test_a_link_to_a_folder_elsewhere_is_filled_there():
+    for target, there in (("disk", True), ("later", False)):
+        if there:
+            Path(target).mkdir()
+        Path(f"to-{target}").symlink_to(target)
+        prepare(of_corpus(out=f"to-{target}"))
+        assert Path(f"to-{target}").is_symlink() and is_dataset(Path(target))
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "corpus", "disk", "later", "to-disk", "to-later"]
+
+
+@pytest.mark.usefixtures("_corpus")
 def test_without_text_there_is_one_line_and_nothing_else():
     Path("empty").mkdir()
     assert refusal(sources=["empty"]).startswith("the source empty has no text")
@@ -155,14 +288,20 @@ def test_without_text_there_is_one_line_and_nothing_else():
     assert refusal(sources=["empty"]) == (
         "the sources (empty) are empty: there is no text to prepare")
     Path("mark.txt").write_bytes(b"\xef\xbb\xbf")
-    assert refusal(sources=["mark.txt"]).startswith("the train split is empty: 3 bytes in 1 ")
+    assert "split is empty" in refusal(sources=["mark.txt"])
+    assert "split is empty" in refusal(sources=["mark.txt"], out="new/deeper/out")
 
 
-def test_a_split_that_would_be_empty_is_refused():
+@pytest.mark.usefixtures("_corpus")
+def test_a_split_or_a_source_that_would_be_empty_is_refused():
     assert refusal(sources=["corpus/00.txt"], split="documents") == (
         "the val split is empty: 272 bytes in 1 documents are too little for val_fraction=0.1; "
         "give more text, or split=tail")
-    assert is_dataset(prepare(recipe(sources=["corpus/00.txt"], split="tail")).folder)
+    assert is_dataset(prepare(of_corpus(sources=["corpus/00.txt"], split="tail")).folder)
+    Path("blank.jsonl").write_text('{"text": ""}\n' * 3)
+    assert refusal(sources=[{"path": "corpus", "weight": 1}, {"path": "blank.jsonl", "weight": 2}],
+                   out="mixed") == ("the source blank.jsonl gave no text to training, which is to "
+                                    "draw 2 parts from it; give it more text, or leave it out")
 
 
 def add_bad_files() -> None:
@@ -170,78 +309,139 @@ def add_bad_files() -> None:
     (Path("corpus") / "utf16.txt").write_bytes("wide\n".encode("utf-16"))
 
 
+@pytest.mark.usefixtures("_corpus")
 def test_invalid_text_is_an_error_with_file_and_line_and_nothing_is_left():
     add_bad_files()
-    for tokenizer in ("byte", "bpe:270"):
-        assert refusal(tokenizer=tokenizer).startswith(
-            "corpus/05b.txt, line 2: the text is not UTF-8")
+    for tokenizer in ("byte", "char", "bpe:270"):
+        for workers in (1, 2):
+            assert refusal(tokenizer=tokenizer, workers=workers, out="new/deeper/out").startswith(
+                "corpus/05b.txt, line 2: the text is not UTF-8")
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "bpe:270"])
+@pytest.mark.usefixtures("_corpus")
 def test_invalid_text_is_replaced_or_skipped_as_asked_and_counted(tokenizer, capsys):
     add_bad_files()
-    replaced = prepare(recipe(tokenizer=tokenizer, on_bad_text="replace", out="replaced"))
-    skipped = prepare(recipe(tokenizer=tokenizer, on_bad_text="skip", out="skipped"))
+    replaced = prepare(of_corpus(tokenizer=tokenizer, on_bad_text="replace", out="replaced"))
+    skipped = prepare(of_corpus(tokenizer=tokenizer, on_bad_text="skip", out="skipped"))
     assert replaced.manifest.bad_text == {"replaced": 2}
     assert skipped.manifest.bad_text == {"skipped": 2}
-    texts = documents(replaced, replaced.train) + documents(replaced, replaced.val)
-    assert "fine\nnot \ufffd fine\n" in texts
-    assert sorted(documents(skipped, skipped.train) + documents(skipped, skipped.val)) == sorted(
-        FILES.values())
-    assert "2 documents with invalid UTF-8 were skipped" in capsys.readouterr().out
+    assert "fine\nnot \ufffd fine\n" in everything(replaced)
+    assert everything(skipped) == sorted(FILES.values())
+    assert ("2 documents with bad text were skipped: skipped/bad_text.jsonl lists them"
+            in capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])
-@pytest.mark.parametrize("method", ["encode_batch", "save"])
-def test_an_interrupted_preparation_leaves_nothing(method, error, monkeypatch):
-    before = sorted(Path().rglob("*"))
+def test_bad_text_whose_report_is_no_text_itself_is_written_all_the_same():
+    """A key of half a surrogate pair is shown in the message about the record."""
+    write_jsonl(Path("a.jsonl"), [prose(9, i) for i in range(9)])
+    with Path("a.jsonl").open("a") as file:
+        file.write('{"\\ud800": 1}\n')
+    Path("a.jsonl").rename(os.fsdecode(b"a\xff.jsonl"))
+    dataset = prepare(recipe(sources=["*.jsonl"], tokenizer="byte", on_bad_text="skip"))
+    assert dataset.manifest.bad_text == {"skipped": 1}
+    [line] = Path("out/bad_text.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "ud800" in json.dumps(json.loads(line)["problem"])
+    assert verify_dataset(Path("out")) == []
 
+
+def test_what_is_made_inside_a_source_is_no_part_of_it(monkeypatch, capsys):
+    many_files()
+    in_small_pieces(monkeypatch)
+    inside = recipe(sources=["."], tokenizer="char")
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(PulledPlug):
+            prepare(inside)
+    assert Path("out.partial/tokenizer/encoding.json").exists()
+    prepare(inside)
+    assert "continuing after" in capsys.readouterr().err
+    prepare(inside)
+    assert "note: files were" not in capsys.readouterr().err
+    assert len(everything(Dataset(Path("out")))) == 40
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("method", ["encode_arrays", "save"])
+@pytest.mark.usefixtures("_corpus")
+def test_an_interrupted_preparation_leaves_no_dataset_and_does_not_stop_the_next(
+        method, error, monkeypatch):
     def fail(*args: object) -> None:
         raise error("pulled the plug")
 
     with monkeypatch.context() as patch:
         patch.setattr(Tokenizer, method, fail)
         with pytest.raises(error, match="pulled the plug"):
-            prepare(recipe())
-    assert sorted(Path().rglob("*")) == before
-    assert is_dataset(prepare(recipe()).folder)
+            prepare(of_corpus())
+    assert not Path("out").exists() and not is_dataset(Path("out.partial"))
+    assert is_dataset(prepare(of_corpus()).folder)
+    assert sorted(path.name for path in Path().iterdir()) == ["corpus", "out"]
 
 
-def test_a_refused_preparation_leaves_no_folders_above_the_dataset():
-    add_bad_files()
-    refusal(out="new/deeper/out")
-    assert not Path("new").exists()
+@pytest.mark.usefixtures("_corpus")
+def test_leftovers_of_writes_that_were_killed_are_no_part_of_the_dataset():
+    Path("out.partial").mkdir()
+    for name in ("lock", "journal.json.tmp-1", "dataset.json.tmp-22", "seen.sqlite-journal"):
+        (Path("out.partial") / name).write_text("torn")
+    Path("out.partial/tokenizer.tmp").mkdir()
+    prepare(of_corpus(drop_duplicates=True))
+    assert {path.name for path in Path("out").iterdir()} == {
+        "dataset.json", "tokenizer", "train-00000.bin", "train-00000.offsets", "val-00000.bin",
+        "val-00000.offsets"}
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from data.prepare import main
-from gpt.tokenizer import Tokenizer
-Tokenizer.encode_batch = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
-main(["corpus", "tokenizer=byte", "out=out"])
-"""
+@pytest.mark.usefixtures("_corpus")
+def test_a_second_preparation_at_the_same_time_is_refused():
+    Path("out.partial").mkdir()
+    with locked(Path("out.partial"), "wait"):
+        assert refusal().startswith(f"out.partial is in use by process {os.getpid()} on ")
+    assert is_dataset(prepare(of_corpus()).folder)
 
 
-def test_a_killed_preparation_leaves_no_folder_that_trains_and_does_not_stop_the_next():
-    done = subprocess.run([sys.executable, "-c", KILLED, str(ROOT)], capture_output=True)
-    assert done.returncode == -signal.SIGKILL
-    [leftover] = [path for path in Path().iterdir() if path.name != "corpus"]
-    assert not Path("out").exists() and not is_dataset(leftover)
-    with pytest.raises(UserError, match="there is no dataset in"):
-        Dataset(leftover)
-    assert is_dataset(prepare(recipe()).folder)
+@pytest.mark.usefixtures("_corpus")
+def test_trouble_with_the_list_of_seen_texts_is_one_line(monkeypatch):
+    def fail(*args: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeenTexts, "save", fail)
+        with pytest.raises(WorkFailed, match=r"^out\.partial/seen\.sqlite: database or disk is fu"):
+            prepare(of_corpus(drop_duplicates=True))
+    assert is_dataset(prepare(of_corpus(drop_duplicates=True)).folder)
 
 
-def test_what_a_killed_preparation_left_does_not_stop_one_with_the_same_process_id():
-    Path(f"out.tmp-{os.getpid()}").mkdir()
-    assert is_dataset(prepare(recipe()).folder)
-    assert not list(Path().glob("*.tmp-*"))
-
-
+@pytest.mark.usefixtures("_corpus")
 def test_the_command_prepares_and_says_what_it_made(capsys):
     main(["corpus", "tokenizer=byte", "out=made/here"])
     told = capsys.readouterr().out
     assert "made/here: tokenizer byte, vocabulary 257" in told
     assert [line.split()[0] for line in told.splitlines()] == ["made/here:", "train", "val"]
     assert is_dataset(Path("made/here"))
+
+
+def test_a_recipe_and_sources_do_not_go_together():
+    with pytest.raises(UserError, match="give one recipe or a list of sources, not both"):
+        recipe_from(["a.yaml", "corpus"])
+    assert recipe_from(["some where/.My Text!.txt"]).name == "My-Text-"
+    assert recipe_from(["-"]).name == "stdin"
+
+
+@pytest.mark.usefixtures("_corpus")
+def test_a_run_prepares_what_its_recipe_says_and_refuses_another(monkeypatch):
+    Path("mine.yaml").write_text("sources: [corpus]\ntokenizer: byte\nout: made\nworkers: 1\n")
+    assert open_or_prepare("mine.yaml").folder == Path("made")
+    monkeypatch.setattr(prepare_module, "prepare", lambda recipe: pytest.fail("made again"))
+    assert open_or_prepare("mine.yaml").folder == Path("made")
+    assert open_or_prepare("made").folder == Path("made")
+    Path("mine.yaml").write_text("sources: [corpus]\ntokenizer: char\nout: made\n")
+    with pytest.raises(UserError, match="made holds a dataset made from another recipe"):
+        open_or_prepare("mine.yaml")
+    with pytest.raises(UserError, match="there is no dataset in none"):
+        open_or_prepare("none")
+
+
+def test_preparing_needs_no_torch():
+    check = ("import sys; sys.path.insert(0, sys.argv[1]); import gpt, data.prepare; "
+             "assert 'torch' not in sys.modules; gpt.GPT; assert 'torch' in sys.modules")
+    done = subprocess.run([sys.executable, "-c", check, str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,123 @@
+"""What a step reads: sequences in their order, side by side, in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt.batches.order import Order, sequence_order
+from gpt.runtime import Machine
+
+IGNORE = -100  # a target that is not supervised; PyTorch's cross-entropy skips it
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one backward pass reads: inputs and targets, both (B, T) int64.
+
+    tokens: inputs that are text, not padding.
+    segments: (B, T) int64, the number of each token's document within its row, never falling;
+    None where a row may be read as one text.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    tokens: int
+    segments: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: np.ndarray, targets: np.ndarray,
+           begins: np.ndarray | None = None) -> MicroBatch:
+        """Rows in which every supervised target stands for a token of text.
+
+        begins: (B, T) bool, the inputs at which attention and positions restart.
+        """
+        segments = None if begins is None else torch.from_numpy(np.cumsum(begins, axis=1))
+        return cls(torch.from_numpy(inputs), torch.from_numpy(targets),
+                   int((targets != IGNORE).sum()), segments)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Targets that count in the loss."""
+        return int((self.targets != IGNORE).sum())
+
+    def on(self, machine: Machine) -> MicroBatch:
+        """The same on the machine's device."""
+        segments = None if self.segments is None else machine.to_device(self.segments)
+        return replace(self, inputs=machine.to_device(self.inputs),
+                       targets=machine.to_device(self.targets), segments=segments)
+
+
+class Sequences(Protocol):
+    """Numbered training sequences, each of them read once per epoch."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def tokens_per_sequence(self) -> float:
+        """Tokens of a sequence, on average."""
+        ...
+
+    def read(self, numbers: np.ndarray) -> MicroBatch:
+        """The sequences of these numbers, side by side."""
+        ...
+
+
+class Endless(Protocol):
+    """What training reads at each index: Shuffled sequences, or a Mixture of several such."""
+
+    @property
+    def sequences_per_epoch(self) -> int:
+        """Distinct sequences."""
+        ...
+
+    @property
+    def tokens_per_sequence(self) -> float:
+        """Tokens of a sequence, on average."""
+        ...
+
+    def read(self, indices: np.ndarray) -> MicroBatch:
+        """The sequences at these indices, side by side."""
+        ...
+
+
+class Shuffled:
+    """Sequences epoch after epoch, each epoch in an order of its own.
+
+    keys: the seed, and whatever else tells this order from others of the same seed.
+    """
+
+    def __init__(self, sequences: Sequences, *keys: int):
+        self._sequences, self._keys = sequences, keys
+        self.sequences_per_epoch = len(sequences)
+        self.tokens_per_sequence = sequences.tokens_per_sequence
+
+    def read(self, indices: np.ndarray) -> MicroBatch:
+        """The sequences at these indices, side by side."""
+        return self._sequences.read(
+            sequence_order(indices, self.sequences_per_epoch, *self._keys))
+
+
+class Batches:
+    """The global batch of each step, or one rank's share of it, cut into micro-batches."""
+
+    def __init__(self, source: Endless, order: Order):
+        self._source, self._order = source, order
+        self.sequences_per_epoch = source.sequences_per_epoch
+        self.tokens_per_sequence = source.tokens_per_sequence
+
+    def step(self, step: int) -> list[MicroBatch]:
+        """What one optimizer step reads."""
+        return [self._source.read(indices) for indices in self._order.micro_batches(step)]
+
+
+class SizedBatches(Protocol):
+    """What evaluation reads: a known number of batches, again and again the same."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[MicroBatch]: ...

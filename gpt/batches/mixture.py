@@ -1,0 +1,76 @@
+"""Several sources in one training order, each with its share, counted out rather than drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gpt.batches.batch import MicroBatch, Sequences, Shuffled
+from gpt.batches.order import permuted_in_blocks
+from gpt.errors import UserError
+
+SLOTS = 4096  # in a block: shares are exact in each, and multiples of 1/4096
+_SLOT_KEY, _SOURCE_KEY = 1, 2
+
+
+class Mixture:
+    """Sequences of several sources, mixed by weight; a source that runs out begins anew.
+
+    Every block of 4096 indices holds each source's number of slots, in an order of the block's own,
+    and slot j of a source in block b is its sequence b·m + j, m being its slots per block. So
+    which sequence an index reads is computed from (seed, index), and none of a source is skipped.
+    """
+
+    def __init__(self, sources: Sequence[Sequences], weights: Sequence[float], seed: int):
+        self._seed = seed
+        self._sources = [Shuffled(source, seed, _SOURCE_KEY, number)
+                         for number, source in enumerate(sources)]
+        self._slots = apportion(weights, SLOTS)
+        self._firsts = np.cumsum(self._slots) - self._slots
+        self.sequences_per_epoch = sum(len(source) for source in sources)
+        shares = self._slots / SLOTS
+        self.tokens_per_sequence = float(sum(
+            share * source.tokens_per_sequence for share, source in zip(shares, sources,
+                                                                        strict=True)))
+
+    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which source each index reads, and which index of that source.  (k,) -> two of (k,)"""
+        block, slot = np.divmod(permuted_in_blocks(indices, SLOTS, self._seed, _SLOT_KEY), SLOTS)
+        source = np.searchsorted(self._firsts, slot, side="right") - 1
+        return source, block * self._slots[source] + slot - self._firsts[source]
+
+    def read(self, indices: np.ndarray) -> MicroBatch:
+        """The sequences at these indices, side by side."""
+        sources, places = self.places(indices)
+        parts = [self._sources[source].read(places[sources == source])
+                 for source in np.unique(sources)]
+        return _joined(parts, np.argsort(np.argsort(sources, kind="stable")))
+
+
+def _joined(parts: list[MicroBatch], order: np.ndarray) -> MicroBatch:
+    """Micro-batches of one width as one; row i is row order[i] of all."""
+    rows = torch.from_numpy(order)
+    segments = [part.segments for part in parts if part.segments is not None]
+    return MicroBatch(torch.cat([part.inputs for part in parts])[rows],
+                      torch.cat([part.targets for part in parts])[rows],
+                      sum(part.tokens for part in parts),
+                      torch.cat(segments)[rows] if segments else None)
+
+
+def apportion(weights: Sequence[float], slots: int) -> np.ndarray:
+    """Slots for each weight, as near to its share as whole numbers come.  (sources,) int64
+
+    What rounding down leaves goes to the largest remainders (Hamilton's method). Raises UserError
+    for a weight that is too small for a slot.
+    """
+    exact = np.asarray(weights) / sum(weights) * slots
+    given = np.floor(exact).astype(np.int64)
+    left = slots - int(given.sum())
+    given[np.argsort(given - exact, kind="stable")[:left]] += 1
+    if not given.all():
+        small = weights[int(given.argmin())]
+        raise UserError(f"the weight {small:g} of a source is less than 1/{slots} of all weights "
+                        f"({sum(weights):g}); raise it, or leave that source out")
+    return given

@@ -1,0 +1,48 @@
+"""Signals that ask for a stop: noticed, so that work can be saved before leaving."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+@dataclass
+class Stop:
+    """Whether a signal has asked to stop."""
+
+    signal_name: str | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """The signal handler: the first request saves and stops, a second leaves at once."""
+        if self.signal_name is not None:
+            os._exit(128 + number)
+        self.signal_name = signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def listening(stop: Stop) -> Iterator[Stop]:
+    """Send signals to `stop` while the block runs. (Only the main thread can listen.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = {number: signal.signal(number, stop)
+           for name in _NAMES if (number := getattr(signal, name, None))}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def resume_command() -> str:
+    """The command that continues this work: the one that started it, but for where it began."""
+    return shlex.join(["python", *(word for word in sys.argv if "run.resume=" not in word)])
