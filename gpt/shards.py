@@ -158,12 +158,17 @@ class Dataset:
     def __init__(self, folder: Path):
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self.tokenizer = Tokenizer.load(folder / "tokenizer")
-        if self.tokenizer.fingerprint != self.manifest.tokenizer.sha256:
-            raise UserError(f"{folder}: its tokenizer is not the one its tokens were made with; "
-                            "prepare the dataset again")
         self.train = map_shards(folder, self.manifest, "train")
         self.val = map_shards(folder, self.manifest, "val")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the tokens were made with. Raises UserError if another lies there."""
+        tokenizer = Tokenizer.load(self.folder / "tokenizer")
+        if tokenizer.fingerprint != self.manifest.tokenizer.sha256:
+            raise UserError(f"{self.folder}: its tokenizer is not the one its tokens were made "
+                            "with; prepare the dataset again")
+        return tokenizer
 
     @property
     def mixture(self) -> list[WeightedStream]:

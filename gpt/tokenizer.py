@@ -9,14 +9,11 @@ becomes a control token, whatever it spells.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
-from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import tiktoken
 from gpt.errors import UserError
 from gpt.fast_encoding import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, FastEncoding
 from gpt.files import naming
+from gpt.rank_file import rank_lines, read_ranks
 
 END_OF_TEXT = "<|endoftext|>"
 NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
@@ -81,10 +79,14 @@ class Tokenizer:
         return {*self.ranks.values(), *self.specials.values()}
 
     @cached_property
+    def _rank_lines(self) -> bytes:
+        return rank_lines(self.ranks)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over ranks, pattern and control tokens: equal means identical ids."""
         digest = hashlib.sha256(json.dumps([self.pattern, sorted(self.specials.items())]).encode())
-        digest.update(_rank_lines(self.ranks))
+        digest.update(self._rank_lines)
         return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -147,7 +149,7 @@ class Tokenizer:
         meta = {"format_version": 1, "spec": self.spec, "pattern": self.pattern,
                 "specials": self.specials, "sha256": self.fingerprint}
         files = {"encoding.json": (json.dumps(meta, indent=2) + "\n").encode(),
-                 "ranks.tiktoken": _rank_lines(self.ranks)}
+                 "ranks.tiktoken": self._rank_lines}
         for name, data in files.items():
             with naming(folder / name):
                 (folder / name).write_bytes(data)
@@ -181,37 +183,6 @@ def _tame(text: str) -> list[str]:
         parts.append(text[start:match.end()])
         start = match.end()
     return [*parts, text[start:]] if start < len(text) or not parts else parts
-
-
-def _rank_lines(ranks: dict[bytes, int]) -> bytes:
-    """tiktoken's file format: base64 of the token, a space, its rank."""
-    ordered = sorted(ranks.items(), key=itemgetter(1))
-    return b"".join([b"%b %d\n" % (b2a_base64(token, newline=False), rank)
-                     for token, rank in ordered])
-
-
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a .tiktoken file. Raises UserError naming the line that is wrong."""
-    ranks: dict[bytes, int] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read the rank file {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            token, rank = line.split()
-            decoded = base64.b64decode(token, validate=True)
-            if decoded in ranks or int(rank) >= 2**24:
-                raise ValueError("twice, or beyond all vocabularies")
-            ranks[decoded] = int(rank)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: expected base64 and a rank, as in tiktoken's "
-                            "files") from error
-    if len(set(ranks.values())) != len(ranks) or min(ranks.values(), default=-1) != 0:
-        raise UserError(f"{path}: ranks must start at 0 and stand once each")
-    return ranks
 
 
 def needs_corpus(spec: str) -> bool:

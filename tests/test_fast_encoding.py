@@ -69,9 +69,15 @@ def test_every_run_of_three_blanks_has_tiktokens_ids_wherever_it_stands(both):
         assert fast.encode(text).tolist() == plain.encode_ordinary(text), repr(first)
 
 
-def test_every_character_beside_blanks_has_tiktokens_ids(both):
-    """Python's idea of a blank is not tiktoken's: there lie U+001C to U+001F, for example."""
-    fast, plain = both
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_every_character_beside_blanks_has_tiktokens_ids(pattern):
+    """Python's idea of a blank is not tiktoken's: there lie U+001C to U+001F, for example.
+
+    Two spaces are one token here, so that a cut between them shows.
+    """
+    ranks = BYTES | {b"  ": 256}
+    fast = FastEncoding.of(pattern, ranks)
+    plain = tiktoken.Encoding("plain", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     everyone = [chr(i) for i in [*range(0x3100), *random.Random(0).sample(range(0xE000, 0x110000),
                                                                            3000)]]
     for start in range(0, len(everyone), 500):

@@ -14,7 +14,8 @@ SCRIPTS = {"train", "finetune", "sample"}
 # Lowest first. A part imports only what stands in a line above its own.
 LAYERS = [
     ["errors"],
-    ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals", "fast_encoding"],
+    ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals",
+     "fast_encoding", "rank_file"],
     ["runtime", "tokenizer", "cli"],
     ["shards", "model"],
     ["batches", "optim", "checkpoint", "telemetry", "shard_writer"],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data import corpus as corpus_module
@@ -17,7 +19,7 @@ from data import encode, split, text, writing
 from data.journal import JOURNAL, Journal
 from data.prepare import prepare
 from gpt import shard_writer
-from gpt.errors import UserError
+from gpt.errors import Stopped, UserError, WorkFailed
 from gpt.shards import Dataset, is_dataset, verify_dataset
 from tests.data.corpora import (
     KINDS,
@@ -272,6 +274,27 @@ def test_a_list_of_bad_text_ends_somewhere_and_its_count_does_not(monkeypatch):
     assert len(Path("out/bad_text.jsonl").read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_processes_ended_by_the_signal_that_asks_to_stop_are_no_failure(told, monkeypatch):
+    """A scheduler tells every process; those that encode may be gone before we hear of it."""
+    changes, real = many_files(), encode.encode_in_order
+
+    def ended(*args: Any) -> Iterator[Any]:
+        yield next(batches := real(*args))
+        batches.close()
+        if told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise WorkFailed("a process was killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "encode_in_order", ended)
+        with pytest.raises(Stopped if told else WorkFailed):
+            prepare(recipe(**changes))
+    prepare(recipe(**changes))
+    prepare(recipe(**changes, out="whole"))
+    assert folder_bytes("out") == folder_bytes("whole")
+
+
 SEEDED = settings(max_examples=30, derandomize=True, database=None, deadline=None)
 
 
@@ -287,6 +310,8 @@ def within(limit: int, texts: list[str]) -> list[str]:
 
 
 @SEEDED
+@example(lengths=[9] * 12, limit=81, workers=1)  # after eight documents one token is left
+@example(lengths=[9] * 12, limit=82, workers=1)
 @given(lengths=st.lists(st.integers(1, 90), min_size=3, max_size=15), limit=st.integers(20, 500),
        workers=st.just(1))
 def test_a_source_gives_exactly_what_it_may(lengths, limit, workers, tmp_path_factory):
