@@ -102,7 +102,7 @@ def _files_of(source: Source, number: int, fetched: Path) -> Iterator[File]:
 def _local_files(source: Source, number: int) -> Iterator[File]:
     path = Path(source.path)
     if source.url:
-        _fetch(source.url, path)
+        _fetch(source.url, path, f"put the file at {path}, or ")
     if path.is_dir():
         yield from _files_in_folder(path, source, number)
     elif path.is_file():
@@ -232,7 +232,7 @@ def _keep_standard_input(folder: Path) -> Path:
     return kept
 
 
-def _fetch(url: str, target: Path) -> Path:
+def _fetch(url: str, target: Path, advice: str = "") -> Path:
     """Download a file, unless it is there. Raises UserError, with what to do, if that fails."""
     if target.exists():
         return target
@@ -242,8 +242,8 @@ def _fetch(url: str, target: Path) -> Path:
             _write_whole(answer, target, answer.headers.get("Content-Length"))
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"cannot fetch {url} ({reason}); without a network, put the file at "
-                        f"{target}, or name your own copy as the source") from error
+        raise UserError(f"cannot fetch {url} ({reason}); without a network, {advice}name your own "
+                        "copy as the source") from error
     return target
 
 

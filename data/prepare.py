@@ -88,6 +88,10 @@ def prepare(recipe: Recipe) -> Dataset | None:
         return Dataset(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not a dataset; choose another out=FOLDER")
+    if recipe.drop_duplicates and any(source.max_tokens for source in recipe.sources[:-1]):
+        raise UserError("drop_duplicates with max_tokens: which texts of a source that is not read "
+                        "to its end count as seen is not certain; leave one of them out, or set "
+                        "max_tokens on the last source alone")
     if share.world_size > 1:
         _prepare_part(recipe, share, out)
         if not finished_parts(out) and not is_dataset(out):

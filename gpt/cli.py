@@ -169,7 +169,9 @@ def _origin_of(path: str, problem: Any, origins: dict[str, str]) -> str:
         inside = [origin for p, origin in origins.items() if p.startswith(prefix)]
         if inside:
             return "command line" if "command line" in inside else inside[0]
-    return origins.get(path) or origins.get(path.rpartition(".")[0]) or "defaults"
+    while path and path not in origins:
+        path = path.rpartition(".")[0]
+    return origins.get(path, "defaults")
 
 
 def _field_path(schema: type[BaseModel], loc: tuple[Any, ...]) -> str:

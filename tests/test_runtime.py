@@ -42,6 +42,9 @@ def test_training_in_several_processes_or_in_float16_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE=2"), launch(RunConfig(device="cpu")):
         pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UserError, match="WORLD_SIZE=two"), launch(RunConfig(device="cpu")):
+        pass
 
 
 def test_random_draws_of_a_step_depend_on_seed_and_step_alone():
