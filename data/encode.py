@@ -21,7 +21,7 @@ from gpt.errors import WorkFailed
 from gpt.shards import dtype_for
 from gpt.tokenizer import Tokenizer
 
-BATCH_CHARACTERS = 1 << 20  # what a process encodes at once
+BATCH_CHARACTERS = 1 << 17  # what a process encodes at once
 
 
 class Encoded(NamedTuple):

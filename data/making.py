@@ -21,7 +21,7 @@ from data.recipe import Recipe
 from data.split import SplitPlan
 from data.text import safe_cut
 from data.writing import ShardWriting
-from gpt.allocator import return_freed_memory
+from gpt.allocator import share_one_arena
 from gpt.errors import Stopped, WorkFailed
 from gpt.files import flush_to_disk, sha256_of
 from gpt.lock import LOCK
@@ -52,7 +52,6 @@ def make_shards(recipe: Recipe, files: Sequence[File], share: Share, folder: Pat
 
     Raises Stopped after a signal, with everything kept that is done.
     """
-    return_freed_memory()  # before the processes are forked
     key = _key(recipe, files, share, folder)
     journal = Journal.load(folder, key)
     if journal is None:
@@ -79,6 +78,7 @@ def _make(corpus: Corpus, share: Share, folder: Path, journal: Journal,
         tokenizer = _tokenizer(corpus, plan, folder, stop)
         if seen is not None:  # for a tokenizer, files are not read in order and to their end
             seen.forget()
+        share_one_arena()  # in the processes, too, that are forked from here
         writing = ShardWriting(corpus, plan, tokenizer, folder, journal, seen)
         if writing.stored:
             print(f"continuing after {writing.stored:,} bytes of the files", file=sys.stderr)

@@ -11,12 +11,13 @@ from data.bad_text import BadText
 from data.files import File
 from data.streams import BrokenFile, Meter, open_file, read_block
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 17  # small enough for the processor's caches, large enough for a process
+MOST_PIECES = 128  # that are kept together for want of a place to cut
 _NOT_UTF8 = "the text is not UTF-8"
 
 
 def read_text(file: File, bad_text: BadText, meter: Meter) -> Iterator[str]:
-    """A text file in pieces of about a megabyte.
+    """A text file in pieces of about a hundred kilobytes.
 
     Pieces are cut where every tokenizer cuts too, so that encoding them one by one gives the tokens
     of the whole. A byte-order mark is dropped. Text that is not UTF-8, or a compressed file that
@@ -104,9 +105,9 @@ def safe_cut(text: str) -> int:
     """The last place where text may be cut without changing its tokens; 0 if none is near its end.
 
     Between a word and the blank after it: there the patterns of all our tokenizers end a piece. A
-    text of 16 pieces without any such place is cut at its end, to bound memory.
+    text of MOST_PIECES pieces without such a place is cut at its end, to bound memory.
     """
-    is_long = len(text) >= 16 * PIECE_BYTES
+    is_long = len(text) >= MOST_PIECES * PIECE_BYTES
     for look_back in (*_LOOK_BACK, len(text)) if is_long else _LOOK_BACK:
         cut = 0
         for match in _AFTER_WORD.finditer(text, max(0, len(text) - look_back)):

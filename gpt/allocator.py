@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -18,13 +18,13 @@ def keep_freed_memory() -> None:
     _set(_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def return_freed_memory() -> None:
-    """Return large blocks to the kernel at once: for streaming through a corpus.
+def share_one_arena() -> None:
+    """Let all threads allocate from one heap: for streaming through a corpus.
 
-    Otherwise malloc keeps larger and larger blocks in its heap, which then falls into pieces: a
-    process that holds 50 MB at any time grows by half a megabyte per megabyte read.
+    What one thread allocates and another frees would leave holes in a heap of its own, and a
+    process that holds little at any time would grow with what it has read.
     """
-    _set(_MMAP_THRESHOLD, 1 << 18)
+    _set(_ARENA_MAX, 1)
 
 
 def _set(parameter: int, value: int) -> None:

@@ -179,7 +179,7 @@ def test_a_damaged_tokenizer_is_found_and_named(name, tmp_path):
     flip_bit(tmp_path / "d/tokenizer" / name, 20)
     assert verify_dataset(tmp_path / "d") == [f"tokenizer/{name}"]
     with pytest.raises(UserError, match="tokenizer"):
-        Dataset(tmp_path / "d").tokenizer
+        _ = Dataset(tmp_path / "d").tokenizer
 
 
 def test_verify_says_what_it_found_and_leaves_with_code_one(tmp_path, capsys):
@@ -216,7 +216,7 @@ def test_a_missing_file_is_found_and_named(tmp_path):
     assert verify_dataset(tmp_path / "d") == ["train-00000.offsets", "val-00000.bin"]
     with pytest.raises(UserError, match=r"train-00000\.offsets is missing: 0 of \d+ bytes are "
                                         "there; prepare the dataset again"):
-        Dataset(tmp_path / "d").tokenizer
+        _ = Dataset(tmp_path / "d").tokenizer
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-2], lambda data: data[:-1],
@@ -236,7 +236,7 @@ def test_another_tokenizer_in_the_folder_is_refused(tmp_path):
     Tokenizer("other", ranks, ".", {END_OF_TEXT: 257}).save(tmp_path / "d/tokenizer")
     with pytest.raises(UserError, match="its tokenizer is not the one its tokens were made with; "
                                         "prepare the dataset again"):
-        Dataset(tmp_path / "d").tokenizer
+        _ = Dataset(tmp_path / "d").tokenizer
     assert set(verify_dataset(tmp_path / "d")) == {"tokenizer/encoding.json",
                                                    "tokenizer/ranks.tiktoken"}
 

@@ -30,6 +30,11 @@ POLICIES = ["error", "replace", "skip"]
 
 
 @pytest.fixture(autouse=True)
+def _few_pieces_are_kept_together(monkeypatch):
+    monkeypatch.setattr(text_module, "MOST_PIECES", 16)
+
+
+@pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -115,8 +115,8 @@ class Disk:
                 os.truncate(path, min(size, path.stat().st_size))
 
 
-@pytest.mark.parametrize("failure", [PulledPlug, lambda: OSError(5, "Input/output error")])
-@pytest.mark.parametrize("kind", [many_files, bad_text])
+@pytest.mark.parametrize(("kind", "failure"), [
+    (many_files, PulledPlug), (bad_text, lambda: OSError(5, "Input/output error"))])
 def test_whichever_flush_or_rename_fails_the_next_attempt_gives_the_same_bytes(
         kind, failure, monkeypatch):
     monkeypatch.setattr(encode, "BATCH_CHARACTERS", 6000)

@@ -249,7 +249,7 @@ def peak_megabytes(source: Path, megabytes: int, kind: str, *options: str) -> fl
 
 
 @pytest.mark.parametrize(("kind", "workers"), [
-    ("text.txt", 1), ("line.txt", 1), ("records.jsonl", 1), ("records.jsonl", 2)])
+    ("text.txt", 1), ("line.txt", 1), ("records.jsonl", 2)])
 def test_memory_does_not_grow_with_the_corpus(kind, workers):
     """Ten times the text takes less than what is added, even if each byte were kept but once."""
     small = peak_megabytes(Path(f"1-{kind}"), 1, kind, f"workers={workers}")
