@@ -31,6 +31,8 @@ lint: .venv/installed-dev
 	.venv/bin/mypy
 
 bench: .venv/installed-dev
+	$(PY) benchmarks/prepare.py
+	$(PY) benchmarks/loader.py
 	$(PY) benchmarks/allocator.py
 	$(PY) benchmarks/shakespeare.py
 	$(PY) benchmarks/quickstart.py --write

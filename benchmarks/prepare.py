@@ -7,7 +7,7 @@ name the folder; and, beside it, the whole command, which starts Python before t
 `encode_ordinary_batch` with two threads, its ranks loaded and the text in memory; that call alone
 is timed. Arms take turns, five rounds, medians. What limits us is the encoding alone, in one
 process (half of that time in two). Then peak memory (the sum over all processes of what each has
-for itself, sampled) at a text and at ten times that text, and at a single line of that size.
+for itself, sampled) at a text, at ten and thirty times that, and at one line of ten times that.
 Writes benchmarks/results/prepare.json.
 """
 

@@ -12,7 +12,7 @@ from data.files import File
 from data.streams import BrokenFile, Meter, open_file, read_block
 
 PIECE_BYTES = 1 << 17  # small enough for the processor's caches, large enough for a process
-MOST_PIECES = 128  # that are kept together for want of a place to cut
+MOST_PIECES = 8  # that are kept together for want of a place to cut
 _NOT_UTF8 = "the text is not UTF-8"
 
 
@@ -97,20 +97,21 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-_AFTER_WORD = re.compile(r"(?<=[^\W_])(?=\s)")
+_SAFE = re.compile(r"(?<=[^\W_])(?=\s)|(?<=\S\n)(?=[^\W_])")
 _LOOK_BACK = (1 << 10, 1 << 16)
 
 
 def safe_cut(text: str) -> int:
     """The last place where text may be cut without changing its tokens; 0 if none is near its end.
 
-    Between a word and the blank after it: there the patterns of all our tokenizers end a piece. A
+    Between a word and the blank after it, or between a single line end and the word after it:
+    there the patterns of all our tokenizers end a piece, and no two characters normalise to one. A
     text of MOST_PIECES pieces without such a place is cut at its end, to bound memory.
     """
     is_long = len(text) >= MOST_PIECES * PIECE_BYTES
     for look_back in (*_LOOK_BACK, len(text)) if is_long else _LOOK_BACK:
         cut = 0
-        for match in _AFTER_WORD.finditer(text, max(0, len(text) - look_back)):
+        for match in _SAFE.finditer(text, max(0, len(text) - look_back)):
             cut = match.end()
         if cut:
             return cut

@@ -18,8 +18,9 @@ from data.bad_text import BadText, Incident
 from data.streams import Meter
 from data.text import cut_pieces, first_problem, in_pieces, read_text, safe_cut
 from gpt.errors import UserError
+from gpt.fast_encoding import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
 from gpt.tokenizer import _KNOWN_FILES as KNOWN_FILES
-from gpt.tokenizer import Tokenizer, build_tokenizer
+from gpt.tokenizer import END_OF_TEXT, Tokenizer, build_tokenizer
 from tests.data.sample_files import PACKERS, file_of, read
 from tests.tiny import SHARED
 
@@ -305,3 +306,27 @@ def test_the_first_problem_is_found_in_a_packed_file_too():
     assert first_problem(file_of("a.txt.gz", gzip.compress(b"a\n\nb\xff"))) == (
         3, "the text is not UTF-8 (invalid start byte)")
     assert first_problem(file_of("a.txt.gz", gzip.compress(b"a\n\nb"))) is None
+
+
+CHINESE = "\u4e2d\u6587\uff0c\u6ca1\u6709\u7a7a\u683c\u3002\n"
+
+
+@pytest.mark.parametrize("pattern", [BPE_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN])
+@SEEDED
+@given(text=st.text("\n\n\r\t \u00a0\u3000'abZs9.,!\u3002\u4e2d\u0301-", max_size=30))
+@example(text="a.\nb")
+@example(text=CHINESE * 2)
+def test_no_pattern_joins_what_lies_on_the_two_sides_of_a_safe_place(pattern, text):
+    tokenizer = Tokenizer("bytes", {bytes([b]): b for b in range(256)} | {
+        word.encode(): 256 + i for i, word in enumerate([".\n", "\n\n", "\nb", " b", "ab", "\n "])},
+        pattern, {END_OF_TEXT: 300})
+    whole = tokenizer._encoding.encode_ordinary(text)
+    for place in (match.end() for match in text_module._SAFE.finditer(text)):
+        assert tokenizer.encode(text[:place]) + tokenizer.encode(text[place:]) == whole
+
+
+def test_a_text_without_blanks_between_words_is_cut_after_its_lines(monkeypatch):
+    monkeypatch.setattr(text_module, "PIECE_BYTES", 64)
+    found = list(in_pieces(CHINESE * 40))
+    assert "".join(found) == CHINESE * 40 and len(found) > 5
+    assert all(piece.endswith("\n") for piece in found)

@@ -210,14 +210,14 @@ def test_of_two_at_once_the_second_is_refused_and_a_killed_ones_place_is_free(wh
     end_session(first)
 
 
-# Pieces of 64 KiB in place of a megabyte, and all else in proportion.
+# Smaller pieces than usual, and all else in proportion.
 PEAK = """
 import resource, sys
 sys.path.insert(0, sys.argv.pop(1))
 from data import encode, making, text
 from data.prepare import main
 text.PIECE_BYTES = encode.BATCH_CHARACTERS = 1 << 16
-making.TRAINING_CHARACTERS = 1 << 12
+making.TRAINING_CHARACTERS, text.MOST_PIECES = 1 << 12, 16
 main(sys.argv[1:])
 print("peak", max(resource.getrusage(who).ru_maxrss for who in (
     resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
