@@ -8,11 +8,13 @@ by the end-of-text token. Beside each shard, `SPLIT-00000.offsets` lists where d
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,11 +121,12 @@ class TokenStream:
     """
 
     def __init__(self, parts: Sequence[np.ndarray], offsets: Sequence[np.ndarray] = ()):
-        self._parts, self._offsets = parts, offsets
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        # As plain arrays: numpy's class for mapped files makes each slice slower.
+        self._parts, self._offsets = [np.asarray(part) for part in parts], offsets
+        self._starts = [0, *accumulate(len(part) for part in parts)]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     @cached_property
     def document_starts(self) -> np.ndarray:
@@ -134,13 +137,15 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens start to stop as int64, across shard borders."""
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        first = bisect.bisect_right(self._starts, start) - 1
         pieces = []
         while start < stop:
-            offset = int(self._starts[first])
-            piece = self._parts[first][start - offset:stop - offset]
-            pieces.append(piece.astype(np.int64))
+            offset = self._starts[first]
+            piece = self._parts[first][start - offset:stop - offset].astype(np.int64)
+            pieces.append(piece)
             start, first = start + len(piece), first + 1
+        if len(pieces) == 1:
+            return pieces[0]
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
 

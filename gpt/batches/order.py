@@ -7,11 +7,13 @@ permutation that is computed, not stored.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
 _ROUNDS = 6
+_STRETCH = 512
 
 
 class Permutation:
@@ -62,6 +64,18 @@ def sequence_order(indices: np.ndarray, n: int, *keys: int) -> np.ndarray:
 
 def permuted_in_blocks(indices: np.ndarray, n: int, *keys: int) -> np.ndarray:
     """Indices, each block of n of them permuted within itself.  (k,) int64 -> (k,) int64"""
+    permuted = np.empty_like(indices)
+    stretches = indices // _STRETCH
+    for stretch in set(stretches.tolist()):
+        chosen = stretches == stretch
+        permuted[chosen] = _permuted_stretch(stretch, n, keys)[indices[chosen] % _STRETCH]
+    return permuted
+
+
+@functools.lru_cache(maxsize=64)
+def _permuted_stretch(stretch: int, n: int, keys: tuple[int, ...]) -> np.ndarray:
+    """A stretch of the order at once: for numpy it costs little more than a few indices of it."""
+    indices = np.arange(stretch * _STRETCH, (stretch + 1) * _STRETCH)
     permuted = np.empty_like(indices)
     blocks = indices // n
     for block in np.unique(blocks):
