@@ -217,7 +217,7 @@ sys.path.insert(0, sys.argv.pop(1))
 from data import encode, making, text
 from data.prepare import main
 text.PIECE_BYTES = encode.BATCH_CHARACTERS = 1 << 16
-making.TRAINING_CHARACTERS, text.MOST_PIECES = 1 << 12, 16
+making.TRAINING_CHARACTERS, text.MOST_PIECES = 1 << 12, 4
 main(sys.argv[1:])
 print("peak", max(resource.getrusage(who).ru_maxrss for who in (
     resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
