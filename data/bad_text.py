@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from gpt.errors import UserError
 
 Policy = Literal["error", "replace", "skip"]
-MOST_INCIDENTS = 10_000  # that are kept until someone takes them; all of them are counted
+MOST_INCIDENTS = 10_000  # that are kept and listed; all of them are counted
 
 
 class Incident(NamedTuple):
@@ -28,10 +28,10 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     incidents: list[Incident] = field(default_factory=list)
 
-    def add(self, other: Tally, most_incidents: int) -> None:
+    def add(self, other: Tally) -> None:
         """Take over another tally's counts, and as many of its incidents as there is room for."""
         self.counts += other.counts
-        self.incidents += other.incidents[:max(0, most_incidents - len(self.incidents))]
+        self.incidents += other.incidents[:max(0, MOST_INCIDENTS - len(self.incidents))]
 
 
 @dataclass

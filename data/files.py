@@ -6,6 +6,7 @@ that a split by name stays the same on every machine.
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import re
@@ -87,7 +88,7 @@ def _files_of(source: Source, number: int, fetched: Path) -> Iterator[File]:
         yield _checked(_file(_keep_standard_input(fetched), "stdin", source, number), source)
     elif path.lower().startswith(("http://", "https://")):
         name = PurePosixPath(re.split("[?#]", path)[0]).name
-        local = _fetch(path, fetched / f"{number}-{name}")
+        local = _fetch(path, fetched / f"{hashlib.sha256(path.encode()).hexdigest()[:16]}-{name}")
         yield _checked(_file(local, name, source, number), source)
     elif "://" in path:
         yield from _remote_files(source, number)
@@ -221,14 +222,22 @@ def _remote_listing(fs: Any, root: str) -> tuple[str, dict[str, Any]]:
 
 
 def _keep_standard_input(folder: Path) -> Path:
-    """Standard input can be read once; a preparation may have to read twice, or again."""
-    kept = folder / "stdin"
-    if not kept.exists():
-        if sys.stdin is None:
-            raise UserError("there is no standard input to read; name files as the sources")
+    """Standard input can be read once; a preparation may have to read twice, or be continued.
+
+    What it gives now counts. If that is nothing, what an interrupted attempt kept goes on.
+    """
+    kept, new = folder / "stdin", folder / "stdin.new"
+    if sys.stdin is not None and not (sys.stdin.isatty() and kept.exists()):
         if sys.stdin.isatty():
             print("reading text from standard input, to its end (Ctrl-D)", file=sys.stderr)
-        _write_whole(sys.stdin.buffer, kept)
+        _write_whole(sys.stdin.buffer, new)
+        if new.stat().st_size or not kept.exists():
+            return new.replace(kept)
+        new.unlink()
+    if not kept.exists():
+        raise UserError("there is no standard input to read; name files as the sources")
+    print("note: standard input gives nothing; going on with what it gave before",
+          file=sys.stderr)
     return kept
 
 

@@ -24,7 +24,6 @@ from gpt.tokenizer import Tokenizer
 
 COMMIT_SECONDS = 10.0
 _SIGNAL_SECONDS = 0.2  # within which a signal to many processes has reached them all
-MOST_INCIDENTS = 10_000  # that are listed; all of them are counted
 
 
 class ShardWriting:
@@ -119,7 +118,7 @@ class ShardWriting:
         amount.documents += piece.starts
         amount.tokens += len(encoded.ids)
         amount.bytes += encoded.text_bytes
-        self.tally.add(piece.tally, MOST_INCIDENTS)
+        self.tally.add(piece.tally)
         self._place, self.stored = (file, number + 1), self.stored + piece.stored
 
     def _within_quota(self, piece: Piece, encoded: Encoded) -> Encoded:

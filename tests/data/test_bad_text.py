@@ -52,15 +52,17 @@ def test_however_many_cases_there_are_a_bounded_number_is_kept_and_all_are_count
     assert len(bad_text.tally.incidents) == 1
 
 
-def test_tallies_add_up_to_as_many_incidents_as_there_is_room_for():
+def test_tallies_add_up_to_as_many_incidents_as_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(bad_text_module, "MOST_INCIDENTS", 4)
     total, one = Tally(), Tally()
     one.counts["skipped"] = 3
     one.incidents = [Incident("a.txt", line, "wrong", "skipped") for line in range(3)]
     for expected in (3, 4, 4):
-        total.add(one, 4)
+        total.add(one)
         assert len(total.incidents) == expected
     assert total.counts == {"skipped": 9}
-    total.add(one, 2)  # less room than is taken
+    monkeypatch.setattr(bad_text_module, "MOST_INCIDENTS", 2)
+    total.add(one)  # less room than is taken
     assert len(total.incidents) == 4
 
 

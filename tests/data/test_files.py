@@ -188,6 +188,24 @@ def test_standard_input_is_kept_so_that_it_can_be_read_again(monkeypatch):
     assert read(file) == read(file) == [TEXT.decode()]
 
 
+def test_what_standard_input_gives_now_replaces_what_an_interrupted_attempt_kept(monkeypatch):
+    standard_input(monkeypatch, b"of before")
+    files_of(STANDARD_INPUT)
+    standard_input(monkeypatch, TEXT)
+    [file] = files_of(STANDARD_INPUT)
+    assert read(file) == [TEXT.decode()]
+    assert sorted(path.name for path in Path("fetched").iterdir()) == ["stdin"]
+
+
+def test_an_attempt_goes_on_with_what_was_kept_if_nothing_is_given_now(monkeypatch, capsys):
+    standard_input(monkeypatch, TEXT)
+    [file] = files_of(STANDARD_INPUT)
+    for nothing in (None, types.SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: True)):
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert files_of(STANDARD_INPUT) == [file] and read(file) == [TEXT.decode()]
+        assert "going on with what it gave before" in capsys.readouterr().err
+
+
 def test_standard_input_takes_a_format_and_a_hash(monkeypatch):
     standard_input(monkeypatch, b'{"text": "a"}\n')
     [file] = files_of(STANDARD_INPUT, format="jsonl")
@@ -257,6 +275,13 @@ def test_a_file_behind_an_address_is_fetched_whole_and_once(host, capsys):
     assert capsys.readouterr().err == f"fetching {host}/a.txt\n"
     assert files_of(f"{host}/a.txt") == [file]
     assert Answers.asked == ["/a.txt"]
+
+
+def test_files_of_one_name_behind_two_addresses_are_not_taken_for_each_other(host):
+    Answers.answers["/a.txt?another"] = Answers.answers["/a.txt"]
+    [first], [second] = files_of(f"{host}/a.txt"), files_of(f"{host}/a.txt?another")
+    assert first.name == second.name and first.path != second.path
+    assert Answers.asked == ["/a.txt", "/a.txt?another"]
 
 
 def test_the_name_behind_an_address_is_that_of_its_path(host):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data import bad_text as bad_text_module
 from data import corpus as corpus_module
 from data import encode, split, text, writing
 from data.journal import JOURNAL, Journal
@@ -278,7 +279,7 @@ def test_duplicates_of_a_source_that_is_not_read_to_its_end_are_refused():
 
 
 def test_a_list_of_bad_text_ends_somewhere_and_its_count_does_not(monkeypatch):
-    monkeypatch.setattr(writing, "MOST_INCIDENTS", 5)
+    monkeypatch.setattr(bad_text_module, "MOST_INCIDENTS", 5)
     write_jsonl(Path("a.jsonl"), [prose(5, i) for i in range(30)])
     Path("b.jsonl").write_text("no record\n" * 40)
     dataset = prepare(recipe(sources=["a.jsonl", "b.jsonl"], tokenizer="byte", on_bad_text="skip"))
