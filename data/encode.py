@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -48,7 +49,8 @@ def encode_in_order(pieces: Iterable[Piece], tokenizer: Tokenizer,
         under_way: deque[tuple[list[Piece], Future[_Result]]] = deque()
         try:
             for batch in batches:
-                under_way.append((batch, pool.submit(_work, _texts(batch))))
+                with _holding_signals():  # submitting also starts processes
+                    under_way.append((batch, pool.submit(_work, _texts(batch))))
                 if len(under_way) > workers + 2:
                     done, future = under_way.popleft()
                     yield _joined(done, future.result(), dtype)
@@ -86,13 +88,31 @@ def _texts(batch: list[Piece]) -> _Texts:
     return [(piece.text, piece.ends) for piece in batch]
 
 
+_LEFT_TO_THE_PARENT = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1")
+                       if hasattr(signal, name)]
+
+
+@contextlib.contextmanager
+def _holding_signals() -> Iterator[None]:
+    """Keep signals waiting, or one could end a process that has not yet begun to ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(tokenizer: Tokenizer) -> None:
     """Make ready a process: it leaves signals to its parent, and ends when that is gone."""
     global _tokenizer
     _tokenizer = tokenizer
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for one in _LEFT_TO_THE_PARENT:
+        signal.signal(one, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_PARENT)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which a pool ends its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
