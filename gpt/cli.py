@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from gpt import strict_yaml
 from gpt.errors import UserError
+from gpt.section import Section
 
 C = TypeVar("C", bound=BaseModel)
 FLAGS = {"--print-config": "print the resolved configuration, and where each value came from",
@@ -59,7 +60,8 @@ def parse_command_line(schema: type[C], argv: list[str], usage: str) -> Invocati
         origins[path] = "command line"
     config = validate(schema, values, origins)
     if "--print-config" in flags:
-        print(print_config(config, origins))
+        implied = schema.implied(values) if issubclass(schema, Section) else {}
+        print(print_config(config, implied | origins))
         sys.exit(0)
     return Invocation(config, file, flags, origins)
 
@@ -192,9 +194,10 @@ def _field_path(schema: type[BaseModel], loc: tuple[Any, ...]) -> str:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, or that the items of its list are."""
-    if getattr(annotation, "__origin__", None) is list:
-        annotation = annotation.__args__[0]
+    """The section that a field holds, or may hold, or that the items of its list are."""
+    arguments: tuple[Any, ...] = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is list or type(None) in arguments:
+        annotation = arguments[0]
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation if is_section else None
 
@@ -204,12 +207,12 @@ def field_paths(schema: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, info in schema.model_fields.items():
         path = prefix + (info.alias or name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found |= field_paths(info.annotation, path + ".")
-            continue
-        found[path] = info
-        if (item := _section_of(info.annotation)) is not None:
-            found |= field_paths(item, f"{path}.N.")
+        section = _section_of(info.annotation)
+        if section is None or section is not info.annotation:
+            found[path] = info
+        if section is not None:
+            is_list = getattr(info.annotation, "__origin__", None) is list
+            found |= field_paths(section, f"{path}.N." if is_list else f"{path}.")
     return found
 
 

@@ -9,32 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1, le=2**40)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from gpt.model_config import DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE, ModelConfig
+from gpt.presets import MAX_DEPTH, is_count, shape_of, training_of_depth
+from gpt.section import Count, Fraction, Section
 
-
-class Section(BaseModel):
-    """The base of all sections: unknown keys, NaN and infinity are errors; values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False,
-                              validate_default=True, protected_namespaces=())
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_not_booleans(cls, value: Any, info: Any) -> Any:
-        """Pydantic would read `true` as 1, and 1 as true."""
-        accepted = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and not _accepts_bool(accepted):
-            raise ValueError("true and false are no value for this field")
-        return value
-
-
-def _accepts_bool(annotation: Any) -> bool:
-    arguments = getattr(annotation, "__args__", ())
-    return annotation is bool or any(a is True or _accepts_bool(a) for a in arguments)
-
+__all__ = ["CheckpointConfig", "DataConfig", "EvalConfig", "FinetuneConfig", "FinetuneSection",
+           "LogConfig", "ModelConfig", "OptimConfig", "PretrainConfig", "RunConfig", "RunSections",
+           "Section", "TrainConfig", "json_schema"]
 
 class RunConfig(Section):
     """Which run this is and what it runs on."""
@@ -68,63 +51,6 @@ class DataConfig(Section):
                        "not the result")
 
 
-class ModelConfig(Section):
-    """The architecture: all that rebuilding the weights needs, nothing about training."""
-
-    vocab_size: Annotated[int, Field(ge=1, le=2**24)] | None = Field(
-        None, description="distinct token ids; default: the tokenizer's")
-    block_size: Annotated[int, Field(ge=1, le=2**24)] = Field(
-        1024, description="longest sequence the model reads, in tokens")
-    n_layer: Annotated[int, Field(ge=1, le=1024)] = Field(12, description="blocks in the stack")
-    n_head: Annotated[int, Field(ge=1, le=1024)] = Field(12, description="query heads per layer")
-    n_kv_head: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default_factory=lambda data: data["n_head"] // 2 if data["n_head"] % 2 == 0 else
-        data["n_head"],
-        description="key/value heads; fewer than n_head is grouped-query; default: half of an even "
-                    "n_head")
-    n_embd: Annotated[int, Field(ge=1, le=2**17)] = Field(
-        768, description="width of the residual stream")
-    position: Literal["rope", "learned", "sinusoidal", "none"] = Field(
-        "rope", description="how the order of tokens is seen")
-    rope_base: Annotated[float, Field(gt=1)] = Field(
-        10_000.0, description="RoPE's slowest wavelength is 2 pi times this, in tokens")
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = Field(
-        "swiglu", description="the feed-forward's non-linearity; gelu_tanh is GPT-2's")
-    n_inner: Annotated[int, Field(ge=1, le=2**19)] = Field(
-        default_factory=lambda data: default_n_inner(data["n_embd"], data["mlp"]),
-        description="width inside the feed-forward; default: 4 n_embd, for swiglu 8/3 n_embd "
-                    "rounded up to a multiple of 32")
-    qk_norm: bool = Field(True, description="RMSNorm on each head's queries and keys")
-    bias: bool = Field(False, description="biases in linear layers and LayerNorms")
-    tie_embeddings: bool = Field(False, description="the output layer is the token embedding")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="on embeddings, attention weights and each layer's output")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.n_embd // self.n_head
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> ModelConfig:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
-        if self.n_head % self.n_kv_head:
-            raise ValueError(f"n_head ({self.n_head}) must be a multiple of n_kv_head "
-                             f"({self.n_kv_head})")
-        if self.position == "rope" and self.head_dim % 2:
-            raise ValueError(f"RoPE turns pairs: n_embd / n_head ({self.head_dim}) must be even")
-        if self.position == "sinusoidal" and self.n_embd % 2:
-            raise ValueError(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
-        return self
-
-
-def default_n_inner(n_embd: int, mlp: str) -> int:
-    """SwiGLU has a third matrix: 8/3 n_embd keeps the parameter count of the others' 4."""
-    return -(-8 * n_embd // (3 * 32)) * 32 if mlp == "swiglu" else 4 * n_embd
-
-
 class OptimConfig(Section):
     """AdamW and its learning-rate schedule."""
 
@@ -140,6 +66,9 @@ class OptimConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="steps from zero to lr")
     cooldown_fraction: Fraction = Field(0.5, description="share of the run that cools down (wsd)")
     min_lr_fraction: Fraction = Field(0.0, description="the final learning rate, as a share of lr")
+
+
+BUDGETS = ("steps", "tokens", "epochs", "max_minutes")
 
 
 class TrainConfig(Section):
@@ -160,8 +89,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
-        given = [name for name in ("steps", "tokens", "epochs", "max_minutes")
-                 if getattr(self, name) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"set one of steps, tokens, epochs and max_minutes, not {given}")
         return self
@@ -196,7 +124,8 @@ class LogConfig(Section):
 class FinetuneSection(Section):
     """What is fine-tuned, on what."""
 
-    base: str = Field(alias="from", description="the run, or one checkpoint of it, to start from")
+    base: str = Field(alias="from", description="what to start from: a run, one checkpoint of it, "
+                                                "a Hugging Face folder, or a name on its Hub")
     data: str = Field(description='JSONL file, one {"prompt": …, "completion": …} per line')
     val_data: str | None = Field(None, description="JSONL file to validate on")
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -227,11 +156,40 @@ class PretrainConfig(RunSections):
     data: DataConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _depth_sets_training(cls, values: Any) -> Any:
+        """Batch size and budget follow from model.depth, where they are not given."""
+        implied = _training_of(values) if isinstance(values, dict) else {}
+        return values | {"train": implied | values.get("train", {})} if implied else values
+
+    @classmethod
+    def implied(cls, values: dict[str, Any]) -> dict[str, str]:
+        """What model.preset and model.depth set."""
+        model = values.get("model", {})
+        dial = f"{model['preset']}" if model.get("preset") else f"model.depth={model.get('depth')}"
+        return ({f"model.{name}": dial for name in shape_of(model)}
+                | {f"train.{name}": dial for name in _training_of(values)})
+
 
 class FinetuneConfig(RunSections):
     """A fine-tuning run; architecture and tokenizer come from the run it starts from."""
 
     finetune: FinetuneSection
+
+
+def _training_of(values: dict[str, Any]) -> dict[str, int]:
+    """What model.depth says about training and the configuration does not."""
+    model, train = values.get("model"), values.get("train", {})
+    if not isinstance(model, dict) or not isinstance(train, dict):
+        return {}
+    depth, block_size = model.get("depth"), model.get("block_size", DEFAULT_BLOCK_SIZE)
+    if not is_count(depth, MAX_DEPTH) or not is_count(block_size, MAX_BLOCK_SIZE):
+        return {}
+    implied = training_of_depth(depth, block_size)
+    if train.keys() & BUDGETS:
+        del implied["tokens"]
+    return {name: value for name, value in implied.items() if name not in train}
 
 
 def json_schema() -> dict[str, Any]:

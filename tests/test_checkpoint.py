@@ -124,7 +124,7 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_leftovers(tmp_path, monke
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    for broken in ("save_file", "write_json", "_seal", "flush_to_disk"):
+    for broken in ("save_tensors", "write_json", "_seal", "flush_to_disk"):
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, broken, fail)
             with pytest.raises(OSError, match="No space"):

@@ -286,7 +286,21 @@ def test_print_config_shows_every_value_and_where_it_came_from(capsys):
                  "  n_layer: 2  # small.yaml, line 4", "  n_kv_head: 6  # default",
                  '  dataset: "corpus"  # small.yaml, line 2'):
         assert line in printed.splitlines()
-    assert set(load_text(printed, "printed").lines) - {""} >= set(field_paths(PretrainConfig))
+    dials = {"model.preset", "model.depth"}  # stand in the fields that they set
+    assert set(load_text(printed, "printed").lines) - {""} >= {
+        path for path in field_paths(PretrainConfig)
+        if path not in dials and not path.startswith("model.rope_scaling.")}
+
+
+def test_print_config_says_what_a_preset_or_the_depth_set(capsys):
+    for dial, lines in (("preset=gpt2-medium", ["  n_layer: 24  # gpt2-medium",
+                                                "  n_embd: 96  # command line"]),
+                        ("depth=3", ["  n_layer: 3  # model.depth=3", "  batch_size: 32  # "
+                                     "model.depth=3", "  n_embd: 96  # command line"])):
+        with pytest.raises(SystemExit):
+            parse("--print-config", f"model.{dial}", "model.n_embd=96")
+        printed = capsys.readouterr().out.splitlines()
+        assert set(lines) <= set(printed)
 
 
 @pytest.mark.parametrize("overrides", [

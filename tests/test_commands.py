@@ -360,3 +360,34 @@ def test_fine_tuning_refuses_another_validation_set_for_the_same_run(workplace, 
                            "run.name=tuned", "train.epochs=2", "train.batch_size=4",
                            "finetune.val_fraction=0.3", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2 and "finetune.val_fraction: None there, 0.3 asked" in stderr
+
+
+def test_a_run_says_at_its_start_what_it_costs(workplace):
+    log = (workplace / "runs/base/train.log").read_text()
+    for said in ("parameters, ", "FLOPs per token", "memory in MiB, at most about: weights ",
+                 "gradients ", "optimizer ", "activations ", "logits "):
+        assert said in log
+
+
+def test_a_fine_tuned_model_carries_its_chat_template(workplace):
+    lm = gpt.load(str(workplace / "runs/tuned"))
+    assert "message[" in lm.tokenizer.chat_template
+    assert gpt.load(str(workplace / "runs/base")).tokenizer.chat_template is None
+
+
+@pytest.mark.parametrize("fields", [
+    ["model.preset=llama-1b", "model.n_head=2", "model.n_kv_head=1", "model.n_inner=64"],
+    ["model.depth=1", "train.batch_size=4"],
+    ["model.window=8", "model.window_pattern=SF", "model.head_dim=8"]], ids=lambda f: f[0])
+def test_runs_with_other_shapes_train_continue_and_sample(fields, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    name = "shape-" + fields[0].split("=")[1]
+    small = ["model.n_layer=2", "model.n_embd=32", "model.block_size=48", "run.dtype=float32",
+             "eval.every_steps=null", "train.batch_size=4", f"run.name={name}"]
+    first = call(train, "data.dataset=data/c", *small, *fields, "train.steps=2",
+                 monkeypatch=monkeypatch, capsys=capsys)
+    assert first[0] == 0, first
+    resolved = f"runs/{name}/config.yaml"
+    again = call(train, resolved, "train.steps=4", monkeypatch=monkeypatch, capsys=capsys)
+    assert again[0] == 0 and "continuing from" in again[1] + again[2]
+    assert len(gpt.load(f"runs/{name}").generate("Doc", max_new_tokens=30)) > 0

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gpt.cli import field_paths, validate
-from gpt.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig, default_n_inner
+from gpt.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from gpt.errors import UserError
+from gpt.model_config import default_n_inner
 
 SEEDED = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
@@ -27,6 +28,11 @@ def build(kind: str = "pretrain", /, **given):
                                                for section, fields in given.items()}, {})
 
 
+def nested(path: str, value: object) -> dict[str, object]:
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
 def refusal(kind: str = "pretrain", /, **given) -> str:
     with pytest.raises(UserError) as caught:
         build(kind, **given)
@@ -35,11 +41,11 @@ def refusal(kind: str = "pretrain", /, **given) -> str:
 
 @pytest.mark.parametrize(("kind", "path"), FIELDS)
 def test_true_is_a_value_of_switches_alone(kind, path):
-    section, field = path.split(".")
+    section, field = path.split(".", 1)
     if path in SWITCHES:
         assert getattr(getattr(build(kind, **{section: {field: True}}), section), field) is True
     else:
-        assert f"{path}: " in refusal(kind, **{section: {field: True}})
+        assert f"{path}: " in refusal(kind, **{section: nested(field, True)})
 
 
 @pytest.mark.parametrize("field", ["steps", "batch_size", "max_minutes"])
@@ -123,7 +129,8 @@ def test_swiglus_three_matrices_have_the_parameters_of_the_others_two_up_to_roun
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    ({"n_head": 7}, "n_embd (768) must be a multiple of n_head (7)"),
+    ({"n_head": 7}, "n_embd (768) must be a multiple of n_head (7), or head_dim "
+     "be given"),
     ({"n_kv_head": 5}, "n_head (12) must be a multiple of n_kv_head (5)"),
     ({"n_kv_head": 24}, "n_head (12) must be a multiple of n_kv_head (24)"),
     ({"n_embd": 36, "n_head": 12}, "RoPE turns pairs: n_embd / n_head (3) must be even"),
@@ -147,9 +154,9 @@ def test_a_validation_file_and_a_validation_share_exclude_each_other():
 
 @pytest.mark.parametrize(("kind", "path"), FIELDS)
 def test_a_misspelt_field_is_refused_and_the_right_one_named(kind, path):
-    section, field = path.split(".")
+    section, field = path.split(".", 1)
     wrong = field + "x"
-    told = refusal(kind, **{section: {wrong: 1}})
+    told = refusal(kind, **{section: nested(wrong, 1)})
     assert told.startswith(f"defaults: there is no field {section}.{wrong}; ")
     if len(field) > 2:
         assert told.endswith(f"did you mean {path}?")

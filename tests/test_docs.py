@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 
@@ -9,9 +10,10 @@ import pytest
 
 import sample
 from data.recipe import Recipe
+from gpt.__main__ import VERBS
 from gpt.cli import parse_command_line, split_arguments, validate
 from gpt.config import FinetuneConfig, PretrainConfig
-from gpt.errors import UserError
+from gpt.errors import OneLineParser, UserError
 from tests.tiny import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +46,24 @@ def test_a_command_that_is_shown_is_understood(command, monkeypatch, capsys):
         parse_command_line(schema, words or ["data.dataset=x"], "")
 
 
+def verbs() -> list[str]:
+    shown = re.compile(r"^python -m gpt (\w+.*?)(?:  +#.*)?$", re.M)
+    return [command for page in PAGES for command in shown.findall(page.read_text())]
+
+
+@pytest.mark.parametrize("command", verbs())
+def test_a_verb_that_is_shown_is_understood(command):
+    verb, *words = shlex.split(command)
+    module = importlib.import_module(f"gpt.verbs.{VERBS[verb][0]}")
+    parser = OneLineParser()
+    module.add_arguments(parser)
+    parser.parse_args(words)
+
+
+def test_the_pages_show_every_verb():
+    assert {shlex.split(command)[0] for command in verbs()} == VERBS.keys()
+
+
 def test_a_wrong_command_would_have_been_noticed(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError):
@@ -53,7 +73,9 @@ def test_a_wrong_command_would_have_been_noticed(monkeypatch):
 def test_files_that_are_named_exist():
     made = {"metrics.jsonl", "train.log", "samples.jsonl", "config.yaml", "environment.json",
             "identity.json", "dataset.json", "encoding.json", "ranks.tiktoken", "task.jsonl",
-            "bad_text.jsonl", "overlap.json"}
+            "bad_text.jsonl", "overlap.json", "config.json", "generation_config.json",
+            "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+            "convert_hf_to_gguf.py"}
     for page in PAGES:
         for name in re.findall(r"`([\w/.-]+\.(?:py|yaml|json|md|txt|jsonl|log|tiktoken))`",
                                page.read_text()):
@@ -63,7 +85,7 @@ def test_files_that_are_named_exist():
 def test_the_map_in_the_readme_is_the_tree():
     text = (ROOT / "README.md").read_text()
     tree = text[text.index("## The map"):text.index("Start with `gpt/model/gpt.py`")]
-    unlisted = {"errors", "files", "holdout", "rank_file"}
+    unlisted = {"errors", "files", "holdout", "tensor_file"}
     for path in (ROOT / "gpt").iterdir():
         if path.suffix == ".py" and not path.name.startswith("_"):
             assert path.name in tree or path.stem in unlisted, path

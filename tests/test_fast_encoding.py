@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.errors import UserError
-from gpt.fast_encoding import (
-    _BLANKS,
+from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer, read_ranks
+from gpt.tokenizer.fast_encoding import _BLANKS, MARKS, FastEncoding
+from gpt.tokenizer.patterns import (
     BPE_PATTERN,
     CL100K_PATTERN,
     GPT2_PATTERN,
-    MARKS,
     O200K_PATTERN,
-    FastEncoding,
+    QWEN2_PATTERN,
 )
-from gpt.tokenizer import END_OF_TEXT, Tokenizer, build_tokenizer, read_ranks
 from tests.tiny import SHARED
 
 SEEDED = settings(max_examples=200, derandomize=True, database=None, deadline=None)
 RANKS_FILE = SHARED / "gpt2.tiktoken"
-PATTERNS = {"gpt2": GPT2_PATTERN, "bpe": BPE_PATTERN, "o200k": O200K_PATTERN}
+PATTERNS = {"gpt2": GPT2_PATTERN, "bpe": BPE_PATTERN, "o200k": O200K_PATTERN,
+            "qwen2": QWEN2_PATTERN}
 BYTES = {bytes([b]): b for b in range(256)}
 PARTS = [*_BLANKS, *MARKS, "\x1c", "\x1d", "\x1e", "\x1f", "\u200b", "\ufeff", "\x7f", "a", "Wörd",
          "中", "'s", "'LL", "’t", "12", "٣", "_", "!?", "/", "🙂", "e\u0301", "ǅ", END_OF_TEXT]
@@ -111,7 +111,7 @@ def test_a_text_with_all_eight_marks_goes_the_slow_way_to_the_same_ids(both, ran
     fast, plain = both
     assert fast.encode(MARKS) is None
     assert fast.encode(MARKS[:7]).tolist() == plain.encode_ordinary(MARKS[:7])
-    tokenizer = Tokenizer("t", ranks, plain._pat_str, plain._special_tokens)
+    tokenizer = RankTokenizer("t", ranks, plain._pat_str, plain._special_tokens)
     text = f"a  b {MARKS}\n  c"
     assert tokenizer.encode(text) == plain.encode_ordinary(text)
 
@@ -131,7 +131,7 @@ def test_without_the_cut_the_ids_would_differ(both, monkeypatch):
 
 def test_a_tokenizer_without_an_end_of_text_is_refused():
     with pytest.raises(UserError, match=r"it has no <\|endoftext\|>"):
-        Tokenizer("t", BYTES, ".", {})
+        RankTokenizer("t", BYTES, ".", {})
     assert build_tokenizer("byte").end_of_text == 256
 
 

@@ -23,6 +23,7 @@ from gpt.finetuning import (
     read_records,
 )
 from gpt.tokenizer import build_tokenizer
+from tests.hub_tokenizers import llama3, write_folder
 from tests.tiny import CPU, tiny_gpt
 
 BYTES = build_tokenizer("byte")
@@ -49,6 +50,15 @@ def test_for_any_records_the_supervised_targets_are_the_completions(pairs):
         start = int((batch.targets[i] != IGNORE).int().argmax())
         read = batch.inputs[i][:start + 1].tolist()
         assert read == (BYTES.encode(prompt) or [END])
+
+
+def test_a_prompt_begins_with_the_token_that_goes_before_every_text(tmp_path):
+    llama = build_tokenizer(str(write_folder(tmp_path, llama3(), "<|end_of_text|>")))
+    rows, _ = encode_records([Record("def", " x"), Record("", "x")], llama, 32)
+    begin, end = llama.specials["<|begin_of_text|>"], llama.end_of_text
+    assert [row.tokens for row in rows] == [
+        [begin, *llama.encode("def"), *llama.encode(" x"), end], [begin, *llama.encode("x"), end]]
+    assert [row.prompt_tokens for row in rows] == [1 + len(llama.encode("def")), 1]
 
 
 def test_text_that_spells_the_stop_token_does_not_become_it():

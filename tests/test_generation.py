@@ -12,12 +12,12 @@ from gpt.generation.sampling import filtered_logits, next_token, penalise_repeti
 from gpt.generation.text import stream_text
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
-NO_STOP = -1
+NO_STOP = ()
 
 
-def generated(model, prompt, stop_token=NO_STOP, **settings):
+def generated(model, prompt, stop_tokens=NO_STOP, **settings):
     config = SamplingConfig(**settings)
-    return [new.token for new in generate_tokens(model, prompt, config, CPU, stop_token)]
+    return [new.token for new in generate_tokens(model, prompt, config, CPU, stop_tokens)]
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def uncached_greedy(model, prompt, count):
 
 @pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_cached_and_uncached_greedy_generation_agree_token_for_token(changes):
-    model = tiny_gpt(**changes)
+    model = tiny_gpt(seed=2, **changes)
     seen = set()
     for seed in range(20):
         prompt = random_tokens(1 + seed % 9, seed=seed).tolist()
@@ -39,6 +39,38 @@ def test_cached_and_uncached_greedy_generation_agree_token_for_token(changes):
         assert generated(model, prompt, max_new_tokens=20, temperature=0) == expected
         seen |= set(expected)
     assert len(seen) > 5  # not one token over and over
+
+
+@pytest.mark.parametrize("pattern", ["S", "SF"])
+def test_with_windows_a_full_context_slides_as_a_model_that_reads_everything_again(pattern):
+    model, prompt = tiny_gpt(window=4, window_pattern=pattern), random_tokens(30).tolist()
+    slid = generated(model, prompt, temperature=0, max_new_tokens=40, slide=True)
+    sequence = list(prompt)
+    for token in slid:  # block_size 32: once 33 tokens would be read, the last 16 are
+        kept = sequence[17 * ((len(sequence) - 16) // 17):]
+        assert token == uncached_greedy(model, kept, 1)[0]
+        sequence.append(token)
+    assert len(set(slid)) > 3
+
+
+@torch.no_grad()
+def test_a_tokens_logprob_is_the_models_own_before_temperature_and_filters():
+    model, sequence = tiny_gpt(), [3, 1, 4]
+    config = SamplingConfig(temperature=0.3, top_k=5, max_new_tokens=10, seed=0)
+    for new in generate_tokens(model, sequence, config, CPU, NO_STOP):
+        scores = model(torch.tensor([sequence]))[0, -1]
+        assert new.logprob == pytest.approx(float(scores.log_softmax(-1)[new.token]), abs=1e-4)
+        sequence = [*sequence, new.token]
+    assert len(sequence) == 13
+
+
+def test_ids_that_stand_for_no_text_are_never_chosen():
+    model = tiny_gpt()
+    free = generated(model, [4], max_new_tokens=20, temperature=0)
+    never = torch.tensor(sorted(set(free)))
+    config = SamplingConfig(max_new_tokens=20, temperature=0)
+    chosen = [new.token for new in generate_tokens(model, [4], config, CPU, NO_STOP, never)]
+    assert len(chosen) == 20 and not set(chosen) & set(free)
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_seed_others():
@@ -62,6 +94,12 @@ def test_generation_uses_the_whole_context_then_stops_or_slides():
     assert slid[3] == uncached_greedy(model, after_sliding, 1)[0]
 
 
+def test_a_context_of_one_token_slides_on_the_last_token_alone():
+    model = tiny_gpt(block_size=1)
+    made = generated(model, [7], temperature=0, max_new_tokens=5, slide=True)
+    assert made == [uncached_greedy(model, [token], 1)[0] for token in [7, *made[:-1]]]
+
+
 def test_a_prompt_longer_than_the_context_is_refused_and_one_that_fills_it_is_not():
     model = tiny_gpt()
     assert len(generated(model, [1] * 32, max_new_tokens=1)) == 1
@@ -69,11 +107,13 @@ def test_a_prompt_longer_than_the_context_is_refused_and_one_that_fills_it_is_no
         generated(model, [1] * 33, max_new_tokens=1)
 
 
-def test_generation_ends_with_the_stop_token():
+def test_generation_ends_with_the_first_of_the_stop_tokens():
     model = tiny_gpt()
     free = generated(model, [4], max_new_tokens=10, temperature=0)
-    ended = generated(model, [4], stop_token=free[2], max_new_tokens=10, temperature=0)
-    assert ended == free[:free.index(free[2]) + 1]
+    early, late = sorted({free.index(token) for token in free})[1::2][:2]  # first occurrences
+    for stops in ([early], [late, early], [early, late], [late]):
+        ended = generated(model, [4], [free[i] for i in stops], max_new_tokens=10, temperature=0)
+        assert ended == free[:min(stops) + 1]
 
 
 def test_no_tokens_are_made_when_none_are_asked_for():

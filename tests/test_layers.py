@@ -13,16 +13,16 @@ SCRIPTS = {"train", "finetune", "sample"}
 
 # Lowest first. A part imports only what stands in a line above its own.
 LAYERS = [
-    ["errors"],
-    ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals",
-     "fast_encoding", "rank_file"],
-    ["runtime", "tokenizer", "cli"],
+    ["errors", "section", "presets"],
+    ["model_config"],
+    ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals"],
+    ["runtime", "tokenizer", "cli", "tensor_file"],
     ["shards", "model"],
-    ["batches", "optim", "checkpoint", "telemetry", "shard_writer"],
-    ["evaluate", "generation", "finetuning"],
+    ["batches", "optim", "checkpoint", "telemetry", "shard_writer", "interop"],
+    ["saved_model", "evaluate", "generation", "finetuning"],
     ["language_model", "loop"],
     ["plan", "run_folder"],
-    ["training"],
+    ["training", "verbs"],
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

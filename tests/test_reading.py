@@ -213,7 +213,7 @@ def test_evaluation_of_a_run_isolates_when_its_training_did(plain, monkeypatch, 
 
     def evaluated() -> float:
         capsys.readouterr()
-        gpt.__main__.evaluate_run(str(run), None)
+        gpt.__main__.main(["evaluate", str(run)])
         return float(capsys.readouterr().out.split("\n")[1].split()[0])
 
     assert evaluated() == pytest.approx(lines(run, "eval")[-1]["val_loss"], abs=1e-4)

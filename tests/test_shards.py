@@ -27,7 +27,7 @@ from gpt.shards import (
     verify_dataset,
     write_manifest,
 )
-from gpt.tokenizer import END_OF_TEXT, Tokenizer, build_tokenizer
+from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer
 
 SEEDED = settings(max_examples=60, derandomize=True, database=None, deadline=None)
 DOCUMENTS = {"train": [b"first document", b"second", b"x", b"the fourth one"],
@@ -233,7 +233,7 @@ def test_a_shard_of_another_length_is_refused_on_opening(change, tmp_path):
 def test_another_tokenizer_in_the_folder_is_refused(tmp_path):
     write_dataset(tmp_path / "d")
     ranks = {bytes([b]): b for b in range(256)} | {b"ab": 256}
-    Tokenizer("other", ranks, ".", {END_OF_TEXT: 257}).save(tmp_path / "d/tokenizer")
+    RankTokenizer("other", ranks, ".", {END_OF_TEXT: 257}).save(tmp_path / "d/tokenizer")
     with pytest.raises(UserError, match="its tokenizer is not the one its tokens were made with; "
                                         "prepare the dataset again"):
         _ = Dataset(tmp_path / "d").tokenizer

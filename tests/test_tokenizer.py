@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from gpt.errors import UserError
-from gpt.fast_encoding import MARKS
 from gpt.tokenizer import (
     BPE_PATTERN,
     END_OF_TEXT,
-    Tokenizer,
+    RankTokenizer,
     bpe_ranks,
     build_tokenizer,
     needs_corpus,
     train_bpe_with_tokenizers,
 )
+from gpt.tokenizer.fast_encoding import MARKS
 
 GPT2_RANKS = Path(__file__).resolve().parents[2] / "shared/data/gpt2.tiktoken"
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
@@ -47,7 +47,7 @@ def trained(corpus):
 
 @pytest.fixture(scope="module")
 def bpe(trained):
-    return Tokenizer("bpe:600", bpe_ranks(trained), BPE_PATTERN, {END_OF_TEXT: 599})
+    return RankTokenizer("bpe:600", bpe_ranks(trained), BPE_PATTERN, {END_OF_TEXT: 599})
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_training_and_encoding_agree_on_any_text(bpe, trained, text):
 
 
 def test_with_another_pattern_they_would_disagree(bpe, trained, corpus):
-    other = Tokenizer("other", bpe.ranks, r"\s+|\S+", bpe.specials)
+    other = RankTokenizer("other", bpe.ranks, r"\s+|\S+", bpe.specials)
     assert any(other.encode(text) != trained.encode(text).ids for text in corpus)
 
 
@@ -259,8 +259,8 @@ def test_ids_may_be_numpy_integers(bpe):
     ("bpe:256", "bpe:256: the size must lie in 257 (the bytes and <|endoftext|>) to 1048576"),
     ("bpe:1048577", "bpe:1048577: the size must lie in 257 "),
     ("bpe:", "unknown tokenizer 'bpe:': choose byte, char, bpe:N, gpt2, r50k_base, p50k_base, "
-             "cl100k_base, o200k_base, a .tiktoken file, or the tokenizer folder of a dataset or "
-             "checkpoint"),
+             "cl100k_base, o200k_base, a .tiktoken file, the tokenizer folder of a dataset or "
+             "checkpoint, or a Hugging Face folder with a tokenizer.json"),
     ("bpe:-5", "unknown tokenizer 'bpe:-5': choose byte"),
     ("GPT2", "unknown tokenizer 'GPT2': choose byte"),
     ("", "unknown tokenizer '': choose byte"),

@@ -12,9 +12,16 @@ import pytest
 import tiktoken
 import tiktoken_ext.openai_public
 
-from gpt import tokenizer as tokenizer_module
 from gpt.errors import UserError
-from gpt.tokenizer import END_OF_TEXT, NAMED, Tokenizer, build_tokenizer, read_ranks
+from gpt.tokenizer import (
+    END_OF_TEXT,
+    KNOWN_FILES,
+    NAMED,
+    RankTokenizer,
+    Tokenizer,
+    build_tokenizer,
+    read_ranks,
+)
 
 SINGLE_BYTES = {bytes([b]): b for b in range(256)}
 
@@ -68,7 +75,7 @@ def test_a_published_rank_file_gets_the_pattern_and_control_token_of_its_encodin
     for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
         monkeypatch.setattr(tiktoken_ext.openai_public, loader, lambda *args, **kwargs: {})
     published = getattr(tiktoken_ext.openai_public, name)()
-    pattern, end_of_text = tokenizer_module._KNOWN_FILES[ranks]
+    pattern, end_of_text = KNOWN_FILES[ranks]
     assert pattern == published["pat_str"]
     assert end_of_text == published["special_tokens"][END_OF_TEXT]
 
@@ -136,12 +143,24 @@ def test_a_saved_tokenizer_gives_the_same_ids_without_a_network(spec, tmp_path, 
 def test_the_fingerprint_tells_ranks_patterns_and_control_tokens_apart():
     specials = {END_OF_TEXT: 256}
     swapped = SINGLE_BYTES | {b"a": SINGLE_BYTES[b"b"], b"b": SINGLE_BYTES[b"a"]}
-    different = [Tokenizer("t", SINGLE_BYTES, ".", specials),
-                 Tokenizer("t", swapped, ".", specials),
-                 Tokenizer("t", SINGLE_BYTES, r"\w", specials),
-                 Tokenizer("t", SINGLE_BYTES, ".", {END_OF_TEXT: 257})]
+    different = [RankTokenizer("t", SINGLE_BYTES, ".", specials),
+                 RankTokenizer("t", swapped, ".", specials),
+                 RankTokenizer("t", SINGLE_BYTES, r"\w", specials),
+                 RankTokenizer("t", SINGLE_BYTES, ".", {END_OF_TEXT: 257})]
     assert len({tokenizer.fingerprint for tokenizer in different}) == 4
-    assert different[0].fingerprint == Tokenizer("u", SINGLE_BYTES, ".", specials).fingerprint
+    assert different[0].fingerprint == RankTokenizer("u", SINGLE_BYTES, ".", specials).fingerprint
+
+
+def test_datasets_that_were_prepared_long_ago_know_their_tokenizer(tmp_path):
+    """Fingerprints and files are what they were when the first datasets were written."""
+    assert build_tokenizer("byte").fingerprint == (
+        "4974ad49daaf33b786d7d146b2c54c9f2d6ff619ac07ada41997c250b5198602")
+    bpe = build_tokenizer("bpe:270", ["aaab aab"] * 9)
+    assert bpe.fingerprint == "a5607cbefdb7f2d8f4b0312dad60e53fff26d463edc2c66971a632e85ac380fe"
+    bpe.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoding.json", "ranks.tiktoken"]
+    assert list(json.loads((tmp_path / "encoding.json").read_text())) == [
+        "format_version", "spec", "pattern", "specials", "sha256"]
 
 
 @pytest.mark.parametrize(("file", "step"), [("encoding.json", 1), ("ranks.tiktoken", 11)])

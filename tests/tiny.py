@@ -31,6 +31,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vaswani": {"position": "sinusoidal", "norm": "layernorm", "mlp": "gelu", "bias": True,
                 "qk_norm": False, "n_kv_head": 4},
     "multi-query": {"n_kv_head": 1, "mlp": "relu2", "position": "none"},
+    "llama": {"qk_norm": False, "norm_eps": 1e-5, "bias": True,
+              "rope_scaling": {"factor": 4.0, "original_block_size": 16}},
+    "windows": {"window": 5, "window_pattern": "SF"},
+    "wide heads": {"head_dim": 12, "logit_softcap": 8.0, "residual_scale": 0.5},
 }
 
 

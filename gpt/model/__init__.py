@@ -1,6 +1,6 @@
 """The Transformer, bottom-up: embedding → attention → feedforward → block → gpt.
 
-Beside them: isolation (documents that share a row) and the cache of generation.
+Beside them: visibility (which keys a query may read) and the cache of generation.
 """
 
 from gpt.model.cache import KVCache

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.config import ModelConfig
 from gpt.model.cache import LayerCache
 from gpt.model.embedding import rotate
-
-RMS_EPS = 1e-6  # as in Qwen3 and Llama
 
 
 class Attention(nn.Module):
@@ -19,12 +16,12 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim, self.dropout_p = config.head_dim, config.dropout
-        kv_width = config.n_kv_head * config.head_dim
-        self.qkv_widths = (config.n_embd, kv_width, kv_width)
+        q_width, kv_width = config.n_head * self.head_dim, config.n_kv_head * self.head_dim
+        self.qkv_widths = (q_width, kv_width, kv_width)
         self.qkv_proj = nn.Linear(config.n_embd, sum(self.qkv_widths), bias=config.bias)
-        self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=RMS_EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=RMS_EPS) if config.qk_norm else nn.Identity()
+        self.out_proj = nn.Linear(q_width, config.n_embd, bias=config.bias)
+        self.q_norm = _head_norm(config)
+        self.k_norm = _head_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
@@ -33,11 +30,11 @@ class Attention(nn.Module):
 
         rotation: cosine and sine of each position (RoPE), or None.
         cache: keys and values of the tokens before x; None when x is the whole sequence.
-        visible: (B, 1, T, T), the keys that each query may read, where that is not all before it.
+        visible: the keys that each query may read, as gpt/model/visibility.py says it.
         Source: Vaswani et al. 2017, section 3.2; grouped key/value heads, arXiv:2305.13245;
         QK-norm, arXiv:2010.04245.
         """
-        B, T, C = x.shape
+        B, T, _ = x.shape
         q, k, v = self.qkv_proj(x).split(self.qkv_widths, dim=-1)
         q = self.q_norm(q.view(B, T, -1, self.head_dim))      # (B, T, n_head, D)
         k = self.k_norm(k.view(B, T, -1, self.head_dim))      # (B, T, n_kv_head, D)
@@ -47,20 +44,13 @@ class Attention(nn.Module):
         q, k = q.transpose(1, 2).to(v.dtype), k.transpose(1, 2).to(v.dtype)
         if cache is not None:
             k, v = cache.append(k, v)                         # (B, n_kv_head, S, D)
-        S = k.size(2)
         if visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
             k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
-        else:
-            visible = _visible(T, S, x.device)
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=visible is None and T > 1,
             enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
-        return self.dropout(self.out_proj(y.transpose(1, 2).reshape(B, T, C)))
+        return self.dropout(self.out_proj(y.transpose(1, 2).flatten(2)))
 
 
-def _visible(T: int, S: int, device: torch.device) -> Tensor | None:
-    """Which of S keys the last T tokens may read, (T, S); None where no mask has to say it."""
-    if T in (1, S):
-        return None
-    # is_causal would align the first query with the first key; ours is token S - T.
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+def _head_norm(config: ModelConfig) -> nn.Module:
+    return nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()

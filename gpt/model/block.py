@@ -5,18 +5,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gpt.config import ModelConfig
-from gpt.model.attention import RMS_EPS, Attention
+from gpt.model.attention import Attention
 from gpt.model.cache import LayerCache
 from gpt.model.feedforward import FeedForward
-
-LAYERNORM_EPS = 1e-5  # as in GPT-2
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
     """The configured normalisation over the residual stream's width."""
     if config.norm == "layernorm":
-        return nn.LayerNorm(config.n_embd, eps=LAYERNORM_EPS, bias=config.bias)
-    return nn.RMSNorm(config.n_embd, eps=RMS_EPS)
+        return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
+    return nn.RMSNorm(config.n_embd, eps=config.norm_eps)
 
 
 class Block(nn.Module):
@@ -28,9 +26,11 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feedforward_norm = make_norm(config)
         self.feedforward = FeedForward(config)
+        self.residual_scale = config.residual_scale
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
                 cache: LayerCache | None = None, visible: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); the rest as in Attention."""
-        x = x + self.attention(self.attention_norm(x), rotation, cache, visible)
-        return x + self.feedforward(self.feedforward_norm(x))
+        heard = self.attention(self.attention_norm(x), rotation, cache, visible)
+        x = x.add(heard, alpha=self.residual_scale)
+        return x.add(self.feedforward(self.feedforward_norm(x)), alpha=self.residual_scale)

@@ -21,9 +21,9 @@ class Embedding(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.position, self.n_embd = config.position, config.n_embd
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.token_embedding = _table(config.vocab_size, config.n_embd)
         if config.position == "learned":
-            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+            self.position_embedding = _table(config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -37,21 +37,43 @@ class Embedding(nn.Module):
         return self.dropout(x)
 
 
+def _table(rows: int, width: int) -> nn.Embedding:
+    """A table that is not filled: GPT.initialise or a checkpoint does that."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Sine in even columns and cosine in odd ones, wavelengths from 2π to 10,000 · 2π tokens.
 
     (…, T) -> (…, T, width) float32.  Source: Vaswani et al. 2017, section 3.5.
     """
-    angles = _angles(positions, width, base=10_000.0)
+    frequencies = _frequencies(width, base=10_000.0, device=positions.device)
+    angles = positions.float().unsqueeze(-1) * frequencies
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
-def rotations(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
+    """How far each pair of a head turns per token, (D/2,) float32 in radians.
+
+    With rope_scaling, pairs that turn slowly are slowed down further, as in Llama 3.
+    Source: arXiv:2104.09864, section 3.2.2; the scaling: see RopeScaling.
+    """
+    frequencies = _frequencies(config.head_dim, config.rope_base, device)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    turns = frequencies * scaling.original_block_size / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)  # 1: fast, stays; 0: slow, is divided
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rotations(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's rotation in each pair of a head.
 
-    (…, T) -> two of (…, T, 1, D/2) float32, to broadcast over heads.  Source: arXiv:2104.09864.
+    (…, T) and (D/2,) -> two of (…, T, 1, D/2) float32, to broadcast over heads.
     """
-    angles = _angles(positions, head_dim, base).unsqueeze(-2)
+    angles = (positions.float().unsqueeze(-1) * frequencies).unsqueeze(-2)
     return angles.cos(), angles.sin()
 
 
@@ -66,7 +88,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def _angles(positions: Tensor, width: int, base: float) -> Tensor:
-    """Position times frequency, (…, T, width/2); frequencies fall from 1 to 1/base, by ratios."""
-    exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    return positions.float().unsqueeze(-1) * base ** -exponents
+def _frequencies(width: int, base: float, device: torch.device | None) -> Tensor:
+    """One per pair of columns, (width/2,): from 1 down to almost 1/base, by equal ratios."""
+    exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
+    return 1 / base ** exponents  # to the last bit as in transformers, so that far angles agree

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from gpt.config import ModelConfig
 from gpt.model.block import Block, make_norm
 from gpt.model.cache import KVCache
-from gpt.model.embedding import Embedding, rotations
-from gpt.model.isolation import positions_within, visible_within
+from gpt.model.embedding import Embedding, rope_frequencies, rotations
+from gpt.model.visibility import positions_within, visible_keys, visible_within
 
 EMBEDDING_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
 
@@ -32,7 +32,8 @@ class GPT(nn.Module):
         self.final_norm = make_norm(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.initialise()
+        if not self.output_weight.is_meta:  # whose weights come from a file
+            self.initialise()
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None,
                 segments: Tensor | None = None) -> Tensor:
@@ -41,7 +42,8 @@ class GPT(nn.Module):
         cache: what was read before `tokens`; it grows by T.
         segments: (B, T) int64, the number of each token's document in its row, never falling; each
         document is then read as if it stood alone. None: a row is one text.
-        Raises ValueError if the sequence outgrows block_size, or is given a cache and segments.
+        Raises ValueError if the sequence outgrows block_size or the cache, or if both a cache and
+        segments are given.
         """
         return self.logits(self.hidden(tokens, cache, segments))
 
@@ -53,25 +55,33 @@ class GPT(nn.Module):
         if start + T > self.config.block_size:
             raise ValueError(f"a sequence of {start + T} tokens is longer than block_size "
                              f"({self.config.block_size})")
+        if cache is not None and start + T > cache.max_tokens:
+            raise ValueError(f"a sequence of {start + T} tokens does not fit into a cache of "
+                             f"{cache.max_tokens}")
         positions = torch.arange(start, start + T, device=tokens.device)
-        visible = None
-        if segments is not None:
-            if cache is not None:
-                raise ValueError("a cache continues one text: it cannot be used with segments")
-            positions, visible = positions_within(segments), visible_within(segments)
+        windows, device = self.config.windows, tokens.device
+        if segments is None:
+            visible = {w: visible_keys(T, start + T, w, device) for w in set(windows)}
+        elif cache is not None:
+            raise ValueError("a cache continues one text: it cannot be used with segments")
+        else:
+            positions = positions_within(segments)
+            visible = {w: visible_within(segments, w) for w in set(windows)}
         rotation = None
         if self.config.position == "rope":
-            rotation = rotations(positions, self.config.head_dim, self.config.rope_base)
+            rotation = rotations(positions, rope_frequencies(self.config, device))
         x = self.embedding(tokens, positions)
         for i, block in enumerate(self.blocks):
-            x = block(x, rotation, cache.layers[i] if cache is not None else None, visible)
+            layer_cache = cache.layers[i] if cache is not None else None
+            x = block(x, rotation, layer_cache, visible[windows[i]])
         if cache is not None:
             cache.length += T
         return self.final_norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, V)"""
-        return F.linear(x, self.output_weight)
+        """(B, T, C) -> (B, T, V).  Soft cap: Gemma 2, arXiv:2408.00118, section 2."""
+        scores, limit = F.linear(x, self.output_weight), self.config.logit_softcap
+        return scores if limit is None else limit * torch.tanh(scores / limit)
 
     @property
     def output_weight(self) -> Tensor:

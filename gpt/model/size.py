@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from gpt.model.gpt import GPT
+from gpt.model.visibility import within_reach
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -15,17 +16,19 @@ def parameter_count(model: nn.Module) -> int:
 def flops_per_token(model: GPT, sequence_tokens: int | None = None) -> int:
     """Model FLOPs to train on one token of a sequence: forward, and twice that backward.
 
-    6 N + 12 · n_layer · n_embd · T, where N counts the parameters that multiply: not the position
-    table, and not an untied token table, from which vectors are only looked up. Causal masking,
-    which halves the attention's share, is not deducted, as is the custom.
+    6 N + 12 · n_layer · (n_head · head_dim) · T, where N counts the parameters that multiply: not
+    the position table, and not an untied token table, from which vectors are only looked up. In a
+    layer that slides, T is at most its window. Causal masking, which halves the attention's share,
+    is not deducted, as is the custom.
     Source: Chowdhery et al. 2022 (PaLM), appendix B.
     """
     config = model.config
     T = sequence_tokens or config.block_size
+    reach = sum(within_reach(T, 1, window) for window in config.windows)
     looked_up = 0
     if config.position == "learned":
         looked_up += config.block_size * config.n_embd
     if not config.tie_embeddings:
         looked_up += model.embedding.token_embedding.weight.numel()
     multiplied = parameter_count(model) - looked_up
-    return 6 * multiplied + 12 * config.n_layer * config.n_embd * T
+    return 6 * multiplied + 12 * config.n_head * config.head_dim * reach

@@ -22,7 +22,8 @@ from gpt import shard_writer
 from gpt.errors import UserError, WorkFailed
 from gpt.lock import locked
 from gpt.shards import Dataset, is_dataset, verify_dataset
-from gpt.tokenizer import END_OF_TEXT, Tokenizer, build_tokenizer
+from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer
+from tests import hub_tokenizers
 from tests.data.corpora import (
     KINDS,
     PulledPlug,
@@ -361,6 +362,48 @@ def test_what_is_made_inside_a_source_is_no_part_of_it(monkeypatch, capsys):
     assert len(everything(Dataset(Path("out")))) == 40
 
 
+def hub_folder(kind: str) -> str:
+    make, eos = hub_tokenizers.KINDS[kind]
+    return str(hub_tokenizers.write_folder(Path("hub"), make(), eos))
+
+
+@pytest.mark.parametrize(("kind", "why"), [
+    ("llama2", "puts a space before every text"),
+    ("gemma", "may join what stands on two sides of a blank")])
+@pytest.mark.usefixtures("_corpus")
+def test_a_tokenizer_that_cannot_encode_in_pieces_is_refused(kind, why):
+    with pytest.raises(UserError, match=f"tokenizer hub: it {why}, so long texts cannot be"):
+        prepare(of_corpus(tokenizer=hub_folder(kind)))
+
+
+@pytest.mark.parametrize("kind", ["llama3", "qwen"])
+@pytest.mark.usefixtures("_corpus")
+def test_a_hugging_face_folder_gives_a_datasets_tokenizer(kind, monkeypatch):
+    in_small_pieces(monkeypatch)
+    ours = build_tokenizer(hub_folder(kind))
+    dataset = Dataset(prepare(of_corpus(tokenizer="hub")).folder)
+    assert dataset.tokenizer.fingerprint == ours.fingerprint
+    expected = [i for text in documents(dataset, "train")
+                for i in [*ours.encode(text.decode()), ours.end_of_text]]
+    assert dataset.train.read(0, len(dataset.train)).tolist() == expected
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.usefixtures("_corpus")
+def test_a_hugging_face_tokenizer_that_changed_starts_a_preparation_afresh(file, monkeypatch,
+                                                                           capsys):
+    given = of_corpus(tokenizer=hub_folder("llama3"), workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        in_small_pieces(patch)
+        stop_after(2, patch)
+        with pytest.raises(PulledPlug):
+            prepare(given)
+    path = Path("hub") / file
+    path.write_text(path.read_text() + "\n")
+    prepare(given)
+    assert "starting again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("method", ["encode_arrays", "save"])
 @pytest.mark.usefixtures("_corpus")
@@ -370,7 +413,7 @@ def test_an_interrupted_preparation_leaves_no_dataset_and_does_not_stop_the_next
         raise error("pulled the plug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tokenizer, method, fail)
+        patch.setattr(RankTokenizer, method, fail)
         with pytest.raises(error, match="pulled the plug"):
             prepare(of_corpus())
     assert not Path("out").exists() and not is_dataset(Path("out.partial"))

@@ -18,9 +18,14 @@ from data.bad_text import BadText, Incident
 from data.streams import Meter
 from data.text import cut_pieces, first_problem, in_pieces, read_text, safe_cut
 from gpt.errors import UserError
-from gpt.fast_encoding import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
-from gpt.tokenizer import _KNOWN_FILES as KNOWN_FILES
-from gpt.tokenizer import END_OF_TEXT, Tokenizer, build_tokenizer
+from gpt.tokenizer import END_OF_TEXT, KNOWN_FILES, RankTokenizer, Tokenizer, build_tokenizer
+from gpt.tokenizer.patterns import (
+    BPE_PATTERN,
+    CL100K_PATTERN,
+    GPT2_PATTERN,
+    O200K_PATTERN,
+    QWEN2_PATTERN,
+)
 from tests.data.sample_files import PACKERS, file_of, read
 from tests.tiny import SHARED
 
@@ -77,7 +82,7 @@ def tokenizers(some_text):
     found = {"byte": build_tokenizer("byte"), "char": build_tokenizer("char", [some_text]),
              "bpe": bpe}
     for ranks, (pattern, _) in KNOWN_FILES.items():
-        found[str(ranks)] = Tokenizer("t", bpe.ranks, pattern, bpe.specials)
+        found[str(ranks)] = RankTokenizer("t", bpe.ranks, pattern, bpe.specials)
     if GPT2_RANKS.is_file():
         found["gpt2"] = build_tokenizer(str(GPT2_RANKS))
     return found
@@ -311,13 +316,14 @@ def test_the_first_problem_is_found_in_a_packed_file_too():
 CHINESE = "\u4e2d\u6587\uff0c\u6ca1\u6709\u7a7a\u683c\u3002\n"
 
 
-@pytest.mark.parametrize("pattern", [BPE_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN])
+@pytest.mark.parametrize("pattern", [BPE_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN,
+                                     QWEN2_PATTERN])
 @SEEDED
 @given(text=st.text("\n\n\r\t \u00a0\u3000'abZs9.,!\u3002\u4e2d\u0301-", max_size=30))
 @example(text="a.\nb")
 @example(text=CHINESE * 2)
 def test_no_pattern_joins_what_lies_on_the_two_sides_of_a_safe_place(pattern, text):
-    tokenizer = Tokenizer("bytes", {bytes([b]): b for b in range(256)} | {
+    tokenizer = RankTokenizer("bytes", {bytes([b]): b for b in range(256)} | {
         word.encode(): 256 + i for i, word in enumerate([".\n", "\n\n", "\nb", " b", "ab", "\n "])},
         pattern, {END_OF_TEXT: 300})
     whole = tokenizer._encoding.encode_ordinary(text)

@@ -13,7 +13,7 @@ from gpt.batches.windows import EvaluationWindows, Windows
 from gpt.evaluate import evaluate
 from gpt.loop import accumulate_gradients
 from gpt.model import GPT, KVCache
-from gpt.model.isolation import positions_within, visible_within
+from gpt.model.visibility import positions_within, visible_within
 from gpt.runtime import Machine
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt, tokenized
 
@@ -151,7 +151,7 @@ def test_windows_begin_a_segment_at_every_end_of_text_that_is_read():
 def test_positions_and_visible_tokens_of_a_row():
     segments = torch.tensor([[0, 0, 1, 2, 2], [3, 3, 3, 3, 3]])
     assert positions_within(segments).tolist() == [[0, 1, 0, 0, 1], [0, 1, 2, 3, 4]]
-    visible = visible_within(segments)
+    visible = visible_within(segments, None)
     assert visible.shape == (2, 1, 5, 5)
     assert visible[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]

@@ -1,0 +1,47 @@
+"""Which keys each query may read: causality, sliding windows, documents that share a row.
+
+Masks are bool, true where a key may be read; None stands for what attention does by itself: with
+one query it reads all keys it is given, with as many queries as keys it is causal. A mask is exact
+on every backend of scaled dot-product attention: hidden keys get a weight of zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def within_reach(length: int, T: int, window: int | None) -> int:
+    """Of `length` tokens, how many the last T of them can read between them."""
+    return length if window is None else min(length, window + T - 1)
+
+
+def visible_keys(T: int, length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """What the last T of `length` tokens may read of the S keys within reach: (T, S), or None.
+
+    Source of sliding windows: Beltagy et al. 2020 (arXiv:2004.05150); as in Mistral 7B, a token
+    reads itself and the window - 1 tokens before it.
+    """
+    S = within_reach(length, T, window)
+    if T == 1 or (T == S and (window is None or window >= T)):
+        return None
+    # is_causal would align the first query with the first key; ours is token S - T.
+    causal = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    return causal if window is None else causal.triu(S - T - window + 1)
+
+
+def visible_within(segments: Tensor, window: int | None) -> Tensor:
+    """What each token of documents side by side may read: in its own, and within the window.
+
+    segments: the number of each token's document, (B, T) int64, never falling along a row.
+    (B, T) -> (B, 1, T, T), to broadcast over heads.
+    """
+    same = (segments.unsqueeze(2) == segments.unsqueeze(1)).tril()  # (B, T queries, T keys)
+    return (same if window is None else same.triu(1 - window)).unsqueeze(1)
+
+
+def positions_within(segments: Tensor) -> Tensor:
+    """Positions counted from each segment's first token.  (B, T) -> (B, T) int64"""
+    places = torch.arange(segments.size(1), device=segments.device)
+    firsts = torch.searchsorted(segments, segments)           # of each token's segment
+    return places - firsts
