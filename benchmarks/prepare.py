@@ -29,10 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.fast_encoding import FastEncoding  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 from gpt.runtime import cpu_name  # noqa: E402
-from gpt.tokenizer import build_tokenizer  # noqa: E402
+from gpt.tokenizer import RankTokenizer, build_tokenizer  # noqa: E402
+from gpt.tokenizer.fast_encoding import FastEncoding  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "prepare.json"
 SHARED = ROOT.parent / "shared" / "data"
@@ -94,6 +94,7 @@ def as_records(folder: Path, text: str) -> str:
 def speed(folder: Path, kind: str, text: str, ranks: Path) -> dict[str, float]:
     """Seconds and megabytes per second of every arm, and our ratio to tiktoken's batch call."""
     tokenizer = build_tokenizer(str(ranks))
+    assert isinstance(tokenizer, RankTokenizer)
     encoding, fast = tokenizer._encoding, FastEncoding.of(tokenizer.pattern, tokenizer.ranks)
     assert fast is not None
     size = len(text) // PARTS + 1

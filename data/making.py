@@ -21,8 +21,7 @@ from data.recipe import Recipe
 from data.split import SplitPlan
 from data.text import safe_cut
 from data.writing import ShardWriting
-from gpt.allocator import share_one_arena
-from gpt.errors import Stopped, WorkFailed
+from gpt.errors import Stopped, UserError, WorkFailed
 from gpt.files import flush_to_disk, sha256_of
 from gpt.lock import LOCK
 from gpt.shards import SourceInfo, Split, SplitInfo
@@ -31,6 +30,9 @@ from gpt.telemetry import progress_bar
 from gpt.tokenizer import Tokenizer, build_tokenizer, needs_corpus
 
 TOKENIZER = "tokenizer"
+TOKENIZER_FILES = ("encoding.json", "ranks.tiktoken", "tokenizer.json", "tokenizer_config.json",
+                   "special_tokens_map.json", "generation_config.json", "config.json", "vocab.json",
+                   "merges.txt")  # of a tokenizer's folder
 FETCHED = "fetched"  # what standard input and URLs gave, kept until the dataset is made
 SEEN = "seen.sqlite"
 TRAINING_CHARACTERS = 1 << 16
@@ -78,7 +80,6 @@ def _make(corpus: Corpus, share: Share, folder: Path, journal: Journal,
         tokenizer = _tokenizer(corpus, plan, folder, stop)
         if seen is not None:  # for a tokenizer, files are not read in order and to their end
             seen.forget()
-        share_one_arena()  # in the processes, too, that are forked from here
         writing = ShardWriting(corpus, plan, tokenizer, folder, journal, seen)
         if writing.stored:
             print(f"continuing after {writing.stored:,} bytes of the files", file=sys.stderr)
@@ -108,7 +109,7 @@ def _key(recipe: Recipe, files: Sequence[File], share: Share, folder: Path) -> s
         elif path.is_file():
             touched.append(str(path.stat().st_mtime_ns))
     own = Path(recipe.tokenizer)  # perhaps a rank file, or a tokenizer's folder
-    tokenizer = [sha256_of(path) for path in (own, own / "encoding.json", own / "ranks.tiktoken")
+    tokenizer = [sha256_of(path) for path in (own, *(own / name for name in TOKENIZER_FILES))
                  if path.is_file()]
     said = [recipe.identity, corpus_hash(files), touched, tokenizer, share.rank, share.world_size]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -131,6 +132,7 @@ def _tokenizer(corpus: Corpus, plan: SplitPlan, folder: Path, stop: Stop) -> Tok
         tokenizer = build_tokenizer(recipe.tokenizer, texts)
     else:
         tokenizer = build_tokenizer(recipe.tokenizer)
+    _require_pieces(tokenizer)
     unfinished = folder / f"{TOKENIZER}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     tokenizer.save(unfinished)
@@ -138,6 +140,16 @@ def _tokenizer(corpus: Corpus, plan: SplitPlan, folder: Path, stop: Stop) -> Tok
         flush_to_disk(path)
     unfinished.rename(kept)
     return tokenizer
+
+
+def _require_pieces(tokenizer: Tokenizer) -> None:
+    """Raise UserError if texts cannot be encoded piece by piece."""
+    if not tokenizer.encodes_in_pieces:
+        why = ("puts a space before every text" if tokenizer.prefixes_space
+               else "may join what stands on two sides of a blank")
+        raise UserError(f"tokenizer {tokenizer.spec}: it {why}, so long texts cannot be encoded in "
+                        "pieces; a model that has it can be fine-tuned and sampled, but to prepare "
+                        "a dataset, choose another one, such as tokenizer=bpe:8192")
 
 
 def _training_texts(corpus: Corpus, plan: SplitPlan, stop: Stop) -> Iterator[str]:

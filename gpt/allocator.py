@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -16,15 +16,6 @@ def keep_freed_memory() -> None:
     """
     _set(_MMAP_MAX, 0)
     _set(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def share_one_arena() -> None:
-    """Let all threads allocate from one heap: for streaming through a corpus.
-
-    What one thread allocates and another frees would leave holes in a heap of its own, and a
-    process that holds little at any time would grow with what it has read.
-    """
-    _set(_ARENA_MAX, 1)
 
 
 def _set(parameter: int, value: int) -> None:

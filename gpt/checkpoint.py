@@ -8,24 +8,27 @@ complete save. The newest is the one with the highest step whose files match its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gpt.config import ModelConfig
 from gpt.errors import UserError
 from gpt.files import as_json, flush_to_disk, read_json, sha256_of, write_json
 from gpt.model import GPT
+from gpt.tensor_file import save_tensors
 from gpt.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -45,28 +48,41 @@ def save(folder: Path, model: GPT, optimizer: torch.optim.Optimizer, tokenizer: 
          state: TrainState) -> Path:
     """Write folder/step-N, complete or not at all; returns its path."""
     target = folder / f"step-{state.step:08d}"
-    temporary = folder / f"{target.name}.tmp-{os.getpid()}"
+    with _whole_or_not_at_all(target) as temporary:
+        _write_model(temporary, model, tokenizer, state)
+        save_tensors(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    return target
+
+
+def save_model(target: Path, model: GPT, tokenizer: Tokenizer, imported_from: str) -> None:
+    """Write a checkpoint to sample and fine-tune from: weights and tokenizer, no optimizer."""
+    with _whole_or_not_at_all(target) as temporary:
+        _write_model(temporary, model, tokenizer, TrainState(), imported_from=imported_from)
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
+    """A folder to fill; sealed and renamed at the end, gone after an error."""
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
-        save_file(_on_cpu(model.state_dict()), temporary / "model.safetensors")
-        save_file(_on_cpu(_optimizer_tensors(model, optimizer)),
-                  temporary / "optimizer.safetensors")
-        write_json(temporary / "config.json",
-                   {"format_version": FORMAT_VERSION, "model": model.config.model_dump()})
-        write_json(temporary / "state.json", asdict(state))
-        tokenizer.save(temporary / "tokenizer")
+        yield temporary
         _seal(temporary)
         if target.exists():  # a damaged one of the same step, or the same state once more
             shutil.rmtree(target)
         temporary.rename(target)
-        flush_to_disk(folder)
+        flush_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer, state: TrainState,
+                 **about: str) -> None:
+    save_tensors(model.state_dict(), folder / "model.safetensors")
+    write_json(folder / "config.json",
+               {"format_version": FORMAT_VERSION, "model": model.config.model_dump(), **about})
+    write_json(folder / "state.json", asdict(state))
+    tokenizer.save(folder / "tokenizer")
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

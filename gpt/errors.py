@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_FAILED = 1  # something broke
 EXIT_USAGE = 2  # wrong usage, configuration or data: the line says what to change
@@ -21,6 +23,14 @@ class WorkFailed(RuntimeError):
 
 class TrainingFailed(WorkFailed):
     """Training cannot go on (a loss that is not finite, say)."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose errors are one line, as everywhere, instead of a usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(EXIT_USAGE, f"error: {message}; --help lists all options\n")
 
 
 class Stopped(Exception):

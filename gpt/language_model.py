@@ -9,7 +9,6 @@ from typing import Any, overload
 import torch
 from pydantic import ValidationError
 
-from gpt import checkpoint
 from gpt.errors import UserError
 from gpt.evaluate import token_losses
 from gpt.generation.engine import ContextFull, Generation, generate_tokens
@@ -17,6 +16,7 @@ from gpt.generation.sampling import SamplingConfig
 from gpt.generation.text import stream_text
 from gpt.model import GPT
 from gpt.runtime import Machine, choose_machine
+from gpt.saved_model import find_model
 from gpt.tokenizer import Tokenizer
 
 
@@ -25,7 +25,7 @@ class LanguageModel:
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine):
         self.model, self.tokenizer, self.machine = model, tokenizer, machine
-        texts = {*tokenizer.ranks.values(), tokenizer.end_of_text}
+        texts = {*tokenizer.text_ids, *tokenizer.stop_tokens}
         self._never = torch.tensor(  # padding of the vocabulary, and control tokens
             [i for i in range(model.output_weight.size(0)) if i not in texts], dtype=torch.int64)
 
@@ -56,10 +56,10 @@ class LanguageModel:
                      on_token: Callable[[Generation], None] | None) -> Iterator[bytes]:
         try:
             for new in generate_tokens(self.model, prompt, config, self.machine,
-                                       self.tokenizer.end_of_text, self._never):
+                                       self.tokenizer.stop_tokens, self._never):
                 if on_token is not None:
                     on_token(new)
-                if new.token == self.tokenizer.end_of_text:
+                if new.token in self.tokenizer.stop_tokens:
                     return
                 yield self.tokenizer.decode_bytes([new.token])
         except ContextFull:
@@ -67,20 +67,20 @@ class LanguageModel:
                   "--slide, goes on from its last half)", file=sys.stderr)
 
     def prompt_tokens(self, prompt: str | bytes) -> list[int]:
-        """Token ids of a prompt. An empty one becomes end-of-text: the start of a document."""
-        ids = (self.tokenizer.encode_bytes(prompt) if isinstance(prompt, bytes)
-               else self.tokenizer.encode(prompt))
-        return ids or [self.tokenizer.end_of_text]
+        """Token ids of a prompt, as `Tokenizer.encode_prompt` gives them."""
+        return self.tokenizer.encode_prompt(prompt)
 
     @torch.inference_mode()
     def score(self, text: str) -> list[float]:
         """Log-probability (natural) of each token of a text, as long as `tokenizer.encode(text)`.
 
         Texts longer than the context are scored in windows of block_size tokens, each of which sees
-        the token before it and nothing earlier; the first token follows end-of-text.
+        the token before it and nothing earlier; the first token follows begin-of-text, or
+        end-of-text where the tokenizer has none.
         """
         tokens = self.tokenizer.encode(text)
-        inputs = [self.tokenizer.end_of_text, *tokens[:-1]]
+        begin = self.tokenizer.begin_of_text
+        inputs = [self.tokenizer.end_of_text if begin is None else begin, *tokens[:-1]]
         scores: list[float] = []
         for start in range(0, len(tokens), self.model.config.block_size):
             stop = min(start + self.model.config.block_size, len(tokens))
@@ -93,15 +93,17 @@ class LanguageModel:
 
 
 def load(run: str, device: str = "auto", dtype: str = "auto") -> LanguageModel:
-    """Open a run folder (its newest sound checkpoint) or one checkpoint folder.
+    """Open a run folder (its newest sound checkpoint), one checkpoint folder, a Hugging Face folder
+    (GPT-2, Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
 
     device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16.
-    Raises UserError (a ValueError) if there is none, or if its files are damaged.
+    Raises UserError (a ValueError) if there is none, if its files are damaged, or if it has options
+    that this toolkit does not have.
     """
-    path = checkpoint.find(str(run))
+    saved = find_model(str(run))
     machine = choose_machine(device, dtype)
-    model = checkpoint.load_model(path).to(machine.device, machine.dtype)
-    return LanguageModel(model, checkpoint.load_tokenizer(path), machine)
+    tokenizer = saved.tokenizer()
+    return LanguageModel(saved.model(machine.dtype).to(machine.device), tokenizer, machine)
 
 
 def sampling_config(**settings: Any) -> SamplingConfig:

@@ -50,6 +50,24 @@ def activation_bytes(model: ModelConfig) -> int:
     return 4 * (model.n_layer * per_layer + 3 * model.vocab_size)
 
 
+def memory_by_kind(model: GPT, micro_batch_size: int) -> dict[str, int]:
+    """Bytes that training holds, by what for: exact for the first three, estimated for the rest."""
+    weights = sum(p.nbytes for p in model.parameters())
+    config = model.config
+    assert config.vocab_size is not None
+    tokens = micro_batch_size * config.block_size
+    logits = 3 * 4 * config.vocab_size * tokens
+    return {"weights": weights, "gradients": weights, "optimizer": 2 * weights,
+            "activations": activation_bytes(config) * tokens - logits, "logits": logits}
+
+
+def memory_line(model: GPT, micro_batch_size: int) -> str:
+    """`memory_by_kind` for people."""
+    kinds = memory_by_kind(model, micro_batch_size)
+    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in kinds.items())
+    return f"memory in MiB, at most about: {parts}; {sum(kinds.values()) / 2**20:,.1f} in all"
+
+
 @dataclass(frozen=True)
 class Plan:
     """Figures of `--dry-run`; seconds and bytes are measured in a few real steps."""

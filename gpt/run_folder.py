@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from gpt.config import RunConfig, RunSections
 from gpt.errors import UserError
 from gpt.files import read_json, write_atomically, write_json
 from gpt.lock import locked
-from gpt.runtime import Machine
+from gpt.runtime import PACKAGES, Machine, package_version
 
 
 @dataclass(frozen=True)
@@ -127,15 +126,7 @@ def environment(machine: Machine) -> dict[str, Any]:
     return {"command": sys.argv, "python": platform.python_version(),
             "platform": platform.platform(), "hardware": machine.describe(),
             "host": socket.gethostname(), "commit": _commit(),
-            "packages": {name: _version(name) for name in
-                         ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic")}}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+            "packages": {name: package_version(name) for name in PACKAGES}}
 
 
 def _commit() -> str | None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from gpt.errors import UserError
 from gpt.signals import Stop, listening
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic", "transformers",
+            "gguf")
 
 # Dense bfloat16 peaks of data sheets, in FLOP/s, by a part of the device's name.
 _GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
@@ -180,3 +184,11 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def package_version(package: str) -> str | None:
+    """The installed version; None if there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -23,7 +23,7 @@ from gpt.language_model import LanguageModel
 from gpt.loop import Budget, Trainer
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import build_optimizer, peak_lr
-from gpt.plan import choose_micro_batch_size, measure_plan
+from gpt.plan import choose_micro_batch_size, measure_plan, memory_line
 from gpt.run_folder import RunFolder, open_run
 from gpt.runtime import Machine
 from gpt.telemetry import RunLog
@@ -113,7 +113,7 @@ def _refuse_another_model(task: Task, path: Path) -> None:
 
 def _identity(task: Task, config: RunSections) -> dict[str, Any]:
     return {"run.seed": config.run.seed, "train.batch_size": config.train.batch_size,
-            **{f"model.{name}": value for name, value in task.model},
+            **{f"model.{name}": value for name, value in task.model.model_dump().items()},
             "tokenizer": task.tokenizer.fingerprint, **task.identity}
 
 
@@ -123,7 +123,8 @@ def _opening_lines(run: RunFolder, model: GPT, lr: float, micro_batch_size: int,
     lines = [f"{run.path}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs "
              f"per token, on {machine.describe()}",
              f"steps of {config.train.batch_size} sequences in micro-batches of "
-             f"{micro_batch_size}, learning rate {lr:.3g} ({config.optim.schedule})"]
+             f"{micro_batch_size}, learning rate {lr:.3g} ({config.optim.schedule})",
+             memory_line(model, micro_batch_size)]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)

@@ -28,7 +28,8 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer,
     """Rows that fit into the context, and how many did not and were left out.
 
     Prompt and completion are encoded apart, as they will be when the model is sampled: the
-    boundary between them is always a boundary between tokens. An empty prompt is end-of-text.
+    boundary between them is always a boundary between tokens. An empty prompt is end-of-text,
+    unless the tokenizer puts a token of its own before every text.
     Raises UserError if no row fits.
     """
     rows = [_encode(record, tokenizer) for record in records]
@@ -42,7 +43,7 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer,
 
 
 def _encode(record: Record, tokenizer: Tokenizer) -> Row:
-    prompt = tokenizer.encode(record.prompt) or [tokenizer.end_of_text]
+    prompt = tokenizer.encode_prompt(record.prompt)
     completion = [*tokenizer.encode(record.completion), tokenizer.end_of_text]
     return Row(prompt + completion, len(prompt))
 

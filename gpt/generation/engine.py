@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,13 @@ class ContextFull(Exception):
 
 @torch.inference_mode()
 def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machine: Machine,
-                    stop_token: int, never: Tensor | None = None) -> Iterator[Generation]:
-    """Continue a prompt until stop_token, max_new_tokens, or the end of the context.
+                    stop_tokens: Sequence[int],
+                    never: Tensor | None = None) -> Iterator[Generation]:
+    """Continue a prompt until a stop token, max_new_tokens, or the end of the context.
 
     never: ids that are not to be chosen, (n,) int64: those that stand for no text.
-    stop_token is yielded too, so that a caller can tell why it ended. Raises UserError for a prompt
-    that is longer than the context, ContextFull when there is no room for another token.
+    The stop token is yielded too, so that a caller can tell why it ended. Raises UserError for a
+    prompt that is longer than the context, ContextFull when there is no room for another token.
     """
     block_size = model.config.block_size
     if len(prompt) > block_size:
@@ -56,7 +57,7 @@ def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machi
         seen = torch.tensor(sequence) if config.repetition_penalty != 1.0 else torch.empty(0).long()
         token = next_token(logits, config, seen, generator)
         yield Generation(token, float(logits.log_softmax(dim=-1)[token]))
-        if token == stop_token:
+        if token in stop_tokens:
             return
         sequence.append(token)
         unread = [token]

@@ -1,4 +1,4 @@
-r"""The patterns that cut text into pieces, and tiktoken at about twice its speed, to the same ids.
+r"""tiktoken at about twice its speed, to the same ids.
 
 The patterns of GPT-2 and its successors end a run of white space before its last character when a
 word follows: `\s+(?!\S)`. This look-ahead is all that keeps tiktoken from its fast engine for
@@ -14,20 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import tiktoken
 
-# Contractions, words with the character before them, up to three digits, punctuation, white space.
-# Written so that tiktoken and `tokenizers` read it alike.
-BPE_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-               r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-GPT2_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
-                r"|\s++$|\s+(?!\S)|\s")
-CL100K_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-                  r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
-O200K_PATTERN = "|".join([
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+from gpt.tokenizer.patterns import BPE_PATTERN, GPT2_PATTERN, O200K_PATTERN, QWEN2_PATTERN
 
 MARKS = "\0\1\2\3\4\5\6\7"
 _LINE_ENDS = "\r\n"
@@ -36,6 +23,7 @@ _LINE_ENDS = "\r\n"
 # also cut before a last character that ends a line. (Otherwise `\s*[\r\n]+` keeps it in the run.)
 _FAST = {GPT2_PATTERN: (r"|\s++$|\s+(?!\S)|\s", True),
          BPE_PATTERN: (r"|\s+(?!\S)|\s+", False),
+         QWEN2_PATTERN: (r"|\s+(?!\S)|\s+", False),
          O200K_PATTERN: (r"|\s+(?!\S)|\s+", False)}
 
 # Unicode's White_Space, which is what \s means to tiktoken. (Python's adds four separators.)

@@ -12,7 +12,7 @@ from gpt.errors import UserError
 
 _WELL_FORMED = re.compile(rb"(?:(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))? "
                           rb"[0-9]{1,7}\n)*")
-_MOST_RANKS = 10_000_000  # beyond all vocabularies
+MOST_RANKS = 10_000_000  # beyond all vocabularies
 
 
 def rank_lines(ranks: dict[bytes, int]) -> bytes:
@@ -22,8 +22,11 @@ def rank_lines(ranks: dict[bytes, int]) -> bytes:
                      for token, rank in ordered])
 
 
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a .tiktoken file. Raises UserError naming the line that is wrong."""
+def read_ranks(path: Path, from_zero: bool = True) -> dict[bytes, int]:
+    """Read a .tiktoken file. Raises UserError naming the line that is wrong.
+
+    from_zero: whether the lowest rank must be 0, as it is where no control token comes first.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -34,7 +37,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         ranks = dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
     if not ranks or 2 * len(ranks) != len(words):
         ranks = _read_lines(data, path)
-    if len(set(ranks.values())) != len(ranks) or min(ranks.values(), default=-1) != 0:
+    lowest = min(ranks.values(), default=-1)
+    if len(set(ranks.values())) != len(ranks) or lowest < 0 or (from_zero and lowest > 0):
         raise UserError(f"{path}: ranks must start at 0 and stand once each")
     return ranks
 
@@ -48,7 +52,7 @@ def _read_lines(data: bytes, path: Path) -> dict[bytes, int]:
         try:
             token, rank = line.split()
             decoded = base64.b64decode(token, validate=True)
-            if decoded in ranks or int(rank) >= _MOST_RANKS:
+            if decoded in ranks or int(rank) >= MOST_RANKS:
                 raise ValueError("twice, or beyond all vocabularies")
             ranks[decoded] = int(rank)
         except ValueError as error:

@@ -1,0 +1,43 @@
+"""Text to token ids and back, whichever library does it; from and to Hugging Face's files."""
+
+from gpt.tokenizer.base import END_OF_TEXT, Boundaries, Tokenizer
+from gpt.tokenizer.building import (
+    KNOWN_FILES,
+    NAMED,
+    SPECIFICATIONS,
+    bpe_ranks,
+    build_tokenizer,
+    needs_corpus,
+    train_bpe_with_tokenizers,
+)
+from gpt.tokenizer.huggingface import read_huggingface_tokenizer
+from gpt.tokenizer.json_tokenizer import JsonTokenizer
+from gpt.tokenizer.merges import merges_of
+from gpt.tokenizer.patterns import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
+from gpt.tokenizer.rank_file import read_ranks
+from gpt.tokenizer.rank_tokenizer import RankTokenizer
+from gpt.tokenizer.to_json import tokenizer_config, tokenizer_json
+
+__all__ = [
+    "BPE_PATTERN",
+    "CL100K_PATTERN",
+    "END_OF_TEXT",
+    "GPT2_PATTERN",
+    "KNOWN_FILES",
+    "NAMED",
+    "O200K_PATTERN",
+    "SPECIFICATIONS",
+    "Boundaries",
+    "JsonTokenizer",
+    "RankTokenizer",
+    "Tokenizer",
+    "bpe_ranks",
+    "build_tokenizer",
+    "merges_of",
+    "needs_corpus",
+    "read_huggingface_tokenizer",
+    "read_ranks",
+    "tokenizer_config",
+    "tokenizer_json",
+    "train_bpe_with_tokenizers",
+]

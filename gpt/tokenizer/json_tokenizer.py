@@ -1,0 +1,164 @@
+"""A tokenizer.json as it is, with the library `tokenizers` doing the work.
+
+For what tiktoken cannot do to the same ids: normalizers (Qwen's NFC), SentencePiece's dummy prefix
+and byte fallback (Llama 2, Mistral, Gemma), added tokens that text may become, other patterns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.errors import UserError
+from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of
+from gpt.tokenizer.definition import (
+    Definition,
+    control_tokens,
+    kinds,
+    opened,
+    spelled,
+    unknown_id,
+    without_prefix,
+)
+from gpt.tokenizer.ranks import known_pattern
+
+_FILE = "tokenizer.json"
+
+
+class JsonTokenizer(Tokenizer):
+    """A tokenizer.json. Raises ValueError for one that cannot be used."""
+
+    kind = "tokenizer.json"
+
+    def __init__(self, spec: str, definition: str, boundaries: Boundaries,
+                 chat_template: str | None = None):
+        self.spec, self.chat_template = spec, chat_template
+        self.definition = definition  # the text of the file
+        self._parsed = json.loads(definition)
+        self._library = opened(self._parsed)
+        self.specials = control_tokens(self._parsed)
+        self._names: dict[str, int] = self._library.get_vocab()
+        added = {token["content"] for token in self._parsed.get("added_tokens", ())}
+        self._tokens = dict(zip(self._names.values(), spelled(self._parsed, self._names, added),
+                                strict=True))
+        self._unknown = unknown_id(self._parsed, self._names)
+        self._never_text = frozenset(self.specials.values()) - {self._unknown}
+        self._unprefixed = without_prefix(self._parsed)
+        self.prefixes_space = self._unprefixed != self._parsed
+        self.encodes_in_pieces = not self.prefixes_space and _cuts_at_blanks(self._parsed)
+        self._set_boundaries(boundaries)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes that encode: what it is made of."""
+        return JsonTokenizer, (self.spec, self.definition, self.boundaries, self.chat_template)
+
+    @cached_property
+    def text_ids(self) -> frozenset[int]:
+        """The ids that stand for text: all but those of control tokens."""
+        return frozenset(self._tokens) - frozenset(self.specials.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the file and where texts begin and end: equal means identical ids."""
+        return digest_of(self.boundaries._asdict(), self.definition.encode())
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode_array` for each of several texts."""
+        return [np.array(self._encode_with(self._library, text), dtype=np.uint32)
+                for text in texts]
+
+    def _encode_with(self, library: Any, text: str) -> list[int]:
+        try:
+            ids: list[int] = library.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library has no other
+            raise UserError(f"tokenizer {self.spec} cannot encode this text: {error}") from error
+        if self._never_text.isdisjoint(ids):
+            return ids
+        return [part for i in ids for part in (self._letters_of(i) if i in self._never_text
+                                               else [i])]
+
+    def _letters_of(self, control: int) -> list[int]:
+        """A control token's name letter by letter, for a text that spells it."""
+        letters = [self._single_bytes.get(b, self._unknown) for b in self._tokens[control]]
+        return [i for i in letters if i is not None]
+
+    def _encode_behind(self, text: str) -> list[int]:
+        """Ids of a text that other text stands before, so that no prefix goes between."""
+        return self._encode_with(self._library_without_prefix, text)
+
+    def _encode_invalid(self, data: bytes) -> list[int]:
+        """Single-byte tokens where there are some; otherwise U+FFFD for each byte."""
+        if all(b in self._single_bytes for b in data):
+            return [self._single_bytes[b] for b in data]
+        return self._encode_behind("\ufffd" * len(data))
+
+    @cached_property
+    def _library_without_prefix(self) -> Any:
+        return opened(self._unprefixed) if self.prefixes_space else self._library
+
+    @cached_property
+    def _single_bytes(self) -> dict[int, int]:
+        """Ids of the bytes that have a token of their own."""
+        return {token[0]: i for i in sorted(self.text_ids)
+                if len(token := self._tokens[i]) == 1}
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that tokens stand for. Raises UserError for an id that is no token."""
+        ids = [int(i) for i in ids]
+        try:
+            return b"".join([self._tokens[i] for i in ids])
+        except KeyError as error:
+            raise self._no_token(error.args[0]) from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text that tokens stand for, without the one space that was put before it."""
+        ids = [int(i) for i in ids]
+        begins = next((n for n, i in enumerate(ids) if i not in self._never_text), len(ids))
+        text = self.decode_bytes(ids[begins:])
+        if self.prefixes_space:
+            text = text.removeprefix(b" ")
+        return (self.decode_bytes(ids[:begins]) + text).decode("utf-8", "replace")
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of text per token id, (vocab_size,) int64; control tokens have none."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for i in self.text_ids:
+            lengths[i] = len(self._tokens[i])
+        return lengths
+
+    def _meta(self) -> dict[str, Any]:
+        return {"format_version": 1, "kind": self.kind, "spec": self.spec,
+                "boundaries": self.boundaries._asdict(), "sha256": self.fingerprint,
+                "json_sha256": _sha256(self.definition.encode())}
+
+    def _files(self) -> dict[str, bytes]:
+        return {_FILE: self.definition.encode()}
+
+    @classmethod
+    def _read(cls, folder: Path, meta: dict[str, Any],
+              chat_template: str | None) -> JsonTokenizer:
+        data = (folder / _FILE).read_bytes()
+        if _sha256(data) != meta["json_sha256"]:
+            raise UserError(f"{_FILE} is not the one that was saved")
+        return cls(meta["spec"], data.decode(), boundaries_of(meta["boundaries"]), chat_template)
+
+
+def _cuts_at_blanks(definition: Definition) -> bool:
+    """Whether no token stands for both sides of a place between a word and a blank.
+
+    None does where the pattern is a known one, unless an added token goes across.
+    """
+    across = any(token["lstrip"] or token["rstrip"] or len(token["content"].split()) != 1
+                 for token in definition.get("added_tokens", ()) if not token["special"])
+    known = known_pattern(definition) is not None
+    return known and not across and kinds(definition.get("normalizer")) <= {"NFC"}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
