@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt import checkpoint
 from gpt.batches import Batches, Order, Shuffled
 from gpt.cli import parse_command_line
 from gpt.config import FinetuneConfig, FinetuneSection
@@ -24,9 +23,11 @@ from gpt.finetuning import (
     first_rows,
     hold_out,
     padded_batches,
+    plain_template,
     read_records,
 )
 from gpt.runtime import launch
+from gpt.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
 from gpt.training import Task, train_task
 
@@ -35,28 +36,28 @@ def main(argv: list[str]) -> None:
     """Parse, build, train."""
     command = parse_command_line(FinetuneConfig, argv, __doc__ or "")
     config = command.config
-    base = checkpoint.find(config.finetune.base)
+    base = find_model(config.finetune.base)
     with launch(config.run) as machine:
         train_task(finetuning(config, base), config, machine, "--dry-run" in command.flags)
 
 
-def finetuning(config: FinetuneConfig, base: Path) -> Task:
-    """Continue prompts as the records do, starting from the base checkpoint's weights."""
-    model_config = checkpoint.load_model_config(base)
-    tokenizer = checkpoint.load_tokenizer(base)
+def finetuning(config: FinetuneConfig, base: SavedModel) -> Task:
+    """Continue prompts as the records do, starting from the base model's weights."""
+    model_config, tokenizer = base.config(), base.tokenizer()
+    tokenizer.chat_template = plain_template(tokenizer)  # of the rows below
     train_records, val_records = load_splits(config.finetune, config.run.seed)
     train_rows = _rows("training", train_records, tokenizer, model_config.block_size)
     val_rows = _rows("validation", val_records, tokenizer, model_config.block_size)
     return Task(
         model=model_config,
-        build_model=lambda: checkpoint.load_model(base),
+        build_model=base.model,
         tokenizer=tokenizer,
         batches=lambda micro_batch_size: Batches(
             Shuffled(Rows(train_rows), config.run.seed),
             Order(config.train.batch_size, micro_batch_size)),
         validation=lambda micro_batch_size: list(padded_batches(
             first_rows(val_rows, config.eval.max_tokens), micro_batch_size)),
-        identity={"finetune.from": checkpoint.weight_hash(base),
+        identity={"finetune.from": base.weight_hash(),
                   "finetune.data": sha256_of(Path(config.finetune.data)),
                   "finetune.val_fraction": config.finetune.val_fraction,
                   "finetune.val_data": config.finetune.val_data

@@ -2,8 +2,9 @@
 
 usage: python sample.py RUN [--prompt TEXT | --prompt-file FILE] [options]
 
-RUN is a run folder (its newest sound checkpoint) or one checkpoint folder. Without a prompt, text
-piped into standard input is continued; without that, the start of a document.
+RUN is a run folder (its newest sound checkpoint), one checkpoint folder, a Hugging Face folder, or
+the name of one on its Hub. Without a prompt, text piped into standard input is continued; without
+that, the start of a document.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt.errors import EXIT_USAGE, UserError, run_command
+from gpt.errors import OneLineParser, UserError, run_command
 from gpt.generation import Generation, SamplingConfig
 from gpt.language_model import LanguageModel, load, sampling_config
 
@@ -41,9 +42,10 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line; options of SamplingConfig take its descriptions and defaults."""
-    parser = _Parser(prog="sample.py", description=__doc__, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint folder")
+    parser = OneLineParser(prog="sample.py", description=__doc__, allow_abbrev=False,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN",
+                        help="run folder, checkpoint folder, Hugging Face folder or name")
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="text to continue")
     prompts.add_argument("--prompt-file", metavar="FILE", help="file with the text; - is stdin")
@@ -68,12 +70,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.num_samples < 1:
         raise UserError(f"--num-samples must be at least 1, not {options.num_samples}")
     return options
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """One line, as everywhere, instead of argparse's usage block."""
-        self.exit(EXIT_USAGE, f"error: {message}; --help lists all options\n")
 
 
 def read_prompt(options: argparse.Namespace) -> str | bytes:

@@ -1,0 +1,1 @@
+"""The verbs of `python -m gpt`: each module has its arguments and what it does with them."""

@@ -1,0 +1,86 @@
+"""python -m gpt evaluate: loss and bits per byte of a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt.batches.text import TokenizedText
+from gpt.batches.windows import EvaluationWindows
+from gpt.errors import UserError
+from gpt.evaluate import evaluate
+from gpt.language_model import LanguageModel, load
+from gpt.runtime import choose_machine
+from gpt.saved_model import find_model
+from gpt.shards import Dataset, TokenStream, is_dataset
+from gpt.strict_yaml import load_file
+
+BATCH_TOKENS = 8192  # scored at once
+LONGEST_WINDOW = 8192  # imported models may read far more than fits into memory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, and a text of one's own."""
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint or Hugging Face folder")
+    parser.add_argument("--text", metavar="FILE",
+                        help="score this text rather than the run's validation split")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a model's score, and which weights it belongs to."""
+    saved = find_model(options.run)
+    lm = load(str(saved.path), dtype="float32")  # products as in training: see Machine.autocast
+    data = _data_section(saved.path)
+    tokens = (_text(lm, Path(options.text)) if options.text
+              else _validation_split(lm, saved.path, data))
+    length = min(lm.model.config.block_size, LONGEST_WINDOW)
+    if length < lm.model.config.block_size:
+        print(f"(scored in windows of {length:,} tokens; the model could read "
+              f"{lm.model.config.block_size:,})", file=sys.stderr)
+    windows = EvaluationWindows(tokens, length, BATCH_TOKENS // length,
+                                isolate=data.get("isolate_documents", False))
+    score = evaluate(lm.model, windows, torch.from_numpy(lm.tokenizer.byte_lengths()),
+                     choose_machine())
+    print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
+    print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
+          f"{score.tokens:,} tokens")
+
+
+def _data_section(path: Path) -> dict[str, Any]:
+    """What the run of a checkpoint was configured to read; empty if that is not known."""
+    config = path.parent.parent / "config.yaml"
+    in_a_run = path.parent.name == "checkpoints" and config.is_file()
+    values = load_file(config).values if in_a_run else {}
+    section: dict[str, Any] = values.get("data", {})
+    return section
+
+
+def _text(lm: LanguageModel, file: Path) -> TokenizedText:
+    try:
+        tokens = lm.tokenizer.encode_bytes(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    if not tokens:
+        raise UserError(f"{file} is empty: there is nothing to score")
+    begin = lm.tokenizer.begin_of_text
+    before = lm.tokenizer.end_of_text if begin is None else begin
+    return TokenizedText(TokenStream([np.asarray(tokens)]), lm.tokenizer.vocab_size, before,
+                         str(file))
+
+
+def _validation_split(lm: LanguageModel, path: Path, data: dict[str, Any]) -> TokenizedText:
+    name = data.get("dataset", "")
+    folder = Path(name)
+    if folder.suffix in (".yaml", ".yml") and folder.is_file():
+        folder = Path(load_file(folder).values.get("out", f"data/{folder.stem}"))
+    if not is_dataset(folder):
+        raise UserError(f"{path}: its dataset ({name or 'none'}) is not here; give --text FILE")
+    dataset = Dataset(folder)
+    if dataset.tokenizer.fingerprint != lm.tokenizer.fingerprint:
+        raise UserError(f"{folder} was made with another tokenizer than {path}; give --text FILE")
+    return TokenizedText.validation(dataset)

@@ -1,0 +1,60 @@
+"""python -m gpt export: a run becomes a Hugging Face folder or a GGUF file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from gpt.errors import UserError
+from gpt.interop.gguf_writing import DTYPES as GGUF_DTYPES
+from gpt.interop.gguf_writing import export_gguf
+from gpt.interop.model_card import about_checkpoint
+from gpt.interop.new_folder import refuse_what_is_there
+from gpt.interop.writing import MAX_SHARD_BYTES, export_huggingface
+from gpt.runtime import DTYPES
+from gpt.saved_model import find_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, OUT and the format."""
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint or Hugging Face folder")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    parser.add_argument("--format", choices=("hf", "gguf"), required=True,
+                        help="hf: for transformers, vLLM, lm-eval; gguf: for llama.cpp and Ollama")
+    parser.add_argument("--dtype", choices=GGUF_DTYPES, default="float32",
+                        help="how weights are stored; q8_0 (8 bits) in GGUF alone; default float32")
+    parser.add_argument("--licence", "--license", metavar="ID",
+                        help="for the model card, an SPDX identifier such as apache-2.0")
+    parser.add_argument("--max-shard-gb", type=float, metavar="X",
+                        help="largest safetensors file, in 10^9 bytes; default "
+                             f"{MAX_SHARD_BYTES / 1e9:g}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read, write, prove."""
+    out = Path(options.out)
+    refuse_what_is_there(out)
+    max_shard_bytes = _check(options)
+    saved = find_model(options.run)
+    about = about_checkpoint(saved.path, options.licence)
+    model, tokenizer = saved.model(), saved.tokenizer()
+    if options.format == "hf":
+        proof = export_huggingface(model, tokenizer, out, about, DTYPES[options.dtype],
+                                   max_shard_bytes)
+    else:
+        proof = export_gguf(model, tokenizer, out, about, options.dtype)
+    print(f"{out}: {proof}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    """What belongs to the other format is refused; returns the largest size of a file."""
+    if options.format == "hf" and options.dtype not in DTYPES:
+        raise UserError(f"--dtype {options.dtype} is for --format gguf; choose {', '.join(DTYPES)}")
+    if options.max_shard_gb is None:
+        return MAX_SHARD_BYTES
+    if options.format == "gguf":
+        raise UserError("--max-shard-gb is for --format hf: a GGUF file is always one")
+    if not 0 < options.max_shard_gb < math.inf:
+        raise UserError(f"--max-shard-gb must be a number above 0, not {options.max_shard_gb:g}")
+    return int(options.max_shard_gb * 1e9)

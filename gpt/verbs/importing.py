@@ -1,0 +1,35 @@
+"""python -m gpt import: a Hugging Face folder becomes a checkpoint of ours."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gpt import checkpoint
+from gpt.errors import UserError
+from gpt.interop.new_folder import refuse_what_is_there
+from gpt.model import flops_per_token, parameter_count
+from gpt.saved_model import find_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """SOURCE and OUT."""
+    parser.add_argument("source", metavar="HF_FOLDER",
+                        help="a folder with config.json and safetensors, or a name on the Hugging "
+                             "Face Hub such as openai-community/gpt2")
+    parser.add_argument("out", metavar="OUT", help="the checkpoint folder to write")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read, write, say what it is."""
+    out = Path(options.out)
+    refuse_what_is_there(out)
+    saved = find_model(options.source)
+    if saved.is_ours:
+        raise UserError(f"{options.source} is a checkpoint of this toolkit already; it needs no "
+                        "import")
+    tokenizer = saved.tokenizer()
+    model = saved.model()
+    checkpoint.save_model(out, model, tokenizer, imported_from=options.source)
+    print(f"{out}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs per "
+          f"token, {tokenizer.vocab_size:,} token ids; sample from it with: python sample.py {out}")

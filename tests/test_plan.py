@@ -1,0 +1,58 @@
+"""What a run will cost, before it costs anything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpt.plan import memory_by_kind, memory_line
+from tests.tiny import random_tokens, tiny_gpt
+
+
+def test_memory_of_weights_gradients_and_optimizer_is_what_they_hold():
+    model = tiny_gpt(tie_embeddings=True)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(random_tokens(2, 8)).sum().backward()
+    optimizer.step()
+    kinds = memory_by_kind(model, 2)
+    assert kinds["weights"] == sum(p.nbytes for p in model.parameters())
+    assert kinds["gradients"] == sum(p.grad.nbytes for p in model.parameters())
+    assert kinds["optimizer"] == sum(state[key].nbytes for state in optimizer.state.values()
+                                     for key in ("exp_avg", "exp_avg_sq"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"mlp": "gelu", "norm": "layernorm"}, {"n_layer": 4}],
+                         ids=str)
+def test_memory_of_activations_and_logits_is_an_upper_bound_that_is_not_far_off(changes):
+    model = tiny_gpt(n_embd=64, vocab_size=500, **changes)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    tokens = random_tokens(3, 32, vocab_size=500)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(tokens)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    kinds = memory_by_kind(model, 3)
+    predicted = kinds["activations"] + kinds["logits"]
+    assert sum(kept.values()) <= predicted <= 4 * sum(kept.values())
+
+
+def test_memory_grows_with_the_micro_batch_where_it_should():
+    model = tiny_gpt()
+    one, four = memory_by_kind(model, 1), memory_by_kind(model, 4)
+    assert four["activations"] == 4 * one["activations"]
+    assert four["logits"] == 4 * one["logits"] == 4 * 3 * 4 * 61 * 32
+    assert four["optimizer"] == one["optimizer"] == 2 * one["weights"]
+
+
+def test_the_line_for_people_names_every_kind_and_the_sum():
+    model = tiny_gpt()
+    line, kinds = memory_line(model, 2), memory_by_kind(model, 2)
+    for name, size in kinds.items():
+        assert f"{name} {size / 2**20:,.1f}" in line
+    assert line.endswith(f"; {sum(kinds.values()) / 2**20:,.1f} in all")
