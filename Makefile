@@ -1,13 +1,14 @@
 # make quickstart   fresh clone → .venv → dataset → pretrain → fine-tune → text
 # make test         fresh clone → .venv → the whole test suite
 # make lint         style and types
+# make interop      exports run by llama.cpp, which is built for it in a few minutes
 # make bench        every benchmark; results go to benchmarks/results/
 
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test interop lint bench clean
 
 quickstart: .venv/installed
 	@echo "== 1 of 5: tokenize the Python library =="
@@ -25,6 +26,10 @@ quickstart: .venv/installed
 
 test: .venv/installed-dev
 	$(PY) -m pytest
+
+interop: .venv/installed-dev
+	$(PIP) 'llama-cpp-python>=0.3.16'
+	$(PY) -m pytest -rs tests/interop/test_llama_cpp.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
