@@ -74,7 +74,9 @@ class ModelConfig(Section):
         "S", description="which layers slide, a letter each, over and over: S slides, F reads "
                          "everything")
     norm: Literal["rmsnorm", "layernorm"] = Field(
-        "rmsnorm", description="how the residual stream is normalised before each layer")
+        "rmsnorm", description="how the residual stream is normalised before each layer; exported "
+                               "are rmsnorm with rope and swiglu, and layernorm without both, and "
+                               "without grouped heads and qk_norm")
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = Field(
         default_factory=lambda data: 1e-5 if data["norm"] == "layernorm" else 1e-6,
         description="added to the variance; default: GPT-2's 1e-5 for layernorm, Qwen3's 1e-6 for "
@@ -87,7 +89,8 @@ class ModelConfig(Section):
         description="width inside the feed-forward; default: 4 n_embd, for swiglu 8/3 n_embd "
                     "rounded up to a multiple of 32")
     qk_norm: bool = Field(True, description="RMSNorm on each head's queries and keys")
-    bias: bool = Field(False, description="biases in linear layers and LayerNorms")
+    bias: bool = Field(False, description="biases in linear layers and LayerNorms; no architecture "
+                                          "it is exported to has them together with qk_norm")
     tie_embeddings: bool = Field(False, description="the output layer is the token embedding")
     residual_scale: Annotated[float, Field(gt=0)] = Field(
         1.0, description="multiplies what each layer adds to the residual stream; exported as part "

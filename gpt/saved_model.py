@@ -54,7 +54,8 @@ def find_model(name: str) -> SavedModel:
     """The model that RUN names. Raises UserError if there is none, or if its files are damaged."""
     path = Path(name)
     if hub.is_hub_name(name):
-        return SavedModel(hub.fetch(name), is_ours=False)
-    if is_huggingface_folder(path):
-        return SavedModel(path, is_ours=False)
-    return SavedModel(checkpoint.find(name), is_ours=True)
+        path = hub.fetch(name)
+    elif not is_huggingface_folder(path):
+        return SavedModel(checkpoint.find(name), is_ours=True)
+    WeightFiles(path)  # of all that can be wrong, pickled weights are told first
+    return SavedModel(path, is_ours=False)
