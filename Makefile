@@ -38,6 +38,7 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	$(PY) benchmarks/prepare.py
 	$(PY) benchmarks/loader.py
+	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/allocator.py
 	$(PY) benchmarks/shakespeare.py
 	$(PY) benchmarks/quickstart.py --write

@@ -84,6 +84,9 @@ class TrainConfig(Section):
     micro_batch_size: Count | Literal["auto"] = Field(
         "auto", description="sequences per backward pass; without dropout it changes memory and "
                             "speed, not the result")
+    recompute_activations: bool = Field(
+        False, description="compute each layer again in the backward pass rather than keep what it "
+                           "needs: less memory, about a third more arithmetic, the same result")
     grad_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="largest gradient norm; 0 leaves gradients alone")
 

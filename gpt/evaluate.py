@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.batches import IGNORE, MicroBatch
+from gpt.cross_entropy import summed_cross_entropy
 from gpt.model import GPT
 from gpt.runtime import Machine
 
@@ -26,8 +27,9 @@ class Score:
 
 def summed_loss(model: GPT, batch: MicroBatch) -> Tensor:
     """Negative log-likelihood summed over a batch's supervised targets, in nats; ()."""
-    logits = model(batch.inputs, segments=batch.segments).float().flatten(0, 1)
-    return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    x = model.hidden(batch.inputs, segments=batch.segments).flatten(0, 1)
+    return summed_cross_entropy(x, model.output_weight, batch.targets.flatten(),
+                                model.config.logit_softcap)
 
 
 def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:

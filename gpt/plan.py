@@ -12,6 +12,7 @@ import torch
 
 from gpt.batches import Batches
 from gpt.config import ModelConfig, TrainConfig
+from gpt.cross_entropy import CHUNK_FLOATS
 from gpt.loop import Budget, accumulate_gradients, clip_gradients
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.runtime import Machine
@@ -23,7 +24,8 @@ def choose_micro_batch_size(train: TrainConfig, model: ModelConfig, machine: Mac
     """Sequences per backward pass: as configured, or as many as memory is set aside for."""
     if train.micro_batch_size != "auto":
         return min(train.micro_batch_size, train.batch_size)
-    fitting = activation_budget(machine) // (activation_bytes(model) * model.block_size)
+    per_token = activation_bytes(model, train.recompute_activations)
+    fitting = activation_budget(machine) // (per_token * model.block_size)
     return max(1, min(train.batch_size, fitting))
 
 
@@ -40,30 +42,32 @@ def activation_budget(machine: Machine) -> int:
     return min(2 << 30, total // 8)
 
 
-def activation_bytes(model: ModelConfig) -> int:
+def activation_bytes(model: ModelConfig, recompute: bool) -> int:
     """Bytes kept per token for the backward pass, in float32: an estimate on the safe side.
 
-    Per layer about ten vectors of n_embd and four of n_inner; and three copies of the logits.
+    Per layer about fourteen vectors of n_embd and four of n_inner. With activations recomputed, a
+    vector per layer, and all of that for one.
     """
-    assert model.vocab_size is not None
-    per_layer = 10 * model.n_embd + 4 * model.n_inner
-    return 4 * (model.n_layer * per_layer + 3 * model.vocab_size)
+    per_layer = 14 * model.n_embd + 4 * model.n_inner
+    if recompute:
+        return 4 * (model.n_layer * model.n_embd + per_layer)
+    return 4 * model.n_layer * per_layer
 
 
-def memory_by_kind(model: GPT, micro_batch_size: int) -> dict[str, int]:
+def memory_by_kind(model: GPT, micro_batch_size: int, recompute: bool = False) -> dict[str, int]:
     """Bytes that training holds, by what for: exact for the first three, estimated for the rest."""
-    weights = sum(p.nbytes for p in model.parameters())
-    config = model.config
+    weights, config = sum(p.nbytes for p in model.parameters()), model.config
     assert config.vocab_size is not None
     tokens = micro_batch_size * config.block_size
-    logits = 3 * 4 * config.vocab_size * tokens
+    logits = 2 * 4 * min(CHUNK_FLOATS, config.vocab_size * tokens)  # a chunk, and its gradient
     return {"weights": weights, "gradients": weights, "optimizer": 2 * weights,
-            "activations": activation_bytes(config) * tokens - logits, "logits": logits}
+            "activations": activation_bytes(config, recompute) * tokens,
+            "logits": logits + model.output_weight.nbytes}
 
 
-def memory_line(model: GPT, micro_batch_size: int) -> str:
+def memory_line(model: GPT, micro_batch_size: int, recompute: bool = False) -> str:
     """`memory_by_kind` for people."""
-    kinds = memory_by_kind(model, micro_batch_size)
+    kinds = memory_by_kind(model, micro_batch_size, recompute)
     parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in kinds.items())
     return f"memory in MiB, at most about: {parts}; {sum(kinds.values()) / 2**20:,.1f} in all"
 

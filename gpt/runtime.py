@@ -54,13 +54,12 @@ class Machine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device, and compile it in place where that is switched on."""
+    def place(self, model: nn.Module) -> None:
+        """Move a model to the device, and compile its layers where that is switched on."""
         model.to(self.device)
         if self.compile:
             print("compiling the model: the first steps take up to a minute", file=sys.stderr)
             model.compile()
-        return model
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a batch over, without waiting for it where the hardware can."""

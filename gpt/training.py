@@ -90,6 +90,7 @@ def _build(task: Task, config: RunSections,
            machine: Machine) -> tuple[GPT, torch.optim.Optimizer, float]:
     """(model on its device, optimizer, peak learning rate)"""
     model = task.build_model()
+    model.recompute = config.train.recompute_activations
     machine.place(model)
     lr = peak_lr(config.optim, task.model)
     return model, build_optimizer(model, config.optim, lr), lr
@@ -124,7 +125,7 @@ def _opening_lines(run: RunFolder, model: GPT, lr: float, micro_batch_size: int,
              f"per token, on {machine.describe()}",
              f"steps of {config.train.batch_size} sequences in micro-batches of "
              f"{micro_batch_size}, learning rate {lr:.3g} ({config.optim.schedule})",
-             memory_line(model, micro_batch_size)]
+             memory_line(model, micro_batch_size, config.train.recompute_activations)]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import gpt
 import sample
 import train
 from data import prepare
+from gpt import training
 from gpt.errors import run_command
 from tests.tiny import ROOT, run_script
 
@@ -391,3 +392,22 @@ def test_runs_with_other_shapes_train_continue_and_sample(fields, workplace, mon
     again = call(train, resolved, "train.steps=4", monkeypatch=monkeypatch, capsys=capsys)
     assert again[0] == 0 and "continuing from" in again[1] + again[2]
     assert len(gpt.load(f"runs/{name}").generate("Doc", max_new_tokens=30)) > 0
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_activations_are_recomputed_where_that_is_asked_and_the_loss_is_the_same(
+        recompute, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    asked = []
+    real = training.memory_line
+    monkeypatch.setattr(training, "memory_line",
+                        lambda model, *rest: asked.append(model.recompute) or real(model, *rest))
+    name = f"recompute-{recompute}"
+    code, _, err = call(train, "data.dataset=data/c", f"run.name={name}", *SMALL,
+                        f"train.recompute_activations={str(recompute).lower()}",
+                        monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0, err
+    assert asked == [recompute]
+    losses = [[json.loads(line)["loss"] for line in (workplace / "runs" / run / "metrics.jsonl")
+               .read_text().splitlines() if '"train"' in line] for run in (name, "base")]
+    assert losses[0] == losses[1]

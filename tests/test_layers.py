@@ -19,6 +19,7 @@ LAYERS = [
     ["runtime", "tokenizer", "cli", "tensor_file"],
     ["shards", "model"],
     ["batches", "optim", "checkpoint", "telemetry", "shard_writer", "interop"],
+    ["cross_entropy"],
     ["saved_model", "evaluate", "generation", "finetuning"],
     ["language_model", "loop"],
     ["plan", "run_folder"],

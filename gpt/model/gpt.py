@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from gpt.config import ModelConfig
 from gpt.model.block import Block, make_norm
@@ -27,6 +30,7 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.config = config
+        self.recompute = False  # layers in the backward pass, to keep less: arXiv:1604.06174
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.final_norm = make_norm(config)
@@ -73,10 +77,17 @@ class GPT(nn.Module):
         x = self.embedding(tokens, positions)
         for i, block in enumerate(self.blocks):
             layer_cache = cache.layers[i] if cache is not None else None
-            x = block(x, rotation, layer_cache, visible[windows[i]])
+            if self.recompute and self.training:
+                x = recomputed(block, x, rotation, None, visible[windows[i]], use_reentrant=False)
+            else:
+                x = block(x, rotation, layer_cache, visible[windows[i]])
         if cache is not None:
             cache.length += T
         return self.final_norm(x)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile in place all but the output layer, whose loss is computed in chunks."""
+        self.hidden = torch.compile(self.hidden, *args, **kwargs)  # type: ignore[method-assign]
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V).  Soft cap: Gemma 2, arXiv:2408.00118, section 2."""

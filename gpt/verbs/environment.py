@@ -85,7 +85,7 @@ def about_model(name: str, machine: Machine) -> dict[str, str]:
     return {"model": f"{parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs per "
                      "token",
             "training": f"micro-batches of {size} x {shape.block_size} tokens, "
-                        f"{memory_line(model, size)}"}
+                        f"{memory_line(model, size, train.recompute_activations)}"}
 
 
 def _configuration(path: Path) -> PretrainConfig:
