@@ -45,13 +45,13 @@ def activation_budget(machine: Machine) -> int:
 def activation_bytes(model: ModelConfig, recompute: bool) -> int:
     """Bytes kept per token for the backward pass, in float32: an estimate on the safe side.
 
-    Per layer about fourteen vectors of n_embd and four of n_inner. With activations recomputed, a
-    vector per layer, and all of that for one.
+    Per layer about fourteen vectors of n_embd and four of n_inner, and two around the layers. With
+    activations recomputed, a vector per layer, and all of that for one.
     """
-    per_layer = 14 * model.n_embd + 4 * model.n_inner
+    around, per_layer = 2 * model.n_embd, 14 * model.n_embd + 4 * model.n_inner
     if recompute:
-        return 4 * (model.n_layer * model.n_embd + per_layer)
-    return 4 * model.n_layer * per_layer
+        return 4 * (around + model.n_layer * model.n_embd + per_layer)
+    return 4 * (around + model.n_layer * per_layer)
 
 
 def memory_by_kind(model: GPT, micro_batch_size: int, recompute: bool = False) -> dict[str, int]:

@@ -80,6 +80,18 @@ def test_under_autocast_products_are_in_its_format_and_gradients_in_float32():
     assert weight.grad.dtype == torch.float32
 
 
+def test_under_autocast_chunks_are_added_up_in_float32(monkeypatch):
+    x, weight, targets = given()
+    exact = torch.autograd.grad(plain(x, weight, targets, None), weight)[0]
+    errors = []
+    for rows in (1000, 1):  # one chunk, and one for each row
+        monkeypatch.setattr(cross_entropy, "CHUNK_FLOATS", rows * V)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = summed_cross_entropy(x, weight, targets)
+        errors.append((torch.autograd.grad(loss, weight)[0] - exact).abs().mean().item())
+    assert errors[1] < 1.2 * errors[0]
+
+
 def test_without_gradients_nothing_is_kept_for_them():
     x, weight, targets = given()
     with torch.no_grad():

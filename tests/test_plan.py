@@ -23,23 +23,35 @@ def test_memory_of_weights_gradients_and_optimizer_is_what_they_hold():
                                      for key in ("exp_avg", "exp_avg_sq"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"mlp": "gelu", "norm": "layernorm"}, {"n_layer": 4}],
-                         ids=str)
-def test_memory_of_activations_is_an_upper_bound_that_is_not_far_off(changes):
-    model = tiny_gpt(n_embd=64, vocab_size=500, **changes)
+def kept_for_backward(recompute: bool, **changes: object) -> int:
+    """Bytes of the tensors that a forward pass over three rows keeps, weights aside."""
+    model = tiny_gpt(n_embd=64, vocab_size=500, **changes).train()
+    model.recompute = recompute
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     tokens = random_tokens(3, 32, vocab_size=500)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        summed_loss(model, MicroBatch(tokens, tokens, tokens.numel())).backward()
-    predicted = memory_by_kind(model, 3)["activations"]
-    assert sum(kept.values()) <= predicted <= 4 * sum(kept.values())
+        summed_loss(model, MicroBatch(tokens, tokens, tokens.numel()))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"mlp": "gelu", "norm": "layernorm"}, {"n_layer": 4}],
+                         ids=str)
+def test_memory_of_activations_is_an_upper_bound_that_is_not_far_off(changes, recompute):
+    model = tiny_gpt(n_embd=64, vocab_size=500, **changes)
+    needed = kept_for_backward(recompute, **changes)
+    if recompute:  # and, in the backward pass, all of one layer at a time
+        deeper = changes | {"n_layer": model.config.n_layer + 1}
+        needed += kept_for_backward(False, **deeper) - kept_for_backward(False, **changes)
+    assert needed <= memory_by_kind(model, 3, recompute)["activations"] <= 2 * needed
 
 
 def test_memory_grows_with_the_micro_batch_where_it_should():
@@ -47,6 +59,7 @@ def test_memory_grows_with_the_micro_batch_where_it_should():
     one, four = memory_by_kind(model, 1), memory_by_kind(model, 4)
     assert four["activations"] == 4 * one["activations"]
     assert four["logits"] - one["logits"] == 3 * 2 * 4 * 61 * 32
+    assert one["logits"] == 2 * 4 * 61 * 32 + model.output_weight.nbytes  # whose gradient waits
     assert four["optimizer"] == one["optimizer"] == 2 * one["weights"]
 
 
