@@ -16,7 +16,7 @@ from gpt.generation.sampling import SamplingConfig
 from gpt.generation.text import stream_text
 from gpt.model import GPT
 from gpt.runtime import Machine, choose_machine
-from gpt.saved_model import find_model
+from gpt.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
 
 
@@ -100,7 +100,11 @@ def load(run: str, device: str = "auto", dtype: str = "auto") -> LanguageModel:
     Raises UserError (a ValueError) if there is none, if its files are damaged, or if it has options
     that this toolkit does not have.
     """
-    saved = find_model(str(run))
+    return opened(find_model(str(run)), device, dtype)
+
+
+def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+    """`load` for a model that has been found, and verified, already."""
     machine = choose_machine(device, dtype)
     tokenizer = saved.tokenizer()
     return LanguageModel(saved.model(machine.dtype).to(machine.device), tokenizer, machine)

@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-medium": _gpt2(24, 16, 1024),  # 355 M
     "gpt2-large": _gpt2(36, 20, 1280),   # 774 M
     "gpt2-xl": _gpt2(48, 25, 1600),      # 1.56 B
-    "llama-15m": _llama(6, 6, 6, 288, 768),     # of stories15M (github.com/karpathy/llama2.c)
+    "llama-15m": _llama(6, 6, 6, 288, 768),     # of stories15M
     "llama-135m": _llama(30, 9, 3, 576, 1536),  # the shape of SmolLM-135M
     "llama-1b": _llama(16, 32, 8, 2048, 8192, rope_base=500_000.0,  # of Llama 3.2 1B
                        rope_scaling={"factor": 32.0, "original_block_size": 8192}),

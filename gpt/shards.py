@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gpt.errors import UserError
 from gpt.files import as_json, read_json, sha256_of, write_json
+from gpt.strict_yaml import load_file
 from gpt.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -219,6 +220,14 @@ def dtype_for(vocab_size: int) -> np.dtype:
 def is_dataset(folder: Path) -> bool:
     """Whether a finished dataset lies in a folder."""
     return (folder / MANIFEST).is_file()
+
+
+def dataset_folder(name: str) -> Path:
+    """The folder that data.dataset names: itself, or where a recipe's dataset is made."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return Path(str(load_file(path).values.get("out", f"data/{path.stem}")))
+    return path
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:

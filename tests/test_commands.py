@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import sample
 import train
 from data import prepare
 from gpt import training
-from gpt.errors import run_command
-from tests.tiny import ROOT, run_script
+from tests.tiny import ROOT, call_main, run_script
 
 SMALL = ["model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.block_size=48",
          "train.batch_size=8", "train.steps=8", "eval.every_steps=4", "run.dtype=float32"]
@@ -42,18 +40,6 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-def call(module: Any, *arguments: str, monkeypatch, capsys) -> tuple[int, str, str]:
-    """Run a script's main in this process; returns (exit code, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    capsys.readouterr()
-    code = 0
-    try:
-        run_command(module.main)
-    except SystemExit as left:
-        code = int(left.code or 0)
-    return code, *capsys.readouterr()
-
-
 def test_a_run_folder_holds_what_the_design_promises(workplace):
     for run in ("base", "tuned"):
         folder = workplace / "runs" / run
@@ -76,7 +62,7 @@ def test_a_run_folder_holds_what_the_design_promises(workplace):
 
 def test_the_resolved_configuration_can_be_run_again(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
-    code, out, _ = call(train, "runs/base/config.yaml", monkeypatch=monkeypatch, capsys=capsys)
+    code, out, _ = call_main(train, "runs/base/config.yaml", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0 and "runs/base is complete at step 8" in out
 
 
@@ -131,8 +117,8 @@ def test_scores_are_the_log_probabilities_of_the_text(workplace):
 
 def test_a_dry_run_measures_and_writes_nothing(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
-    code, out, _ = call(train, "data.dataset=data/c", "run.name=dry", *SMALL, "--dry-run",
-                        monkeypatch=monkeypatch, capsys=capsys)
+    code, out, _ = call_main(train, "data.dataset=data/c", "run.name=dry", *SMALL, "--dry-run",
+                             monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0 and not (workplace / "runs/dry").exists()
     for word in ("parameters", "FLOPs per token", "tokens", "peak memory", "training time"):
         assert word in out
@@ -141,8 +127,8 @@ def test_a_dry_run_measures_and_writes_nothing(workplace, monkeypatch, capsys):
 def test_training_prepares_a_dataset_from_its_recipe_and_says_so(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     (workplace / "mine.yaml").write_text("sources: [corpus]\ntokenizer: byte\nout: data/auto\n")
-    code, out, _ = call(train, "data.dataset=mine.yaml", "run.name=auto", *SMALL,
-                        "train.steps=1", monkeypatch=monkeypatch, capsys=capsys)
+    code, out, _ = call_main(train, "data.dataset=mine.yaml", "run.name=auto", *SMALL,
+                             "train.steps=1", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0 and "data/auto is not there yet: preparing it" in out
     assert (workplace / "data/auto/dataset.json").is_file()
 
@@ -202,7 +188,7 @@ def test_a_mistake_gives_one_line_and_2_and_touches_nothing(name, workplace, mon
     before = snapshot(workplace)
     module, arguments, expected = MISTAKES[name]
 
-    code, _, stderr = call(module, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(module, *arguments, monkeypatch=monkeypatch, capsys=capsys)
 
     said = [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
     assert code == 2 and len(said) == 1, stderr
@@ -226,13 +212,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, m
 
     monkeypatch.setattr(loop, "summed_loss", poisoned)
     arguments = ["data.dataset=data/c", "run.name=nan", *SMALL, "checkpoint.every_steps=1"]
-    code, _, stderr = call(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1
     assert "failed: step 3: the loss is nan" in stderr and "the weights were not changed" in stderr
     lm = gpt.load(workplace / "runs/nan")
     assert all(torch.isfinite(p).all() for p in lm.model.parameters())
     monkeypatch.setattr(loop, "summed_loss", real)
-    assert call(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert call_main(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
 
 
 def test_two_processes_never_train_in_one_folder(workplace, monkeypatch, capsys):
@@ -240,15 +226,15 @@ def test_two_processes_never_train_in_one_folder(workplace, monkeypatch, capsys)
     monkeypatch.chdir(workplace)
     with (workplace / "runs/base/lock").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        code, _, stderr = call(train, *BASE, "train.steps=12", monkeypatch=monkeypatch,
-                               capsys=capsys)
+        code, _, stderr = call_main(train, *BASE, "train.steps=12", monkeypatch=monkeypatch,
+                                    capsys=capsys)
     assert code == 2 and "is in use by process" in stderr
 
 
 def test_help_lists_every_command_and_field(monkeypatch, capsys):
     for module, word in ((train, "optim.lr"), (finetune, "finetune.from"),
                          (prepare, "on_bad_text"), (sample, "--top-p")):
-        code, out, _ = call(module, "--help", monkeypatch=monkeypatch, capsys=capsys)
+        code, out, _ = call_main(module, "--help", monkeypatch=monkeypatch, capsys=capsys)
         assert code == 0 and word in out
 
 
@@ -264,15 +250,15 @@ def test_verify_names_the_damaged_file(workplace, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(workplace)
     shutil.copytree("data/c", tmp_path / "c")
     for sound in ("data/c", "runs/base", str(tmp_path / "c")):
-        code, out, _ = call(verbs, "verify", sound, monkeypatch=monkeypatch, capsys=capsys)
+        code, out, _ = call_main(verbs, "verify", sound, monkeypatch=monkeypatch, capsys=capsys)
         assert code == 0 and "sound" in out
     shard = bytearray((tmp_path / "c/val-00000.bin").read_bytes())
     shard[3] ^= 1
     (tmp_path / "c/val-00000.bin").write_bytes(shard)
-    code, out, _ = call(verbs, "verify", str(tmp_path / "c"), monkeypatch=monkeypatch,
-                        capsys=capsys)
+    code, out, _ = call_main(verbs, "verify", str(tmp_path / "c"), monkeypatch=monkeypatch,
+                             capsys=capsys)
     assert code == 1 and "val-00000.bin" in out
-    code, _, stderr = call(verbs, "verify", "corpus", monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(verbs, "verify", "corpus", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2 and "is no dataset, run or checkpoint" in stderr
 
 
@@ -281,12 +267,13 @@ def test_evaluate_repeats_the_score_of_training(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     lines = (workplace / "runs/base/metrics.jsonl").read_text().splitlines()
     last = [json.loads(line) for line in lines if '"eval"' in line][-1]
-    code, out, _ = call(verbs, "evaluate", "runs/base", monkeypatch=monkeypatch, capsys=capsys)
+    code, out, _ = call_main(verbs, "evaluate", "runs/base", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0 and f"{last['val_bits_per_byte']:.4f} bits per byte" in out
-    code, out, _ = call(verbs, "evaluate", "runs/base", "--text", "corpus/3.txt",
-                        monkeypatch=monkeypatch, capsys=capsys)
+    code, out, _ = call_main(verbs, "evaluate", "runs/base", "--text", "corpus/3.txt",
+                             monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0 and "nats per token" in out
-    code, _, stderr = call(verbs, "evaluate", "runs/tuned", monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(verbs, "evaluate", "runs/tuned", monkeypatch=monkeypatch,
+                                capsys=capsys)
     assert code == 2 and "give --text FILE" in stderr
 
 
@@ -297,12 +284,12 @@ def test_changed_sources_are_noticed_and_the_dataset_is_kept(workplace, tmp_path
     for change, noted in ((None, False), (None, False), ("more text\n" * 60, True)):
         if change:
             (tmp_path / "a.txt").write_text(change)
-        code, _, stderr = call(prepare, "a.txt", "tokenizer=byte", "out=d", monkeypatch=monkeypatch,
-                               capsys=capsys)
+        code, _, stderr = call_main(prepare, "a.txt", "tokenizer=byte", "out=d",
+                                    monkeypatch=monkeypatch, capsys=capsys)
         assert code == 0 and ("note: files were added, removed or changed" in stderr) == noted
     (tmp_path / "a.txt").unlink()
-    assert call(prepare, "a.txt", "tokenizer=byte", "out=d", monkeypatch=monkeypatch,
-                capsys=capsys)[0] == 0
+    assert call_main(prepare, "a.txt", "tokenizer=byte", "out=d", monkeypatch=monkeypatch,
+                     capsys=capsys)[0] == 0
 
 
 def test_ids_that_stand_for_no_text_are_never_sampled():
@@ -339,17 +326,17 @@ def test_a_terminal_without_the_characters_is_no_failure(workplace):
 
 def test_trouble_with_files_is_one_line(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
-    code, _, stderr = call(train, "data.dataset=data/c", "run.out_dir=task.jsonl", *SMALL,
-                           monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(train, "data.dataset=data/c", "run.out_dir=task.jsonl", *SMALL,
+                                monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1 and stderr.startswith("failed: task.jsonl")
 
 
 def test_a_long_sample_prompt_is_refused_before_training(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     prompt = json.dumps(["Z" * 100])
-    code, _, stderr = call(train, "data.dataset=data/c", "run.name=prompt", *SMALL,
-                           "log.samples_every_steps=4", f"log.sample_prompts={prompt}",
-                           monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(train, "data.dataset=data/c", "run.name=prompt", *SMALL,
+                                "log.samples_every_steps=4", f"log.sample_prompts={prompt}",
+                                monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2 and "log.sample_prompts: a prompt has" in stderr
     assert not (workplace / "runs/prompt").exists()
 
@@ -357,9 +344,9 @@ def test_a_long_sample_prompt_is_refused_before_training(workplace, monkeypatch,
 def test_fine_tuning_refuses_another_validation_set_for_the_same_run(workplace, monkeypatch,
                                                                      capsys):
     monkeypatch.chdir(workplace)
-    code, _, stderr = call(finetune, "finetune.from=runs/base", "finetune.data=task.jsonl",
-                           "run.name=tuned", "train.epochs=2", "train.batch_size=4",
-                           "finetune.val_fraction=0.3", monkeypatch=monkeypatch, capsys=capsys)
+    code, _, stderr = call_main(finetune, "finetune.from=runs/base", "finetune.data=task.jsonl",
+                                "run.name=tuned", "train.epochs=2", "train.batch_size=4",
+                                "finetune.val_fraction=0.3", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2 and "finetune.val_fraction: None there, 0.3 asked" in stderr
 
 
@@ -385,11 +372,11 @@ def test_runs_with_other_shapes_train_continue_and_sample(fields, workplace, mon
     name = "shape-" + fields[0].split("=")[1]
     small = ["model.n_layer=2", "model.n_embd=32", "model.block_size=48", "run.dtype=float32",
              "eval.every_steps=null", "train.batch_size=4", f"run.name={name}"]
-    first = call(train, "data.dataset=data/c", *small, *fields, "train.steps=2",
-                 monkeypatch=monkeypatch, capsys=capsys)
+    first = call_main(train, "data.dataset=data/c", *small, *fields, "train.steps=2",
+                      monkeypatch=monkeypatch, capsys=capsys)
     assert first[0] == 0, first
     resolved = f"runs/{name}/config.yaml"
-    again = call(train, resolved, "train.steps=4", monkeypatch=monkeypatch, capsys=capsys)
+    again = call_main(train, resolved, "train.steps=4", monkeypatch=monkeypatch, capsys=capsys)
     assert again[0] == 0 and "continuing from" in again[1] + again[2]
     assert len(gpt.load(f"runs/{name}").generate("Doc", max_new_tokens=30)) > 0
 
@@ -403,9 +390,9 @@ def test_activations_are_recomputed_where_that_is_asked_and_the_loss_is_the_same
     monkeypatch.setattr(training, "memory_line",
                         lambda model, *rest: asked.append(model.recompute) or real(model, *rest))
     name = f"recompute-{recompute}"
-    code, _, err = call(train, "data.dataset=data/c", f"run.name={name}", *SMALL,
-                        f"train.recompute_activations={str(recompute).lower()}",
-                        monkeypatch=monkeypatch, capsys=capsys)
+    code, _, err = call_main(train, "data.dataset=data/c", f"run.name={name}", *SMALL,
+                             f"train.recompute_activations={str(recompute).lower()}",
+                             monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0, err
     assert asked == [recompute]
     losses = [[json.loads(line)["loss"] for line in (workplace / "runs" / run / "metrics.jsonl")

@@ -14,6 +14,7 @@ import torch
 
 from gpt.batches.text import TokenizedText
 from gpt.config import ModelConfig
+from gpt.errors import run_command
 from gpt.model import GPT
 from gpt.runtime import Machine
 from gpt.shards import TokenStream
@@ -100,6 +101,19 @@ def run_script(script: str, *arguments: object, cwd: Path, stdin: str | bytes = 
     return subprocess.CompletedProcess(done.args, done.returncode,
                                        done.stdout.decode("utf-8", "replace"),
                                        done.stderr.decode("utf-8", "replace"))
+
+
+def call_main(module: Any, *arguments: object, monkeypatch: Any,
+              capsys: Any) -> tuple[int, str, str]:
+    """Run a script's main in this process; returns (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    capsys.readouterr()
+    code = 0
+    try:
+        run_command(module.main)
+    except SystemExit as left:
+        code = int(left.code or 0)
+    return code, *capsys.readouterr()
 
 
 def command_line(script: str, *arguments: object) -> list[str]:

@@ -36,7 +36,7 @@ _FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTL
                "q8_0": "MOSTLY_Q8_0"}
 _STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 
-# What llama.cpp calls the parts of a model; {} is the number of the layer.
+# What llama.cpp calls the parts of a model, and of a layer.
 _NAMES = {
     "transformer.wte": "token_embd", "model.embed_tokens": "token_embd",
     "transformer.wpe": "position_embd", "lm_head": "output",

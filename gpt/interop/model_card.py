@@ -12,6 +12,7 @@ import yaml
 
 from gpt.files import read_json
 from gpt.model import GPT, parameter_count
+from gpt.shards import MANIFEST, dataset_folder, is_dataset
 from gpt.strict_yaml import load_file
 from gpt.tokenizer import Tokenizer
 
@@ -50,11 +51,9 @@ def _data(values: dict[str, Any]) -> list[str]:
         return [f"fine-tuned from `{section.get('from')}` on `{section.get('data')}`"]
     dataset = str(values.get("data", {}).get("dataset", "unknown"))
     lines = [f"pretrained on `{dataset}`"]
-    folder = Path(dataset)
-    if folder.suffix in (".yaml", ".yml") and folder.is_file():
-        folder = Path(str(load_file(folder).values.get("out", f"data/{folder.stem}")))
-    if (folder / "dataset.json").is_file():
-        manifest = read_json(folder / "dataset.json")
+    folder = dataset_folder(dataset)
+    if is_dataset(folder):
+        manifest = read_json(folder / MANIFEST)
         lines += [f"{split}: {part['documents']:,} documents, {part['tokens']:,} tokens, "
                   f"{part['bytes']:,} bytes" for split, part in manifest["splits"].items()]
         lines += [f"source: `{source['path']}`" for source in manifest["sources"]]

@@ -14,10 +14,10 @@ from gpt.batches.text import TokenizedText
 from gpt.batches.windows import EvaluationWindows
 from gpt.errors import UserError
 from gpt.evaluate import evaluate
-from gpt.language_model import LanguageModel, load
+from gpt.language_model import LanguageModel, opened
 from gpt.runtime import choose_machine
 from gpt.saved_model import find_model
-from gpt.shards import Dataset, TokenStream, is_dataset
+from gpt.shards import Dataset, TokenStream, dataset_folder, is_dataset
 from gpt.strict_yaml import load_file
 
 BATCH_TOKENS = 8192  # scored at once
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print a model's score, and which weights it belongs to."""
     saved = find_model(options.run)
-    lm = load(str(saved.path), dtype="float32")  # products as in training: see Machine.autocast
+    lm = opened(saved, dtype="float32")  # products as in training: see Machine.autocast
     data = _data_section(saved.path)
     tokens = (_text(lm, Path(options.text)) if options.text
               else _validation_split(lm, saved.path, data))
@@ -75,9 +75,7 @@ def _text(lm: LanguageModel, file: Path) -> TokenizedText:
 
 def _validation_split(lm: LanguageModel, path: Path, data: dict[str, Any]) -> TokenizedText:
     name = data.get("dataset", "")
-    folder = Path(name)
-    if folder.suffix in (".yaml", ".yml") and folder.is_file():
-        folder = Path(load_file(folder).values.get("out", f"data/{folder.stem}"))
+    folder = dataset_folder(name)
     if not is_dataset(folder):
         raise UserError(f"{path}: its dataset ({name or 'none'}) is not here; give --text FILE")
     dataset = Dataset(folder)

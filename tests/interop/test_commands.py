@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import gpt
 import sample
 from gpt import __main__ as verbs
 from gpt import checkpoint
-from gpt.errors import run_command
 from gpt.interop import gguf_writing, writing
 from gpt.verbs import evaluating
 from tests.interop.models import (
@@ -28,7 +27,7 @@ from tests.interop.models import (
     largest_difference,
     saved,
 )
-from tests.tiny import random_tokens, run_script, tiny_gpt
+from tests.tiny import call_main, random_tokens, run_script, tiny_gpt
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +58,7 @@ def call(workplace, monkeypatch, capsys):
     """Run a script's main in this process; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(workplace)
 
-    def run(module: Any, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_command(module.main)
-        except SystemExit as left:
-            code = int(left.code or 0)
-        return code, *capsys.readouterr()
-    return run
+    return functools.partial(call_main, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def test_an_imported_model_is_a_checkpoint_like_any_other(call, workplace, tmp_path):
