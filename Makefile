@@ -40,7 +40,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/loader.py
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/allocator.py
-	$(PY) benchmarks/shakespeare.py
+	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/quickstart.py --write
 
 .venv/installed: pyproject.toml constraints.txt

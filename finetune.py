@@ -35,10 +35,21 @@ from gpt.training import Task, train_task
 def main(argv: list[str]) -> None:
     """Parse, build, train."""
     command = parse_command_line(FinetuneConfig, argv, __doc__ or "")
-    config = command.config
+    config = settled(command.config)
     base = find_model(config.finetune.base)
     with launch(config.run) as machine:
         train_task(finetuning(config, base), config, machine, "--dry-run" in command.flags)
+
+
+def settled(config: FinetuneConfig) -> FinetuneConfig:
+    """What "auto" is here: AdamW, since Muon moves all directions of a matrix alike, also those
+    that pretraining settled; and 32 rows a step."""
+    optim, train = config.optim, config.train
+    if optim.name == "auto":
+        optim = optim.model_copy(update={"name": "adamw"})
+    if train.batch_size == "auto":
+        train = train.model_copy(update={"batch_size": 32})
+    return config.model_copy(update={"optim": optim, "train": train})
 
 
 def finetuning(config: FinetuneConfig, base: SavedModel) -> Task:
@@ -54,7 +65,7 @@ def finetuning(config: FinetuneConfig, base: SavedModel) -> Task:
         tokenizer=tokenizer,
         batches=lambda micro_batch_size: Batches(
             Shuffled(Rows(train_rows), config.run.seed),
-            Order(config.train.batch_size, micro_batch_size)),
+            Order(config.train.sequences_per_step, micro_batch_size)),
         validation=lambda micro_batch_size: list(padded_batches(
             first_rows(val_rows, config.eval.max_tokens), micro_batch_size)),
         identity={"finetune.from": base.weight_hash(),

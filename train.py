@@ -7,6 +7,8 @@ Running the same command again continues the run, to the same bits as if it had 
 
 from __future__ import annotations
 
+import torch
+
 from data.prepare import open_or_prepare
 from gpt.batches import (
     Batches,
@@ -20,11 +22,12 @@ from gpt.batches import (
     TokenizedText,
     Windows,
 )
+from gpt.choices import choose_batch_size
 from gpt.cli import parse_command_line
 from gpt.config import ModelConfig, PretrainConfig
 from gpt.errors import UserError, run_command
-from gpt.model import GPT
-from gpt.runtime import launch, training_machine
+from gpt.model import GPT, flops_per_token
+from gpt.runtime import Machine, launch, training_machine
 from gpt.shards import Dataset
 from gpt.training import Task, train_task
 
@@ -36,6 +39,7 @@ def main(argv: list[str]) -> None:
     dataset = open_or_prepare(command.config.data.dataset)
     config = with_vocabulary(command.config, dataset)
     with launch(config.run) as machine:
+        config = with_batch_size(config, dataset, machine)
         train_task(pretraining(config, dataset), config, machine, "--dry-run" in command.flags)
 
 
@@ -49,6 +53,15 @@ def with_vocabulary(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
     return config.model_copy(update={"model": model})
 
 
+def with_batch_size(config: PretrainConfig, dataset: Dataset, machine: Machine) -> PretrainConfig:
+    """The configuration with train.batch_size as a number."""
+    with torch.device("meta"):
+        flops = flops_per_token(GPT(config.model))
+    size = choose_batch_size(config.train, config.model, flops, len(dataset.train), machine)
+    train = config.train.model_copy(update={"batch_size": size})
+    return config.model_copy(update={"train": train})
+
+
 def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
     """Predict every next token of the dataset's training split."""
     source = training_source(config, dataset)
@@ -57,7 +70,7 @@ def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
         build_model=lambda: GPT(config.model),
         tokenizer=dataset.tokenizer,
         batches=lambda micro_batch_size: Batches(
-            source, Order(config.train.batch_size, micro_batch_size)),
+            source, Order(config.train.sequences_per_step, micro_batch_size)),
         validation=lambda micro_batch_size: EvaluationWindows(
             TokenizedText.validation(dataset), config.model.block_size, micro_batch_size,
             config.eval.max_tokens, config.data.isolate_documents),

@@ -63,9 +63,9 @@ def worker(arm: str, shape: str) -> None:
     from gpt.allocator import keep_freed_memory
     from gpt.batches import MicroBatch
     from gpt.config import ModelConfig, OptimConfig
-    from gpt.loop import accumulate_gradients, clip_gradients
     from gpt.model import GPT
-    from gpt.optim import build_optimizer
+    from gpt.optim import Rates, build_optimizer
+    from gpt.step import Step
 
     if ARMS[arm]:
         keep_freed_memory()
@@ -73,16 +73,16 @@ def worker(arm: str, shape: str) -> None:
     machine = runtime.choose_machine("cpu", "float32")
     model = GPT(ModelConfig(vocab_size=257, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
                             block_size=block_size))
-    optimizer = build_optimizer(model, OptimConfig(), lr=1e-3)
+    optim = OptimConfig(name="adamw")
+    optimizer = build_optimizer(model, optim, Rates.of(optim, model.config, 768))
+    step = Step(model, optimizer, machine, grad_clip=1.0)
     tokens = torch.randint(0, 257, (batch_size, block_size))
     rates = []
     end = time.monotonic() + 1.5
     while time.monotonic() < end or len(rates) < 6:
         start = time.monotonic()
-        accumulate_gradients(model, [MicroBatch(tokens, tokens, tokens.numel())], machine)
-        clip_gradients(model, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        step.gradients([MicroBatch(tokens, tokens, tokens.numel())], lambda: None)
+        step.apply()
         rates.append(tokens.numel() / (time.monotonic() - start))
     print(len(rates[3:]) / sum(1 / rate for rate in rates[3:]))
 

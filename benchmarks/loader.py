@@ -33,11 +33,11 @@ from gpt.batches.text import TokenizedText  # noqa: E402
 from gpt.batches.windows import Windows  # noqa: E402
 from gpt.config import ModelConfig, OptimConfig  # noqa: E402
 from gpt.files import write_json  # noqa: E402
-from gpt.loop import accumulate_gradients, clip_gradients  # noqa: E402
 from gpt.model import GPT  # noqa: E402
-from gpt.optim import build_optimizer  # noqa: E402
+from gpt.optim import Rates, build_optimizer  # noqa: E402
 from gpt.runtime import choose_machine  # noqa: E402
 from gpt.shards import TokenStream  # noqa: E402
+from gpt.step import Step  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
 SHARD_TOKENS = 150_000_000  # 300 MB as uint16
@@ -115,15 +115,15 @@ def training_step() -> Callable[[list[MicroBatch]], None]:
     machine = choose_machine("cpu", "float32")
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=VOCAB_SIZE, n_layer=4, n_head=4, n_embd=128, block_size=64))
-    optimizer = build_optimizer(model, OptimConfig(), lr=1e-3)
+    optim = OptimConfig(name="adamw")
+    optimizer = build_optimizer(model, optim, Rates.of(optim, model.config, 768))
+    step = Step(model, optimizer, machine, grad_clip=1.0)
 
-    def step(batch: list[MicroBatch]) -> None:
-        accumulate_gradients(model, batch, machine)
-        clip_gradients(model, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    def take(batch: list[MicroBatch]) -> None:
+        step.gradients(batch, lambda: None)
+        step.apply()
 
-    return step
+    return take
 
 
 def sleep(batch: list[MicroBatch]) -> None:

@@ -89,25 +89,26 @@ def shape():
 def step_of_ours(tokens: torch.Tensor, recompute: bool, micro_batch_size: int | str) -> None:
     """As the trainer does it: gradients added up over micro-batches, clipping, fused AdamW."""
     from gpt.batches import MicroBatch
+    from gpt.choices import choose_micro_batch_size
     from gpt.config import OptimConfig, TrainConfig
-    from gpt.loop import accumulate_gradients, clip_gradients
     from gpt.model import GPT
-    from gpt.optim import build_optimizer
-    from gpt.plan import choose_micro_batch_size
+    from gpt.optim import Rates, build_optimizer
     from gpt.runtime import choose_machine
+    from gpt.step import Step
 
     train = TrainConfig(batch_size=BATCH, recompute_activations=recompute,
                         micro_batch_size=micro_batch_size)
     machine = choose_machine("cpu", "float32")
     model = GPT(shape()).train()
     model.recompute = recompute
-    optimizer = build_optimizer(model, OptimConfig(), lr=1e-4)
+    optim = OptimConfig(name="adamw", lr=1e-4)
+    optimizer = build_optimizer(model, optim, Rates.of(optim, model.config, BATCH * CONTEXT))
     size = choose_micro_batch_size(train, model.config, machine)
     parts = [MicroBatch(part[:, :-1], part[:, 1:], part[:, 1:].numel())
              for part in tokens.split(size)]
-    accumulate_gradients(model, parts, machine)
-    clip_gradients(model, train.grad_clip)
-    optimizer.step()
+    step = Step(model, optimizer, machine, train.grad_clip)
+    step.gradients(parts, lambda: None)
+    step.apply()
 
 
 def step_of_transformers(tokens: torch.Tensor) -> None:

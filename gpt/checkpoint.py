@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -28,6 +29,7 @@ from gpt.config import ModelConfig
 from gpt.errors import UserError
 from gpt.files import as_json, flush_to_disk, read_json, sha256_of, write_json
 from gpt.model import GPT
+from gpt.optim import Optimizer
 from gpt.tensor_file import save_tensors
 from gpt.tokenizer import Tokenizer
 
@@ -42,9 +44,10 @@ class TrainState:
     step: int = 0  # optimizer updates done
     tokens: int = 0  # training tokens read
     elapsed_seconds: float = 0.0  # time spent training, summed over restarts
+    loss_scale: dict[str, Any] | None = None  # of float16's losses
 
 
-def save(folder: Path, model: GPT, optimizer: torch.optim.Optimizer, tokenizer: Tokenizer,
+def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
          state: TrainState) -> Path:
     """Write folder/step-N, complete or not at all; returns its path."""
     target = folder / f"step-{state.step:08d}"
@@ -85,7 +88,7 @@ def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer, state: TrainSta
     tokenizer.save(folder / "tokenizer")
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by parameter: `blocks.0.attention.out_proj.weight/exp_avg`."""
     return {f"{name}/{key}": value
             for name, parameter in model.named_parameters()
@@ -198,7 +201,7 @@ def load_weights(checkpoint: Path, model: GPT, assign: bool = False) -> None:
         raise UserError(f"{path} does not fit its config.json: {error}") from error
 
 
-def load_training(checkpoint: Path, model: GPT, optimizer: torch.optim.Optimizer) -> TrainState:
+def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer) -> TrainState:
     """Put weights and optimizer back where they were saved."""
     load_weights(checkpoint, model)
     path = checkpoint / "optimizer.safetensors"
@@ -210,6 +213,9 @@ def load_training(checkpoint: Path, model: GPT, optimizer: torch.optim.Optimizer
         parameter, key = name.rsplit("/", 1)
         value = tensor.to(parameters[parameter].device)
         optimizer.state[parameters[parameter]][key] = value
+    if lacking := optimizer.lacking_state():
+        raise UserError(f"{checkpoint} was trained with another optimizer: it has no "
+                        f"{' and '.join(sorted(lacking))}; set optim.name as it was there")
     return read_state(checkpoint)
 
 

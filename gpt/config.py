@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from gpt.model_config import DEFAULT_BLOCK_SIZE, MAX_BLOCK_SIZE, ModelConfig
+from gpt.model_config import ModelConfig
 from gpt.presets import MAX_DEPTH, is_count, shape_of, training_of_depth
 from gpt.section import Count, Fraction, Section
 
@@ -28,10 +28,13 @@ class RunConfig(Section):
     seed: int = Field(1337, ge=0, lt=2**63, description="decides weights, data order and dropout")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: CUDA, else Apple's mps, else the CPU")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of matrix products; auto: bfloat16 where the hardware computes in it")
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float8"] = Field(
+        "auto", description="of matrix products; auto: bfloat16 where the hardware computes in it; "
+                            "float8: in the layers, through torchao, on GPUs that have it, the "
+                            "rest in bfloat16")
     compile: Literal["auto", True, False] = Field(
-        "auto", description="torch.compile; auto: on CUDA only, where it pays within a minute")
+        "auto", description="torch.compile for training steps; auto: where a run is long enough to "
+                            "win back the minute that it takes")
     resume: str = Field("auto", description="auto: continue the run in its folder; never: refuse a "
                                             "folder that holds a run; or a checkpoint's path")
 
@@ -52,15 +55,32 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW and its learning-rate schedule."""
+    """AdamW and Muon, and their learning rates over a run."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["auto", "adamw", "muon"] = Field(
+        "auto", description="adamw: for every weight; muon: for the matrices of the layers, adamw "
+                            "for the rest; auto: muon from 6 n_embd tokens a step on, and adamw "
+                            "in fine-tuning")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        "auto", description="peak learning rate; auto: 1 / n_embd, at most 0.004")
+        "auto", description="adamw's peak learning rate; auto: 1 / n_embd, at most 0.004; beside "
+                            "muon 0.02 at width 128, and less by the root of the width")
+    muon_lr: Annotated[float, Field(gt=0)] = Field(
+        0.02, description="muon's peak learning rate: how far a step moves a matrix, in spectral "
+                          "norm; one value for all widths")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.1, description="on weight matrices; never on norms, biases and embeddings")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="adamw's memory of gradients")
+    beta2: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
+        "auto", description="adamw's memory of squared gradients; auto: from beta2_half_life")
+    beta2_half_life: Count = Field(
+        80_000, description="tokens after which a squared gradient counts half, whatever the batch "
+                            "size; beta2 stays within 0.9 and 0.999")
+    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="muon's memory of gradients")
+    ema_half_life: Count | None = Field(
+        None, description="tokens after which weights count half in a running average of them, "
+                          "which is then what is evaluated, sampled from and saved; null: none")
     schedule: Literal["wsd", "cosine", "linear", "constant"] = Field(
         "wsd", description="wsd: warm-up, constant, then a linear cooldown")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="steps from zero to lr")
@@ -80,7 +100,10 @@ class TrainConfig(Section):
         None, description="passes over the training data; 1 when no other budget is given")
     max_minutes: Annotated[float, Field(gt=0)] | None = Field(
         None, description="wall time of training; the schedule is fitted to the clock")
-    batch_size: Count = Field(32, description="sequences per step, over all devices")
+    batch_size: Count | Literal["auto"] = Field(
+        "auto", description="sequences per step, over all devices; auto: twice the root of the "
+                            "run's tokens, in tokens, as a power of two of sequences; 32 in "
+                            "fine-tuning")
     micro_batch_size: Count | Literal["auto"] = Field(
         "auto", description="sequences per backward pass; without dropout it changes memory and "
                             "speed, not the result")
@@ -89,6 +112,12 @@ class TrainConfig(Section):
                            "needs: less memory, about a third more arithmetic, the same result")
     grad_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="largest gradient norm; 0 leaves gradients alone")
+
+    @property
+    def sequences_per_step(self) -> int:
+        """batch_size, once it is a number: train.py and finetune.py see to that."""
+        assert self.batch_size != "auto"
+        return self.batch_size
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
@@ -162,7 +191,7 @@ class PretrainConfig(RunSections):
     @model_validator(mode="before")
     @classmethod
     def _depth_sets_training(cls, values: Any) -> Any:
-        """Batch size and budget follow from model.depth, where they are not given."""
+        """The budget follows from model.depth, where none is given."""
         implied = _training_of(values) if isinstance(values, dict) else {}
         return values | {"train": implied | values.get("train", {})} if implied else values
 
@@ -186,13 +215,10 @@ def _training_of(values: dict[str, Any]) -> dict[str, int]:
     model, train = values.get("model"), values.get("train", {})
     if not isinstance(model, dict) or not isinstance(train, dict):
         return {}
-    depth, block_size = model.get("depth"), model.get("block_size", DEFAULT_BLOCK_SIZE)
-    if not is_count(depth, MAX_DEPTH) or not is_count(block_size, MAX_BLOCK_SIZE):
+    depth = model.get("depth")
+    if not is_count(depth, MAX_DEPTH) or train.keys() & BUDGETS:
         return {}
-    implied = training_of_depth(depth, block_size)
-    if train.keys() & BUDGETS:
-        del implied["tokens"]
-    return {name: value for name, value in implied.items() if name not in train}
+    return training_of_depth(depth)
 
 
 def json_schema() -> dict[str, Any]:

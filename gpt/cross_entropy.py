@@ -69,9 +69,9 @@ def _loss_of(scores: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
 def _gradient_of(scores: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
     """Of the chunk's loss by its raw scores, (rows, V), in their place: softmax minus one-hot."""
     slope = None if softcap is None else 1 - (scores / softcap).square()
-    supervised = targets != IGNORE
+    supervised = (targets != IGNORE).to(scores.dtype).unsqueeze(1)  # (rows, 1)
     gradient = torch.softmax(scores, dim=-1, out=scores)
-    rows = supervised.nonzero().squeeze(1)
-    gradient[rows, targets[rows]] -= 1
-    gradient *= supervised.unsqueeze(1)
+    # An index that is not a target's takes nothing away: looking for targets would make a GPU wait.
+    gradient.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -supervised)
+    gradient *= supervised
     return gradient if slope is None else gradient * slope

@@ -1,83 +1,65 @@
 """The one training loop, for pretraining and fine-tuning.
 
-A step: for each micro-batch of the global batch, add up the gradient of its summed loss divided by
-the global number of supervised tokens; clip; update. So the result depends on the global batch
-alone, not on how it was cut. Between steps: save, evaluate, sample, stop, as configured.
+Step after step (gpt/step.py) until the budget is spent; between steps: save, evaluate, sample,
+stop, as configured. On an accelerator the loop runs a step ahead of what it reports, so that the
+device never waits for Python.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from gpt import checkpoint
 from gpt.batches import MicroBatch, SizedBatches
-from gpt.config import RunSections, TrainConfig
-from gpt.errors import Stopped, TrainingFailed, UserError
-from gpt.evaluate import Score, evaluate, summed_loss
+from gpt.budget import Budget
+from gpt.config import RunSections
+from gpt.errors import Stopped, TrainingFailed
+from gpt.evaluate import Score, evaluate
 from gpt.model import GPT, flops_per_token
-from gpt.optim import lr_factor
+from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.runtime import Machine
 from gpt.signals import resume_command
+from gpt.step import Step
 from gpt.telemetry import RunLog, progress_bar
 from gpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long to train: a number of steps, or a number of seconds."""
+class Taken:
+    """A step that was taken, before the device was asked what came of it."""
 
-    steps: int | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def of(cls, train: TrainConfig, sequences_per_epoch: int, tokens_per_sequence: float) -> Budget:
-        """The budget that the configuration names; one epoch if it names none."""
-        if train.max_minutes is not None:
-            return cls(seconds=60 * train.max_minutes)
-        if train.steps is not None:
-            return cls(steps=train.steps)
-        if train.tokens is not None:
-            tokens_per_step = train.batch_size * tokens_per_sequence
-            if train.tokens < tokens_per_step:
-                raise UserError(f"train.tokens={train.tokens} is less than one step of "
-                                f"{tokens_per_step:.0f} tokens; raise it, or lower "
-                                "train.batch_size")
-            return cls(steps=int(train.tokens / tokens_per_step))
-        sequences = (train.epochs or 1.0) * sequences_per_epoch
-        return cls(steps=math.ceil(sequences / train.batch_size))
-
-    def progress(self, state: checkpoint.TrainState) -> float:
-        """The share of the run that lies behind, 0 to 1."""
-        if self.seconds is not None:
-            return min(1.0, state.elapsed_seconds / self.seconds)
-        assert self.steps is not None
-        return min(1.0, state.step / self.steps)
-
-    def is_spent(self, state: checkpoint.TrainState) -> bool:
-        """Whether the run is over."""
-        return self.progress(state) >= 1.0
+    state: checkpoint.TrainState
+    loss: Tensor
+    grad_norm: Tensor
+    rates: dict[str, float]
+    tokens: int
+    sequence_tokens: int
+    seconds: float
+    data_seconds: float
 
 
 @dataclass
 class Trainer:
     """A model, what it learns from, and the run it belongs to.
 
-    read: the micro-batches of a step.
+    read: the micro-batches of a step. average: what is evaluated, sampled from and saved instead
+    of the newest weights, where there is one.
     """
 
     model: GPT
-    optimizer: torch.optim.Optimizer
-    peak_lr: float
+    optimizer: Optimizer
     read: Callable[[int], list[MicroBatch]]
     validation: Callable[[], SizedBatches]
     tokenizer: Tokenizer
@@ -88,69 +70,90 @@ class Trainer:
     log: RunLog
     state: checkpoint.TrainState
     sample: Callable[[str], str]
+    average: WeightAverage | None = None
     evaluate_first: bool = False  # also score the model before it learns
-    _clock: float = field(default=0.0, init=False)
+    _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
+    _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
+    _unreported: Taken | None = field(default=None, init=False)
 
     def run(self) -> Score:
         """Train until the budget is spent; returns the final score.
 
         Raises Stopped after a signal, when everything is saved, and TrainingFailed for a loss that
-        is not finite, before it reaches the weights.
+        is not finite: on a CPU before it reaches the weights, elsewhere before they are saved.
         """
         self._clock = time.monotonic() - self.state.elapsed_seconds
         here = checkpoint.steps_in(self._checkpoints).get(self.state.step)
         self._saved_step = self.state.step if here and not checkpoint.damage(here) else None
         self._best = checkpoint.read_best(self._checkpoints, self.state.step)
         self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
+        self._flops_per_token = functools.cache(functools.partial(flops_per_token, self.model))
+        self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
+                            self.state.loss_scale, self.log.say, self.average)
         self.model.train()
-        gc.collect()
-        gc.freeze()  # what lives through the whole run need not be looked at again
-        with self._progress_bar() as bar:
+        with self._progress_bar() as bar, no_garbage_collection():
+            self._mark = time.monotonic()
             while not self.budget.is_spent(self.state):
-                self._between_steps()
+                self._between_steps(bar)
                 self._step(bar)
-        return self._finish()
+            self._report_last(bar)
+        with self._averaged():
+            return self._finish()
 
     def _step(self, bar: tqdm[Any]) -> None:
-        """One optimizer update, logged."""
-        started = time.monotonic()
-        lr = self._set_learning_rate()
-        self.machine.seed_step(self.state.step)
-        asked = time.monotonic()
-        batch = self.read(self.state.step)
+        """One optimizer update."""
+        asked, step = time.monotonic(), self.state.step
+        self.state.elapsed_seconds = asked - self._clock
+        rates = self.optimizer.set_lr(
+            lr_factor(self.config.optim, step, self.budget.progress(self.state)))
+        batch = self.read(step)
         waited = time.monotonic() - asked
-        loss = accumulate_gradients(self.model, batch, self.machine)
-        norm = clip_gradients(self.model, self.config.train.grad_clip)
-        if not math.isfinite(loss + norm):
-            raise TrainingFailed(self._not_finite(loss, norm))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss, norm = self._update.gradients(batch, lambda: self.machine.seed_step(step))
+        if not self.machine.runs_ahead:
+            self._refuse_non_finite(step, float(loss), float(norm))
+        self._update.apply()
 
         now, tokens = time.monotonic(), sum(part.tokens for part in batch)
-        self.state.step += 1
-        self.state.tokens += tokens
-        self.state.elapsed_seconds = now - self._clock
-        self._report(bar, batch[0].inputs.size(1), tokens, now - started, loss=loss, lr=lr,
-                     grad_norm=norm, data_seconds=waited)
+        self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens, now - self._clock)
+        taken = Taken(self.state, loss, norm, _by_name(rates), tokens, batch[0].inputs.size(1),
+                      now - self._mark, waited)
+        self._mark = now
+        self._report_last(bar)  # on an accelerator: the step before, while this one is computed
+        self._unreported = taken
+        if not self.machine.runs_ahead:
+            self._report_last(bar)
 
-    def _set_learning_rate(self) -> float:
-        factor = lr_factor(self.config.optim, self.state.step, self.budget.progress(self.state))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.peak_lr * factor
-        return self.peak_lr * factor
+    def _report_last(self, bar: tqdm[Any]) -> None:
+        """Report the last step, where that was not done yet."""
+        taken, self._unreported = self._unreported, None
+        if taken is not None:
+            self._report(bar, taken)
 
-    def _between_steps(self) -> None:
+    def _between_steps(self, bar: tqdm[Any]) -> None:
         """What is due before the next step: save first, since evaluating can fail."""
         step, config = self.state.step, self.config
         stop = self.machine.stop.signal_name
-        if step and (stop or is_due(step, config.checkpoint.every_steps)):
-            self._save()
-        if stop:
-            self._leave(stop)
-        if is_due(step, config.eval.every_steps) if step else self.evaluate_first:
-            self._evaluate()
-        if step and is_due(step, config.log.samples_every_steps):
-            self._sample()
+        save = step and (stop or is_due(step, config.checkpoint.every_steps))
+        score = is_due(step, config.eval.every_steps) if step else self.evaluate_first
+        sample = step and is_due(step, config.log.samples_every_steps)
+        if not (save or score or sample or stop):
+            return
+        self._report_last(bar)
+        with self._averaged():
+            if save:
+                self._save()
+            if stop:
+                self._leave(stop)
+            if score:
+                self._evaluate()
+            if sample:
+                self._sample()
+        gc.collect()
+        self._mark = time.monotonic()
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The averaged weights stand in the model meanwhile, where there are any."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_model()
 
     def _finish(self) -> Score:
         self._save()
@@ -158,7 +161,7 @@ class Trainer:
         if self.config.log.samples_every_steps is not None:
             self._sample()
         self.log.event("end", self.state.step, tokens=self.state.tokens,
-                       elapsed_seconds=self.state.elapsed_seconds)
+                       elapsed_seconds=time.monotonic() - self._clock)
         return score
 
     def _save(self) -> None:
@@ -166,7 +169,7 @@ class Trainer:
         if self.state.step == self._saved_step:
             return
         path = checkpoint.save(self._checkpoints, self.model, self.optimizer, self.tokenizer,
-                               self.state)
+                               replace(self.state, loss_scale=self._update.loss_scale))
         self._saved_step = self.state.step
         self._prune()
         self.log.event("save", self.state.step, tokens=self.state.tokens,
@@ -205,20 +208,32 @@ class Trainer:
         raise Stopped(f"stopped by {signal_name} at step {self.state.step}; {saved}; to continue: "
                       f"{resume_command()}")
 
-    def _report(self, bar: tqdm[Any], sequence_tokens: int, tokens: int, seconds: float,
-                **measured: float) -> None:
-        """A line of metrics.jsonl, and the progress bar."""
-        state, rate = self.state, tokens / seconds
-        mfu = flops_per_token(self.model, sequence_tokens) * rate / self.machine.peak_flops
+    def _report(self, bar: tqdm[Any], taken: Taken) -> None:
+        """A line of metrics.jsonl, and the progress bar. Raises TrainingFailed."""
+        state, loss, norm = taken.state, float(taken.loss), float(taken.grad_norm)
+        self._refuse_non_finite(state.step - 1, loss, norm)
+        rate = taken.tokens / taken.seconds
+        flops = self._flops_per_token(taken.sequence_tokens)
+        mfu = flops * rate / self.machine.peak_flops
         if state.step % self.config.log.every_steps == 0:
             self.log.event("train", state.step, tokens=state.tokens,
-                           elapsed_seconds=state.elapsed_seconds, **measured,
-                           tokens_per_second=rate, mfu=mfu,
+                           elapsed_seconds=state.elapsed_seconds, loss=loss, **taken.rates,
+                           grad_norm=norm, data_seconds=taken.data_seconds,
+                           tokens_per_second=rate, flops_per_token=flops, mfu=mfu,
                            peak_memory_bytes=self.machine.peak_memory_bytes())
-        bar.set_postfix_str(f"loss {measured['loss']:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
+        bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
                             refresh=False)
         done = state.elapsed_seconds if self.budget.seconds else state.step
         bar.update(min(done, self.budget.seconds or done) - bar.n)
+
+    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
+        if math.isfinite(loss + norm) or self._update.skips_overflows:
+            return
+        kept = "were not saved" if self.machine.runs_ahead else "were not changed"
+        raise TrainingFailed(
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; the weights {kept}. "
+            "Lower optim.lr or raise optim.warmup_steps, then continue from the newest "
+            f"checkpoint: {resume_command()}")
 
     def _progress_bar(self) -> tqdm[Any]:
         if self.budget.seconds is not None:
@@ -229,38 +244,27 @@ class Trainer:
         assert self.budget.steps is not None
         return progress_bar("training", self.budget.steps, "step", initial=self.state.step)
 
-    def _not_finite(self, loss: float, norm: float) -> str:
-        return (f"step {self.state.step}: the loss is {loss} and the gradient norm {norm}; the "
-                "weights were not changed. Lower optim.lr or raise optim.warmup_steps, then "
-                f"continue from the newest checkpoint: {resume_command()}")
-
     @property
     def _checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
 
-def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine) -> float:
-    """Gradients of the mean loss over the whole batch's supervised tokens; returns that loss.
-
-    Each micro-batch adds its summed loss over the global count, never a mean of its own: however
-    the batch is cut, and however unevenly supervised tokens are spread, the sum is the same.
-    """
-    supervised = sum(part.supervised_tokens for part in batch)
-    total: Tensor | float = 0.0
-    for part in batch:
-        with machine.autocast():
-            loss = summed_loss(model, part.on(machine)) / max(1, supervised)
-        loss.backward()
-        total = total + loss.detach()
-    return float(total)
-
-
-def clip_gradients(model: nn.Module, limit: float) -> float:
-    """Scale gradients to a norm of at most `limit` (0: leave them); returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
-    return float(norm)
-
-
 def is_due(step: int, every_steps: int | None) -> bool:
     """Whether something that happens every so many steps happens now."""
     return every_steps is not None and step % every_steps == 0
+
+
+def _by_name(rates: dict[str, float]) -> dict[str, float]:
+    """Learning rates as metrics.jsonl has them: `lr` is AdamW's, the others carry their group."""
+    return {"lr": rates["embeddings"]} | {f"lr_{group}": rate for group, rate in rates.items()}
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python's collector of reference cycles pauses a long run for half a second now and then."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -8,7 +8,6 @@ where nothing was published (qwen3-15m and qwen3-150m), with one of 32,000 token
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, TypeGuard
 
 PresetName = Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl",
@@ -76,14 +75,8 @@ def shape_of_depth(depth: int) -> dict[str, Any]:
     return {"n_layer": depth, "n_head": depth, "n_embd": HEAD_DIM * depth}
 
 
-def training_of_depth(depth: int, block_size: int) -> dict[str, Any]:
-    """How long, and in what portions, a model of this depth learns.
-
-    tokens: 20 for each of the 12 · n_layer · n_embd² parameters of the blocks. batch_size, in
-    sequences: 6 · √tokens tokens a step, rounded to a power of two. The learning rate needs no
-    entry: optim.lr=auto follows the width.
-    """
-    width = HEAD_DIM * depth
-    tokens = TOKENS_PER_PARAMETER * 12 * depth * width**2
-    sequences = 6 * math.sqrt(tokens) / block_size
-    return {"tokens": tokens, "batch_size": 2 ** max(0, round(math.log2(sequences)))}
+def training_of_depth(depth: int) -> dict[str, int]:
+    """How long a model of this depth learns: 20 tokens for each of the 12 · n_layer · n_embd²
+    parameters of its blocks. Batch size and learning rate need no entry: "auto" follows tokens and
+    width."""
+    return {"tokens": TOKENS_PER_PARAMETER * 12 * depth * (HEAD_DIM * depth) ** 2}

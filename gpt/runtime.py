@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic", "transformers",
             "gguf")
 
+FLOAT8_CAPABILITY = (8, 9)  # Ada and Hopper
+
 # Dense bfloat16 peaks of data sheets, in FLOP/s, by a part of the device's name.
 _GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
               "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
@@ -45,6 +48,7 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     compile: bool = False
+    float8: bool = False
     seed: int = 0
     stop: Stop = field(default_factory=Stop)
 
@@ -54,11 +58,25 @@ class Machine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the device goes on computing while Python already asks for more."""
+        return self.device.type != "cpu"
+
+    def wait(self) -> None:
+        """Until the device has done all that it was asked: for timing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
     def place(self, model: nn.Module) -> None:
-        """Move a model to the device, and compile its layers where that is switched on."""
+        """Move a model to the device; make its layers float8 and compile it where that is on."""
         model.to(self.device)
+        if self.float8:
+            multiply_in_float8(model.get_submodule("blocks"), emulate=self.device.type != "cuda")
         if self.compile:
-            print("compiling the model: the first steps take up to a minute", file=sys.stderr)
+            print("compiling the model: the first step takes up to a minute", file=sys.stderr)
             model.compile()
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -96,8 +114,8 @@ class Machine:
             where = torch.cuda.get_device_name(self.device)
         else:
             where = f"{cpu_name()}, {torch.get_num_threads()} threads"
-        compiled = ", compiled" if self.compile else ""
-        return f"{where}, {str(self.dtype).removeprefix('torch.')}{compiled}"
+        numbers = "float8" if self.float8 else str(self.dtype).removeprefix("torch.")
+        return f"{where}, {numbers}{', compiled' if self.compile else ''}"
 
 
 @contextlib.contextmanager
@@ -105,7 +123,6 @@ def launch(run: RunConfig) -> Iterator[Machine]:
     """Make the machine ready for training, and listen for signals while it runs."""
     machine = training_machine(run)
     on_cuda = machine.device.type == "cuda"
-    machine.compile = run.compile is True or (run.compile == "auto" and on_cuda)
     machine.seed = run.seed
     keep_freed_memory()
     if on_cuda:
@@ -120,11 +137,30 @@ def training_machine(run: RunConfig) -> Machine:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
                         "start it with python rather than torchrun")
-    machine = choose_machine(run.device, run.dtype)
-    if machine.dtype == torch.float16:
-        raise UserError("run.dtype=float16: training in float16 needs loss scaling; use bfloat16 "
-                        "or float32 (sampling in float16 works)")
+    if run.dtype != "float8":
+        return choose_machine(run.device, run.dtype)
+    machine = choose_machine(run.device, "bfloat16")
+    if machine.device.type != "cuda" or torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
+        raise UserError("run.dtype=float8 needs a GPU that multiplies in float8 (compute "
+                        "capability 8.9 or newer); use bfloat16 or auto")
+    if find_spec("torchao") is None:
+        raise UserError("run.dtype=float8 needs the package torchao: pip install torchao, or use "
+                        "run.dtype=bfloat16")
+    machine.float8 = True
     return machine
+
+
+def multiply_in_float8(layers: nn.Module, emulate: bool) -> None:
+    """Make linear layers round inputs, weights and gradients to float8 for their products.
+
+    Weights and their names stay as they are. Layers whose sides are no multiples of 16, which the
+    hardware asks for, are left alone. emulate: the same rounding on hardware without float8.
+    Source: Micikevicius et al. 2022 (arXiv:2209.05433); torchao's dynamic scaling per tensor.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    convert_to_float8_training(
+        layers, config=Float8LinearConfig(emulate=emulate),
+        module_filter_fn=lambda layer, _: layer.in_features % 16 == layer.out_features % 16 == 0)
 
 
 def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
@@ -165,14 +201,17 @@ def mix_seeds(*numbers: int) -> int:
 
 
 def measure_matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """FLOP/s of a large matrix product: the best of several, about a tenth of a second in all."""
+    """FLOP/s of a large matrix product: the best of several, about a tenth of a second in all.
+
+    A format that the processor does not compute in takes seconds each; one of those is enough.
+    """
     a = torch.randn(size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(6):
+    durations: list[float] = []
+    while len(durations) < 6 and sum(durations) < 1:
         start = time.perf_counter()
         (a @ a)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        durations.append(time.perf_counter() - start)
+    return 2 * size**3 / min(durations)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import sys
 from pathlib import Path
@@ -51,7 +52,9 @@ class RunLog:
         return run
 
     def event(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line to metrics.jsonl, and the same to wandb."""
+        """Append a line to metrics.jsonl, and the same to wandb; what is not finite is null."""
+        values = {key: None if value in (math.inf, -math.inf) or value != value else value
+                  for key, value in values.items()}
         line = {"event": kind, "step": step, **values}
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()

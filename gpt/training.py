@@ -5,6 +5,8 @@ train.py and finetune.py each describe a Task, and share everything after that.
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,20 +18,24 @@ import torch
 from gpt import checkpoint
 from gpt.batches import Batches, SizedBatches
 from gpt.batches.read_ahead import ReadAhead
+from gpt.budget import Budget
+from gpt.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
 from gpt.config import ModelConfig, RunSections
 from gpt.errors import UserError
-from gpt.evaluate import Score
+from gpt.evaluate import Score, evaluate
 from gpt.language_model import LanguageModel
-from gpt.loop import Budget, Trainer
+from gpt.loop import Trainer
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.optim import build_optimizer, peak_lr
-from gpt.plan import choose_micro_batch_size, measure_plan, memory_line
+from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
+from gpt.plan import Plan, Work, measure_plan, memory_line
 from gpt.run_folder import RunFolder, open_run
 from gpt.runtime import Machine
+from gpt.step import Step
 from gpt.telemetry import RunLog
 from gpt.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 128
+TIMED_BATCHES = 4  # of validation, to plan with
 
 
 @dataclass(frozen=True)
@@ -54,46 +60,74 @@ class Task:
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
     """Train, or say what training would cost. Returns the final score; None if nothing was done."""
     micro_batch_size = choose_micro_batch_size(config.train, task.model, machine)
+    scored_together = evaluation_batch_size(config.train, task.model, machine)
     batches = task.batches(micro_batch_size)
     budget = Budget.of(config.train, batches.sequences_per_epoch,
                        batches.tokens_per_sequence)
     _refuse_long_prompts(task, config)
+    rates = Rates.of(config.optim, task.model,
+                     config.train.sequences_per_step * batches.tokens_per_sequence)
     if dry_run:
-        model, optimizer, _ = _build(task, config, machine)
-        print(measure_plan(model, optimizer, batches, budget, config.train, machine))
+        print(_plan(task, config, rates, batches, budget, machine))
         return None
     if config.run.resume not in ("auto", "never"):
         _refuse_another_model(task, checkpoint.find(config.run.resume))
-    with open_run(config, _identity(task, config)) as run:
+    with open_run(config, _identity(task, config, rates)) as run:
         if run.is_complete and budget.is_spent(run.state):
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
                   f"python sample.py {run.path}")
             return None
+        model, optimizer = _build(task, config, rates, budget, machine)
         run.record(config, machine)
-        model, optimizer, lr = _build(task, config, machine)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
             state = checkpoint.load_training(run.resume_from, model, optimizer)
+        average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
         log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step)
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
-            log.say(_opening_lines(run, model, lr, micro_batch_size, config, machine))
-            trainer = Trainer(model, optimizer, lr, ahead.step,
-                              lambda: task.validation(micro_batch_size), task.tokenizer, config,
+            log.say(_opening_lines(run, model, rates, micro_batch_size, config, machine))
+            trainer = Trainer(model, optimizer, ahead.step,
+                              lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
-                              _sampler(model, task.tokenizer, machine), task.evaluate_first)
+                              _sampler(model, task.tokenizer, machine),
+                              average, task.evaluate_first)
             score = trainer.run()
             log.say(f"done; sample from it with: python sample.py {run.path}")
             return score
 
 
-def _build(task: Task, config: RunSections,
-           machine: Machine) -> tuple[GPT, torch.optim.Optimizer, float]:
-    """(model on its device, optimizer, peak learning rate)"""
+def _build(task: Task, config: RunSections, rates: Rates, budget: Budget,
+           machine: Machine) -> tuple[GPT, Optimizer]:
+    """(model on its device, its optimizer)"""
     model = task.build_model()
     model.recompute = config.train.recompute_activations
+    tokens = (budget.steps or 0) * config.train.sequences_per_step * task.model.block_size
+    machine.compile = compile_pays(config.run, tokens * flops_per_token(model), budget, machine)
     machine.place(model)
-    lr = peak_lr(config.optim, task.model)
-    return model, build_optimizer(model, config.optim, lr), lr
+    return model, build_optimizer(model, config.optim, rates)
+
+
+def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
+          machine: Machine) -> Plan:
+    """What this run would cost, from doing a little of it."""
+    model, optimizer = _build(task, config, rates, budget, machine)
+    step = Step(model.train(), optimizer, machine, config.train.grad_clip,
+                average=WeightAverage.continued(model, optimizer.state, rates.ema_decay))
+    scored_together = evaluation_batch_size(config.train, task.model, machine)
+    some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
+    lengths = torch.from_numpy(task.tokenizer.byte_lengths())
+    sample, prompts = _sampler(model, task.tokenizer, machine), config.log.sample_prompts
+    with tempfile.TemporaryDirectory() as folder:
+        evals, saves = config.eval.every_steps, config.checkpoint.every_steps
+        besides = [
+            Work(lambda: evaluate(model, some, lengths, machine), (evals,), task.evaluate_first,
+                 len(some) / len(task.validation(scored_together))),
+            Work(lambda: checkpoint.save(Path(folder), model, optimizer, task.tokenizer,
+                                         checkpoint.TrainState()), (saves, evals))]
+        if config.log.samples_every_steps is not None:
+            besides.append(Work(lambda: [sample(prompt) for prompt in prompts],
+                                (config.log.samples_every_steps,)))
+        return measure_plan(model, step, batches, budget, besides, machine)
 
 
 def _refuse_long_prompts(task: Task, config: RunSections) -> None:
@@ -112,20 +146,21 @@ def _refuse_another_model(task: Task, path: Path) -> None:
         raise UserError(f"run.resume: {path} was trained with another tokenizer than the dataset's")
 
 
-def _identity(task: Task, config: RunSections) -> dict[str, Any]:
-    return {"run.seed": config.run.seed, "train.batch_size": config.train.batch_size,
+def _identity(task: Task, config: RunSections, rates: Rates) -> dict[str, Any]:
+    return {"run.seed": config.run.seed, "train.batch_size": config.train.sequences_per_step,
+            "optim.name": rates.name, "optim.ema_half_life": config.optim.ema_half_life,
             **{f"model.{name}": value for name, value in task.model.model_dump().items()},
             "tokenizer": task.tokenizer.fingerprint, **task.identity}
 
 
-def _opening_lines(run: RunFolder, model: GPT, lr: float, micro_batch_size: int,
+def _opening_lines(run: RunFolder, model: GPT, rates: Rates, micro_batch_size: int,
                    config: RunSections, machine: Machine) -> str:
     """What is trained, on what, in what portions."""
     lines = [f"{run.path}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs "
              f"per token, on {machine.describe()}",
-             f"steps of {config.train.batch_size} sequences in micro-batches of "
-             f"{micro_batch_size}, learning rate {lr:.3g} ({config.optim.schedule})",
-             memory_line(model, micro_batch_size, config.train.recompute_activations)]
+             f"steps of {config.train.sequences_per_step} sequences in micro-batches of "
+             f"{micro_batch_size}; {rates}; schedule {config.optim.schedule}",
+             memory_line(model, rates, micro_batch_size, config.train.recompute_activations)]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)

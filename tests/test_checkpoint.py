@@ -13,18 +13,17 @@ import torch
 from gpt import checkpoint
 from gpt.batches import MicroBatch
 from gpt.checkpoint import Best, TrainState
-from gpt.config import OptimConfig
 from gpt.errors import UserError
 from gpt.files import as_json
-from gpt.loop import accumulate_gradients
-from gpt.optim import build_optimizer
+from gpt.step import accumulate_gradients
 from gpt.tokenizer import build_tokenizer
 from tests.tiny import CPU, random_tokens, tiny_gpt
+from tests.training import optimizer_of
 
 
-def trained(steps: int = 3, **changes):
+def trained(steps: int = 3, optim: str = "adamw", **changes):
     model = tiny_gpt(vocab_size=257, **changes)
-    optimizer = build_optimizer(model, OptimConfig(), lr=1e-2)
+    optimizer = optimizer_of(model, name=optim)
     for step in range(steps):
         learn(model, optimizer, step)
     return model, optimizer
@@ -43,7 +42,8 @@ def save(folder: Path, step: int = 3, **changes) -> Path:
                            TrainState(step, 100, 1.5))
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}], ids=["untied", "tied"])
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"optim": "muon"}],
+                         ids=["untied", "tied", "muon"])
 def test_training_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, changes):
     path = save(tmp_path, **changes)
     undisturbed, optimizer = trained(**changes)
@@ -59,6 +59,16 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, changes):
         assert torch.equal(ours, theirs)
     assert not torch.equal(model.blocks[0].attention.out_proj.weight,
                            trained(**changes)[0].blocks[0].attention.out_proj.weight)
+
+
+@pytest.mark.parametrize(("saved", "asked", "lacking"), [
+    ("adamw", "muon", "momentum"), ("muon", "adamw", "exp_avg and exp_avg_sq and step")])
+def test_another_optimizers_checkpoint_is_refused(tmp_path, saved, asked, lacking):
+    path = save(tmp_path, optim=saved)
+    with pytest.raises(UserError, match=rf"was trained with another optimizer: it has no {lacking}"
+                                        r"; set optim\.name as it was there"):
+        checkpoint.load_training(path, *trained(steps=0, optim=asked))
+    assert checkpoint.load_training(path, *trained(steps=0, optim=saved)).step == 3
 
 
 def test_a_checkpoint_alone_is_enough_to_run_the_model(tmp_path):

@@ -45,7 +45,7 @@ def test_values_come_from_defaults_then_the_file_then_the_command_line():
     assert command.origins["train.batch_size"] == "small.yaml, line 5"
     assert command.origins["train.steps"] == "command line"
     assert parse(text=text).config.train.steps == 10
-    assert parse().config.train.batch_size == 32
+    assert parse().config.train.batch_size == "auto"
 
 
 @pytest.mark.parametrize("words", [
@@ -295,8 +295,8 @@ def test_print_config_shows_every_value_and_where_it_came_from(capsys):
 def test_print_config_says_what_a_preset_or_the_depth_set(capsys):
     for dial, lines in (("preset=gpt2-medium", ["  n_layer: 24  # gpt2-medium",
                                                 "  n_embd: 96  # command line"]),
-                        ("depth=3", ["  n_layer: 3  # model.depth=3", "  batch_size: 32  # "
-                                     "model.depth=3", "  n_embd: 96  # command line"])):
+                        ("depth=3", ["  n_layer: 3  # model.depth=3",
+                                     "  n_embd: 96  # command line"])):
         with pytest.raises(SystemExit):
             parse("--print-config", f"model.{dial}", "model.n_embd=96")
         printed = capsys.readouterr().out.splitlines()

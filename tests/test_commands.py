@@ -120,7 +120,8 @@ def test_a_dry_run_measures_and_writes_nothing(workplace, monkeypatch, capsys):
     code, out, _ = call_main(train, "data.dataset=data/c", "run.name=dry", *SMALL, "--dry-run",
                              monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0 and not (workplace / "runs/dry").exists()
-    for word in ("parameters", "FLOPs per token", "tokens", "peak memory", "training time"):
+    for word in ("parameters", "FLOPs per token", "tokens", "peak memory", "time  ",
+                 "to evaluate and save"):
         assert word in out
 
 
@@ -147,6 +148,9 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "no such config": (train, ["configs/nope.yaml"], "no configuration file configs/nope.yaml"),
     "no dataset named": (train, [], "data"),
     "missing dataset": (train, ["data.dataset=data/none"], "no dataset in data/none"),
+    "other optimizer": (train, [*BASE, "optim.name=adamw"], "optim.name: muon there, adamw asked"),
+    "other average": (train, [*BASE, "optim.ema_half_life=500"],
+                      r"different run .*optim\.ema_half_life"),
     "other tokenizer": (train, ["data.dataset=data/byte", *BASE[1:]], "different run .*tokenizer"),
     "other model": (train, [*BASE, "model.n_layer=3"], "model.n_layer: 2 there, 3 asked"),
     "other seed": (train, [*BASE, "run.seed=9"], "run.seed: 1337 there, 9 asked"),
@@ -202,22 +206,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, m
                                                                      capsys):
     import torch
 
-    from gpt import loop
+    from gpt import step
     monkeypatch.chdir(workplace)
-    real, calls = loop.summed_loss, []
+    real, calls = step.summed_loss, []
 
     def poisoned(model, batch):
         calls.append(1)
         return real(model, batch) * (float("nan") if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(loop, "summed_loss", poisoned)
+    monkeypatch.setattr(step, "summed_loss", poisoned)
     arguments = ["data.dataset=data/c", "run.name=nan", *SMALL, "checkpoint.every_steps=1"]
     code, _, stderr = call_main(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1
     assert "failed: step 3: the loss is nan" in stderr and "the weights were not changed" in stderr
     lm = gpt.load(workplace / "runs/nan")
     assert all(torch.isfinite(p).all() for p in lm.model.parameters())
-    monkeypatch.setattr(loop, "summed_loss", real)
+    monkeypatch.setattr(step, "summed_loss", real)
     assert call_main(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
 
 

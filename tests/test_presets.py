@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -173,7 +172,7 @@ def trained(model: dict[str, Any], **train: Any) -> PretrainConfig:
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 12, 24])
 @pytest.mark.parametrize("block_size", [None, 256, 4096])
-def test_depth_sets_the_shape_the_tokens_and_the_batch_size(depth, block_size):
+def test_depth_sets_the_shape_and_the_tokens(depth, block_size):
     given = {} if block_size is None else {"block_size": block_size}
     config = trained({"depth": depth, **given})
     model, context = config.model, block_size or 1024
@@ -181,9 +180,7 @@ def test_depth_sets_the_shape_the_tokens_and_the_batch_size(depth, block_size):
         depth, depth, 64 * depth, 64, context)
     matrices = 12 * depth * (64 * depth) ** 2  # as 4 C² of attention and 8 C² of the feed-forward
     assert config.train.tokens == 20 * matrices
-    wanted = 6 * (20 * matrices) ** 0.5 / context
-    batch = config.train.batch_size
-    assert math.log2(batch).is_integer() and wanted / 2**0.5 <= batch <= max(1, wanted * 2**0.5)
+    assert config.train.batch_size == "auto"  # follows the tokens
 
 
 def test_depth_twelve_is_gpt2s_width_heads_and_depth_and_chinchillas_budget():
@@ -191,11 +188,6 @@ def test_depth_twelve_is_gpt2s_width_heads_and_depth_and_chinchillas_budget():
     fields = ("n_layer", "n_head", "n_embd", "block_size")
     assert config.model.model_dump(include=set(fields)) == {name: gpt2[name] for name in fields}
     assert config.train.tokens == 1_698_693_120  # 20 · 12 · 12 · 768²
-    assert config.train.batch_size == 256        # 6 · √tokens = 247,293 = 241 · 1024
-
-
-def test_a_batch_is_never_smaller_than_one_sequence():
-    assert trained({"depth": 1, "block_size": 2**20}).train.batch_size == 1
 
 
 @pytest.mark.parametrize("budget", [{"steps": 7}, {"tokens": 7}, {"epochs": 7.0},
@@ -204,7 +196,6 @@ def test_a_given_budget_wins_over_the_depths(budget):
     train = trained({"depth": 4}, **budget).train
     fields = {"steps", "tokens", "epochs", "max_minutes"}
     assert train.model_dump(include=fields) == dict.fromkeys(fields) | budget
-    assert train.batch_size == trained({"depth": 4}).train.batch_size
 
 
 def test_given_training_fields_and_a_given_shape_win_over_the_depths():

@@ -35,10 +35,15 @@ def test_what_is_not_there_is_refused_by_name():
         choose_machine("cpu", "int3")
 
 
-def test_training_in_several_processes_or_in_float16_is_refused(monkeypatch):
-    with (pytest.raises(UserError, match=r"float16: training in float16 needs"),
-          launch(RunConfig(device="cpu", dtype="float16"))):
-        pass
+@pytest.mark.parametrize(("name", "dtype"), runtime.DTYPES.items())
+def test_training_runs_in_every_number_format(name, dtype):
+    layer = torch.nn.Linear(4, 4)
+    with launch(RunConfig(device="cpu", dtype=name)) as machine, machine.autocast():
+        assert machine.dtype == dtype
+        assert layer(torch.ones(2, 4)).dtype == dtype
+
+
+def test_training_in_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE=2"), launch(RunConfig(device="cpu")):
         pass
@@ -59,13 +64,6 @@ def test_random_draws_of_a_step_depend_on_seed_and_step_alone():
     assert len({mix_seeds(a, b) for a in range(50) for b in range(50)}) == 2500
 
 
-def test_compile_is_automatic_on_cuda_alone():
-    with launch(RunConfig(device="cpu")) as machine:
-        assert not machine.compile
-    with launch(RunConfig(device="cpu", compile=True)) as machine:
-        assert machine.compile
-
-
 def test_signals_are_heard_while_a_run_lasts_and_given_back_after():
     import os
     import signal
@@ -74,6 +72,35 @@ def test_signals_are_heard_while_a_run_lasts_and_given_back_after():
         os.kill(os.getpid(), signal.SIGTERM)
         assert machine.stop.signal_name == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", False), ("cuda", True), ("mps", True)])
+def test_accelerators_alone_compute_while_python_goes_on(device, ahead):
+    assert runtime.Machine(torch.device(device), torch.float32).runs_ahead == ahead
+
+
+def test_waiting_asks_the_device_that_computes_and_no_other(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: asked.append(device.type))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: asked.append("mps"))
+    for device in ("cuda", "mps", "cpu"):
+        runtime.Machine(torch.device(device), torch.float32).wait()
+    assert asked == ["cuda", "mps"]
+
+
+def test_measuring_stops_after_six_products_or_a_second(monkeypatch):
+    """A format that the processor lacks would take minutes; the best of several is the figure."""
+    def measured(*durations: float) -> tuple[int, float]:
+        moments = [moment for i, duration in enumerate(durations)
+                   for moment in (sum(durations[:i]), sum(durations[:i]) + duration)]
+        clock = iter(moments)
+        monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(clock))
+        flops = measure_matmul_flops(torch.device("cpu"), torch.float32, size=8)
+        return (len(moments) - len(list(clock))) // 2, flops
+
+    assert measured(0.5, 0.25, 0.125, 0.0625, 0.03125, 0.5, 1.0) == (6, 2 * 8**3 / 0.03125)
+    assert measured(4.0, 1.0) == (1, 2 * 8**3 / 4)
+    assert measured(0.5, 0.75, 0.1) == (2, 2 * 8**3 / 0.5)
 
 
 def test_a_gpus_peak_comes_from_its_data_sheet_and_a_cpus_is_measured(monkeypatch):

@@ -10,21 +10,19 @@ import torch
 
 from gpt import checkpoint
 from gpt.checkpoint import TrainState
-from gpt.config import OptimConfig
 from gpt.errors import UserError
-from gpt.optim import build_optimizer
 from gpt.saved_model import SavedModel, find_model
 from gpt.tokenizer import build_tokenizer
 from tests.interop.models import change_config, saved
 from tests.tiny import tiny_gpt
+from tests.training import optimizer_of
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "run"
     model = tiny_gpt(vocab_size=257)
-    optimizer = build_optimizer(model, OptimConfig(), lr=1e-2)
-    checkpoint.save(folder / "checkpoints", model, optimizer, build_tokenizer("byte"),
+    checkpoint.save(folder / "checkpoints", model, optimizer_of(model), build_tokenizer("byte"),
                     TrainState(3))
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from gpt.config import LogConfig
 from gpt.telemetry import RunLog
@@ -29,6 +30,20 @@ def test_lines_beyond_the_checkpoint_and_torn_lines_are_dropped_on_resume(tmp_pa
 
     assert steps(tmp_path) == [("train", 1), ("train", 2), ("save", 2)]
     assert (tmp_path / "samples.jsonl").read_text() == ""
+
+
+def test_what_is_not_finite_is_null_so_that_every_line_is_json(tmp_path):
+    def strictly(constant: str) -> None:
+        raise ValueError(constant)
+
+    log = RunLog(tmp_path, LogConfig(), {}, 0)
+    log.event("train", 1, loss=math.inf, grad_norm=math.nan, lr=-math.inf, tokens=2**70, mfu=0.0,
+              path="a")
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=strictly) == {
+        "event": "train", "step": 1, "loss": None, "grad_norm": None, "lr": None, "tokens": 2**70,
+        "mfu": 0.0, "path": "a"}
 
 
 def test_wandb_works_offline_and_keeps_its_run_through_a_resume(tmp_path, monkeypatch):

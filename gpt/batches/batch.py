@@ -46,6 +46,15 @@ class MicroBatch:
         """Targets that count in the loss."""
         return int((self.targets != IGNORE).sum())
 
+    def cut(self, pieces: int) -> list[MicroBatch]:
+        """The same rows in this many portions, or one each; the first one accounts for tokens."""
+        rows = -(-len(self.inputs) // pieces)
+        starts = range(0, len(self.inputs), rows)
+        return [MicroBatch(self.inputs[i:i + rows], self.targets[i:i + rows],
+                           self.tokens if i == 0 else 0,
+                           None if self.segments is None else self.segments[i:i + rows])
+                for i in starts]
+
     def on(self, machine: Machine) -> MicroBatch:
         """The same on the machine's device."""
         segments = None if self.segments is None else machine.to_device(self.segments)

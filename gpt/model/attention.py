@@ -36,14 +36,15 @@ class Attention(nn.Module):
         """
         B, T, _ = x.shape
         q, k, v = self.qkv_proj(x).split(self.qkv_widths, dim=-1)
-        q = self.q_norm(q.view(B, T, -1, self.head_dim))      # (B, T, n_head, D)
-        k = self.k_norm(k.view(B, T, -1, self.head_dim))      # (B, T, n_kv_head, D)
-        v = v.view(B, T, -1, self.head_dim).transpose(1, 2)   # (B, n_kv_head, T, D)
+        # Under autocast the projection is in fewer bits than x; norm and rotation are not.
+        q = self.q_norm(q.view(B, T, -1, self.head_dim).to(x.dtype))  # (B, T, n_head, D)
+        k = self.k_norm(k.view(B, T, -1, self.head_dim).to(x.dtype))  # (B, T, n_kv_head, D)
+        v = v.view(B, T, -1, self.head_dim).transpose(1, 2)           # (B, n_kv_head, T, D)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         q, k = q.transpose(1, 2).to(v.dtype), k.transpose(1, 2).to(v.dtype)
         if cache is not None:
-            k, v = cache.append(k, v)                         # (B, n_kv_head, S, D)
+            k, v = cache.append(k, v)                                 # (B, n_kv_head, S, D)
         if visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
             k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
         y = F.scaled_dot_product_attention(

@@ -86,8 +86,17 @@ class GPT(nn.Module):
         return self.final_norm(x)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile in place all but the output layer, whose loss is computed in chunks."""
-        self.hidden = torch.compile(self.hidden, *args, **kwargs)  # type: ignore[method-assign]
+        """Compile in place all but the output layer, whose loss is computed in chunks.
+
+        Training steps alone run compiled: evaluation and generation come in many lengths, and each
+        would have to be compiled anew.
+        """
+        eager, compiled = self.hidden, torch.compile(self.hidden, *args, **kwargs)
+
+        def hidden(*args: Any, **kwargs: Any) -> Tensor:
+            return (compiled if self.training else eager)(*args, **kwargs)
+
+        self.hidden = hidden  # type: ignore[method-assign]
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V).  Soft cap: Gemma 2, arXiv:2408.00118, section 2."""

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import torch
 
+from gpt.choices import choose_batch_size, choose_micro_batch_size
 from gpt.config import PretrainConfig
 from gpt.errors import UserError
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.plan import choose_micro_batch_size, memory_line
+from gpt.optim import Rates
+from gpt.plan import memory_line
+from gpt.presets import TOKENS_PER_PARAMETER
 from gpt.runtime import (
     DTYPES,
     PACKAGES,
@@ -80,12 +83,16 @@ def about_model(name: str, machine: Machine) -> dict[str, str]:
         raise UserError(f"{name} leaves model.vocab_size to its dataset; give a run instead")
     with torch.device("meta"):
         model = GPT(shape)
-    train = (config or PretrainConfig(data={"dataset": "none"})).train
+    settings = config or PretrainConfig(data={"dataset": "none"})
+    sequences = choose_batch_size(settings.train, shape, flops_per_token(model),
+                                  TOKENS_PER_PARAMETER * parameter_count(model), machine)
+    train = settings.train.model_copy(update={"batch_size": sequences})
     size = choose_micro_batch_size(train, shape, machine)
+    rates = Rates.of(settings.optim, shape, train.sequences_per_step * shape.block_size)
     return {"model": f"{parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs per "
                      "token",
             "training": f"micro-batches of {size} x {shape.block_size} tokens, "
-                        f"{memory_line(model, size, train.recompute_activations)}"}
+                        f"{memory_line(model, rates, size, train.recompute_activations)}"}
 
 
 def _configuration(path: Path) -> PretrainConfig:

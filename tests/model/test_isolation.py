@@ -11,10 +11,10 @@ from gpt.batches import IGNORE, MicroBatch
 from gpt.batches.documents import DocumentRows
 from gpt.batches.windows import EvaluationWindows, Windows
 from gpt.evaluate import evaluate
-from gpt.loop import accumulate_gradients
 from gpt.model import GPT, KVCache
 from gpt.model.visibility import positions_within, visible_within
 from gpt.runtime import Machine
+from gpt.step import accumulate_gradients
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt, tokenized
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -92,7 +92,7 @@ def test_rows_longer_than_a_kernels_block_are_isolated_too(machine):
 
 def loss_and_gradient(model: GPT, batches: list[MicroBatch]) -> tuple[float, Tensor]:
     model.zero_grad(set_to_none=True)
-    loss = accumulate_gradients(model, batches, CPU)
+    loss = float(accumulate_gradients(model, batches, CPU))
     return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 

@@ -1,0 +1,52 @@
+"""Whole training runs, as the benchmarks make them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    seconds: float  # of the whole process
+    loss: float  # validation, nats per token
+    bits_per_byte: float
+    tokens: int
+    steps: int
+    flops: float  # of training: tokens times model FLOPs per token
+
+
+def train(folder: Path, config: str, name: str, *overrides: str,
+          script: Sequence[str] = ("train.py",)) -> Outcome:
+    """Run train.py, or a script that wraps it, in a folder; `config` lies in the project."""
+    start = time.monotonic()
+    run_script(folder, *script, str(ROOT / config), f"run.name={name}", *overrides)
+    seconds = time.monotonic() - start
+    lines = events(folder / "runs" / name)
+    score = [line for line in lines if line["event"] == "eval"][-1]
+    steps = [line for line in lines if line["event"] == "train"]
+    return Outcome(seconds, score["val_loss"], score["val_bits_per_byte"], score["tokens"],
+                   score["step"], score["tokens"] * steps[-1]["flops_per_token"])
+
+
+def run_script(folder: Path, script: str, *arguments: str) -> None:
+    """Run a Python script of the project in a folder; its errors show, its output does not."""
+    done = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=folder, check=False,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{script} {' '.join(arguments)} failed: {done.stderr}")
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
