@@ -95,7 +95,8 @@ def mixed(tmp_path) -> Dataset:
 
 def configured(block_size: int = 16, **data: Any) -> PretrainConfig:
     return validate(PretrainConfig, {"data": {"dataset": "x", **data},
-                                     "model": {"block_size": block_size}}, {})
+                                     "model": {"block_size": block_size},
+                                     "train": {"batch_size": 8}}, {})
 
 
 def batches(dataset: Dataset, batch_size: int = 8, **data: Any) -> Batches:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from gpt import checkpoint
+from gpt.config import OptimConfig
 from gpt.errors import TrainingFailed
 from gpt.model import GPT
 from gpt.runtime import Machine
@@ -37,7 +38,9 @@ def losses_of(model: GPT, machine: Machine = CPU, name: str = "adamw", steps: in
               lr: float = 2e-3) -> list[float]:
     """Training losses over two batches that take turns."""
     machine.place(model.train())
-    step = Step(model, optimizer_of(model, name=name, lr=lr, muon_lr=5 * lr), machine, 1.0)
+    optimizer = optimizer_of(model, OptimConfig(muon_momentum=0.95), name=name, lr=lr,
+                             muon_lr=5 * lr)
+    step = Step(model, optimizer, machine, 1.0)
     losses = []
     for i in range(steps):
         losses.append(float(step.gradients([batch_of(8, 32, seed=i % 2)], lambda: None)[0]))

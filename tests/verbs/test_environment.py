@@ -42,7 +42,9 @@ def test_it_tells_what_a_checkpoint_costs(capsys, tmp_path):
     told = facts(capsys, str(tmp_path / "m"))
     assert told["model"] == (f"{parameter_count(model):,} parameters, {flops_per_token(model):,} "
                              "FLOPs per token")
-    assert told["training"].startswith("micro-batches of 32 x 32 tokens, memory in MiB")
+    # A run of 20 tokens a parameter, in steps of twice their root: 1,935 tokens = 60 · 32.
+    assert 2 * (20 * parameter_count(model)) ** 0.5 / 32 == pytest.approx(60, abs=8)
+    assert told["training"].startswith("micro-batches of 64 x 32 tokens, memory in MiB")
 
 
 def test_it_tells_what_a_configuration_costs(capsys, tmp_path):
