@@ -41,6 +41,8 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/allocator.py
 	$(PY) benchmarks/time_to_loss.py
+	$(PY) benchmarks/dry_run.py
+	$(PY) benchmarks/recipe.py
 	$(PY) benchmarks/quickstart.py --write
 
 .venv/installed: pyproject.toml constraints.txt

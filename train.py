@@ -27,6 +27,7 @@ from gpt.cli import parse_command_line
 from gpt.config import ModelConfig, PretrainConfig
 from gpt.errors import UserError, run_command
 from gpt.model import GPT, flops_per_token
+from gpt.run_folder import started_with
 from gpt.runtime import Machine, launch, training_machine
 from gpt.shards import Dataset
 from gpt.training import Task, train_task
@@ -54,10 +55,14 @@ def with_vocabulary(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
 
 
 def with_batch_size(config: PretrainConfig, dataset: Dataset, machine: Machine) -> PretrainConfig:
-    """The configuration with train.batch_size as a number."""
-    with torch.device("meta"):
-        flops = flops_per_token(GPT(config.model))
-    size = choose_batch_size(config.train, config.model, flops, len(dataset.train), machine)
+    """The configuration with train.batch_size as a number: auto is decided once for a run."""
+    if config.train.batch_size != "auto":
+        return config
+    size = started_with(config.run, "train.batch_size")
+    if size is None:
+        with torch.device("meta"):
+            flops = flops_per_token(GPT(config.model))
+        size = choose_batch_size(config.train, config.model, flops, len(dataset.train), machine)
     train = config.train.model_copy(update={"batch_size": size})
     return config.model_copy(update={"train": train})
 

@@ -85,7 +85,6 @@ def main(argv: list[str]) -> None:
     """By the clock, or part by part."""
     if argv[:1] == ["--arm"]:  # this script once more, as train.py with what no option can change
         changed(argv[1])
-        sys.path.insert(0, str(ROOT))
         from train import main as pretrain
         pretrain(argv[2:])
         return

@@ -27,7 +27,7 @@ def choose_batch_size(train: TrainConfig, model: ModelConfig, flops_per_token: f
     """Sequences per step: as configured, or what suits the length of the run.
 
     A run that sees few tokens learns most in many small steps; a longer one can average over more
-    in each. Measured at 0.2, 0.5 and 2 million tokens: benchmarks/recipe.md.
+    in each. Measured at 250,000 and 300,000 tokens: benchmarks/recipe.md.
     """
     if train.batch_size != "auto":
         return train.batch_size
@@ -93,9 +93,9 @@ def activation_bytes(model: ModelConfig, recompute: bool) -> int:
 
 
 def compile_pays(run: RunConfig, flops: float, budget: Budget, machine: Machine) -> bool:
-    """Whether a run is long enough to win back what torch.compile takes: the better part of a
-    minute, for steps that are a tenth to a quarter shorter on a CPU, and up to a half on a GPU.
+    """Whether a run is long enough to win back what torch.compile takes.
 
+    On a CPU that is half a minute, for steps a tenth to a fifth shorter; on a GPU it is a guess.
     Decided from the configuration and the kind of device alone, never from a measurement: compiled
     and eager steps differ in their last bits, and a run that is continued with the same budget must
     go on as it began.

@@ -57,6 +57,15 @@ class RunFolder:
         write_json(self.path / "environment.json", environment(machine))
 
 
+def started_with(run: RunConfig, name: str) -> Any:
+    """A value of the identity of the run that is in the folder; None if there is no run."""
+    path = Path(run.out_dir) / run.name / "identity.json"
+    with contextlib.suppress(UserError, OSError):  # damage is told by open_run
+        there = read_json(path)
+        return there.get(name) if isinstance(there, dict) else None
+    return None
+
+
 @contextlib.contextmanager
 def open_run(config: RunSections, identity: dict[str, Any]) -> Iterator[RunFolder]:
     """Create the run's folder, or find where to continue; no other process may use it meanwhile.

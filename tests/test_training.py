@@ -45,6 +45,16 @@ def test_a_run_says_and_keeps_what_auto_became(run):
     assert identity("large")["optim.name"] == "muon"
 
 
+def test_a_longer_budget_continues_with_the_batch_size_that_the_run_began_with(run):
+    assert run("train.steps=6")[0] == 0
+    assert run("train.steps=60", "run.name=other")[0] == 0
+    assert identity("other")["train.batch_size"] == 8  # 2 · (2 · 60) tokens
+    code, told, error = run("train.steps=60")
+    assert code == 0, error
+    assert "steps of 1 sequences" in told and "continuing from" in told
+    assert identity("run")["train.batch_size"] == 1
+
+
 @pytest.mark.parametrize(("change", "told"), [
     ("optim.name=muon", "optim.name: adamw there, muon asked"),
     ("optim.ema_half_life=100", "optim.ema_half_life: None there, 100 asked"),
