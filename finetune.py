@@ -42,8 +42,10 @@ def main(argv: list[str]) -> None:
 
 
 def settled(config: FinetuneConfig) -> FinetuneConfig:
-    """What "auto" is here: AdamW, since Muon moves all directions of a matrix alike, also those
-    that pretraining settled; and 32 rows a step."""
+    """What "auto" is in fine-tuning: AdamW, and 32 rows a step.
+
+    Muon moves all directions of a matrix alike, also those that pretraining settled.
+    """
     optim, train = config.optim, config.train
     if optim.name == "auto":
         optim = optim.model_copy(update={"name": "adamw"})

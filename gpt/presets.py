@@ -76,7 +76,9 @@ def shape_of_depth(depth: int) -> dict[str, Any]:
 
 
 def training_of_depth(depth: int) -> dict[str, int]:
-    """How long a model of this depth learns: 20 tokens for each of the 12 · n_layer · n_embd²
-    parameters of its blocks. Batch size and learning rate need no entry: "auto" follows tokens and
-    width."""
+    """How long a model of this depth learns.
+
+    20 tokens for each of the 12 · n_layer · n_embd² parameters of its blocks. Batch size and
+    learning rate need no entry: "auto" follows tokens and width.
+    """
     return {"tokens": TOKENS_PER_PARAMETER * 12 * depth * (HEAD_DIM * depth) ** 2}
