@@ -1,100 +1,102 @@
 """Fine-tune a trained run on a task.
 
-usage: python finetune.py configs/NAME.yaml [section.field=value ...]
+usage: python finetune.py configs/NAME.yaml [section.field=value ...] [--preview N]
 
-The task is a JSONL file of {"prompt": ..., "completion": ...}; the loss counts completions and the
-stop token that ends each. The result is a run folder like any other.
+The task is a file of prompts and completions, conversations, labelled texts or plain texts; the
+loss counts answers and the stop token that ends each. The result is a run folder like any other.
+--preview N prints N examples as the model will read them, and what is learned of each, and stops.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
-from gpt.batches import Batches, Order, Shuffled
+from gpt import checkpoint
+from gpt.batches import Batches, Order
 from gpt.cli import parse_command_line
-from gpt.config import FinetuneConfig, FinetuneSection
+from gpt.config import FinetuneConfig
 from gpt.errors import UserError, run_command
-from gpt.files import sha256_of
-from gpt.finetuning import (
-    Record,
-    Row,
-    Rows,
-    encode_records,
-    first_rows,
-    hold_out,
-    padded_batches,
-    plain_template,
-    read_records,
-)
+from gpt.finetuning import TaskRows, choose_what_learns, figures, padded_batches, preview
+from gpt.finetuning.preferences import PreferenceObjective
+from gpt.finetuning.task import sequences_per_step
 from gpt.runtime import launch
 from gpt.saved_model import SavedModel, find_model
-from gpt.tokenizer import Tokenizer
 from gpt.training import Task, train_task
 
 
 def main(argv: list[str]) -> None:
     """Parse, build, train."""
+    argv, previewed = take_preview(argv)
     command = parse_command_line(FinetuneConfig, argv, __doc__ or "")
     config = settled(command.config)
     base = find_model(config.finetune.base)
+    rows = TaskRows.load(config, base.tokenizer(), base.config().block_size)
+    print("\n".join(rows.opening_lines()))
+    if previewed is not None:
+        print(preview(rows, previewed, colour=sys.stdout.isatty()))
+        return
+    config, dry_run = with_batch_size(config, rows), "--dry-run" in command.flags
     with launch(config.run) as machine:
-        train_task(finetuning(config, base), config, machine, "--dry-run" in command.flags)
+        if rows.train.pairs and not dry_run:
+            rows = rows.scored_by(base.model(), machine)
+        train_task(finetuning(config, base, rows), config, machine, dry_run)
+
+
+def take_preview(argv: list[str]) -> tuple[list[str], int | None]:
+    """(the other arguments, N of --preview N)"""
+    words = [part for word in argv for part in
+             (word.split("=", 1) if word.startswith("--preview=") else [word])]
+    if "--preview" not in words:
+        return argv, None
+    place = words.index("--preview")
+    number = "".join(words[place + 1:place + 2])
+    if not number.isdecimal() or not int(number):
+        raise UserError("--preview needs a number of examples: --preview 5")
+    return [*words[:place], *words[place + 2:]], int(number)
 
 
 def settled(config: FinetuneConfig) -> FinetuneConfig:
-    """What "auto" is in fine-tuning: AdamW, and 32 rows a step.
+    """What "auto" is in fine-tuning: AdamW.
 
     Muon moves all directions of a matrix alike, also those that pretraining settled.
     """
-    optim, train = config.optim, config.train
-    if optim.name == "auto":
-        optim = optim.model_copy(update={"name": "adamw"})
-    if train.batch_size == "auto":
-        train = train.model_copy(update={"batch_size": 32})
-    return config.model_copy(update={"optim": optim, "train": train})
+    if config.optim.name == "muon" and config.finetune.method != "full":
+        raise UserError("optim.name=muon is for whole matrices; adapters (finetune.method="
+                        f"{config.finetune.method}) learn with adamw")
+    if config.optim.name != "auto":
+        return config
+    return config.model_copy(update={"optim": config.optim.model_copy(update={"name": "adamw"})})
 
 
-def finetuning(config: FinetuneConfig, base: SavedModel) -> Task:
-    """Continue prompts as the records do, starting from the base model's weights."""
-    model_config, tokenizer = base.config(), base.tokenizer()
-    tokenizer.chat_template = plain_template(tokenizer)  # of the rows below
-    train_records, val_records = load_splits(config.finetune, config.run.seed)
-    train_rows = _rows("training", train_records, tokenizer, model_config.block_size)
-    val_rows = _rows("validation", val_records, tokenizer, model_config.block_size)
+def with_batch_size(config: FinetuneConfig, rows: TaskRows) -> FinetuneConfig:
+    """A number where train.batch_size is "auto"."""
+    if config.train.batch_size != "auto":
+        return config
+    size = sequences_per_step(rows.train.rows.rows, rows.sequences(config.finetune.packing))
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
+
+
+def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows) -> Task:
+    """Answer prompts as the examples do, starting from the base model's weights."""
+    section, tokenizer = config.finetune, rows.chat.tokenizer
+    val_rows = rows.validation_rows(config.eval.max_tokens)
+    rows_per_sequence = 2 if rows.train.pairs else 1
     return Task(
-        model=model_config,
-        build_model=base.model,
+        model=base.config(),
+        build_model=lambda: choose_what_learns(base.model(), config, rows.chat.stop_token),
         tokenizer=tokenizer,
         batches=lambda micro_batch_size: Batches(
-            Shuffled(Rows(train_rows), config.run.seed),
-            Order(config.train.sequences_per_step, micro_batch_size)),
-        validation=lambda micro_batch_size: list(padded_batches(
-            first_rows(val_rows, config.eval.max_tokens), micro_batch_size)),
-        identity={"finetune.from": base.weight_hash(),
-                  "finetune.data": sha256_of(Path(config.finetune.data)),
-                  "finetune.val_fraction": config.finetune.val_fraction,
-                  "finetune.val_data": config.finetune.val_data
-                  and sha256_of(Path(config.finetune.val_data))},
-        evaluate_first=True)
-
-
-def load_splits(section: FinetuneSection, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation records."""
-    records = read_records(Path(section.data))
-    if section.val_data is not None:
-        return records, read_records(Path(section.val_data))
-    train, val = hold_out(records, section.val_fraction or 0.1, seed)
-    if not train or not val:
-        raise UserError(f"{section.data} has {len(records)} records, too few to hold out "
-                        f"{section.val_fraction or 0.1:.0%}; give finetune.val_data, or more data")
-    return train, val
-
-
-def _rows(split: str, records: list[Record], tokenizer: Tokenizer, block_size: int) -> list[Row]:
-    rows, too_long = encode_records(records, tokenizer, block_size)
-    left_out = f", {too_long:,} longer than the context left out" if too_long else ""
-    print(f"{split}: {len(rows):,} records{left_out}")
-    return rows
+            rows.source(config),
+            Order(config.train.sequences_per_step, max(1, micro_batch_size // rows_per_sequence))),
+        validation=lambda micro_batch_size: padded_batches(val_rows, micro_batch_size,
+                                                           rows.marks_prompts),
+        identity={"finetune.from": base.weight_hash(), **rows.identity(config)},
+        evaluate_first=True,
+        objective=PreferenceObjective(config.preference) if rows.train.pairs else None,
+        measure=lambda lm: figures(lm.model, lm.answer, rows, val_rows, config, lm.machine),
+        prompt_tokens=rows.prompt,
+        keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(
+            folder, base.model(), tokenizer, imported_from=str(base.path)))
 
 
 if __name__ == "__main__":

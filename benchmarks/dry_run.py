@@ -2,8 +2,8 @@
 
 usage: python benchmarks/dry_run.py
 
-Each case is first predicted, then trained, each by train.py in a process of its own, on random
-text. Writes benchmarks/results/dry_run.json.
+Each case is predicted and trained in turn, three times, each by train.py in a process of its own,
+on random text; medians are compared. Writes benchmarks/results/dry_run.json.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from gpt.runtime import choose_machine  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "dry_run.json"
 GOAL = 0.10
+ROUNDS = 3
 CORPUS_CHARACTERS = 400_000
 COMMON = ("data.dataset=text", "model.n_head=4", "eval.max_tokens=20_000", "run.compile=false")
 GRID = [
@@ -54,10 +56,8 @@ def main() -> None:
             draw.choices("abcdefghijklmnopqrstuvwxyz .,\n", k=CORPUS_CHARACTERS)))
         run_script(here, "data/prepare.py", "text.txt", "tokenizer=byte", "out=text")
         for number, case in enumerate(GRID):
-            overrides = [*COMMON, f"run.name=case-{number}",
-                         *(f"{field}={value}" for field, value in case.items())]
-            rows.append({"case": case} | compare(predicted(here, overrides),
-                                                 measured(here, overrides, f"case-{number}")))
+            overrides = [*COMMON, *(f"{field}={value}" for field, value in case.items())]
+            rows.append({"case": case} | compare(here, overrides, f"case-{number}"))
             print(", ".join(f"{k.split('.')[1]} {v}" for k, v in case.items()) + ": " + "; ".join(
                 f"{name} {rows[-1][name]['predicted']:.1f} predicted, "
                 f"{rows[-1][name]['measured']:.1f} measured, {rows[-1][name]['error']:+.1%}"
@@ -65,8 +65,23 @@ def main() -> None:
     worst = {name: max(abs(row[name]["error"]) for row in rows) for name in ("seconds", "MiB")}
     print(f"largest error: {worst['seconds']:.1%} of the time, {worst['MiB']:.1%} of the memory "
           f"(goal {GOAL:.0%})")
-    write_json(RESULTS, {"hardware": choose_machine().describe(), "goal": GOAL, "worst": worst,
-                         "cases": rows})
+    write_json(RESULTS, {"hardware": choose_machine().describe(), "goal": GOAL, "rounds": ROUNDS,
+                         "worst": worst, "cases": rows})
+
+
+def compare(folder: Path, overrides: list[str], name: str) -> dict[str, Any]:
+    """By figure: the medians of both, and the error as a share of what was measured."""
+    rounds = []
+    for turn in range(ROUNDS):
+        run = f"{name}-{turn}"
+        arguments = [*overrides, f"run.name={run}"]
+        rounds.append((predicted(folder, arguments), measured(folder, arguments, run)))
+    found = {}
+    for figure in rounds[0][0]:
+        before, after = (statistics.median(outcome[figure] for outcome in outcomes)
+                         for outcomes in zip(*rounds, strict=True))
+        found[figure] = {"predicted": before, "measured": after, "error": before / after - 1}
+    return found
 
 
 def predicted(folder: Path, overrides: list[str]) -> dict[str, float]:
@@ -88,12 +103,6 @@ def measured(folder: Path, overrides: list[str], name: str) -> dict[str, float]:
     assert status == 0, overrides
     return {"seconds": events(folder / "runs" / name)[-1]["elapsed_seconds"],
             "MiB": usage.ru_maxrss / 1024}
-
-
-def compare(predicted: dict[str, float], measured: dict[str, float]) -> dict[str, Any]:
-    """By figure: both, and the error as a share of what was measured."""
-    return {name: {"predicted": predicted[name], "measured": measured[name],
-                   "error": predicted[name] / measured[name] - 1} for name in measured}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 usage: python benchmarks/recipe.py                  # the default against GPT-2's, by the clock
        python benchmarks/recipe.py parts [ARM ...]  # the default with one part changed, in turn
-       python benchmarks/recipe.py widths           # learning rates at widths 64, 128 and 256
+       python benchmarks/recipe.py whole [ARM ...]  # the same arms with the quick start's model
+       python benchmarks/recipe.py widths [N ...]   # learning rates at widths 64, 128 and 256
 
 The quick start's corpus and model (4 layers of width 128, context 256, bpe:4096). "gpt2" is the
 recipe that nanoGPT made the field's habit: GPT-2's block and initialisation, AdamW at 1e-3 with a
@@ -11,14 +12,18 @@ three seeds and the machine to themselves.
 
 Arms of `parts` train half of that model (2 layers, context 128), in equal time, too: as many
 steps as fit into 20 seconds by the time of a step, which is measured first with the arms taking
-turns, so that the runs may then share the machine. `widths` trains it at three widths, 140 steps
-each, with the automatic learning rates and with each of them halved and doubled.
-Writes recipe.json, recipe-parts.json and recipe-widths.json in benchmarks/results;
+turns, so that the runs may then share the machine. `whole` trains all of it for 500 steps, for what
+does not change a step's time: without names, what `parts` found to be better. `widths` trains half
+of it at three widths, 140 steps each, with the automatic learning rates and with each of them
+halved and doubled.
+Writes recipe.json, recipe-parts.json, recipe-whole.json and recipe-widths.json in
+benchmarks/results, where arms and widths that were not asked for keep what they have;
 benchmarks/recipe.md draws conclusions.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
@@ -65,7 +70,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "five iterations": (),
     "cosine": ("optim.schedule=cosine",),
     "gpt2's initialisation": (),
-    "batch x 1/2": ("train.batch_size=4",),
+    "momentum 0.85, gpt2's initialisation": ("optim.muon_momentum=0.85",),
+    "batch x 1/2": ("train.batch_size=4", "optim.name=muon"),
     "batch x 2": ("train.batch_size=16",),
     "beta2_half_life x 1/4": ("optim.beta2_half_life=20000",),
     "beta2_half_life x 4": ("optim.beta2_half_life=320000",),
@@ -76,6 +82,8 @@ ARMS: dict[str, tuple[str, ...]] = {
 TIMED = {"adamw": "adamw", "adamw, lr x 2": "adamw", "five iterations": "five iterations",
          "batch x 1/2": "batch x 1/2", "batch x 2": "batch x 2"}
 PARTS = tuple(arm for arm in ARMS if arm != "gpt2")
+BETTER = ("muon_momentum 0.85", "gpt2's initialisation", "momentum 0.85, gpt2's initialisation")
+STEPS_OF_WHOLE = 500
 WIDTHS, STEPS_OF_WIDTHS = (64, 128, 256), 140
 FACTORS = {"default": (1, 1), "lr x 1/2": (0.5, 1), "lr x 2": (2, 1), "muon_lr x 1/2": (1, 0.5),
            "muon_lr x 2": (1, 2)}
@@ -88,15 +96,17 @@ def main(argv: list[str]) -> None:
         from train import main as pretrain
         pretrain(argv[2:])
         return
-    unknown = [word for word in argv[1:] if word not in PARTS]
-    if argv[:1] not in ([], ["parts"], ["widths"]) or unknown:
-        raise UserError(f"{' '.join(argv)}: give nothing, widths, or parts and some of: "
-                        f"{', '.join(PARTS)}")
+    known = {"parts": PARTS, "whole": PARTS, "widths": tuple(map(str, WIDTHS))}
+    if argv and (argv[0] not in known or set(argv[1:]) - set(known[argv[0]])):
+        raise UserError(f"{' '.join(argv)}: give nothing, widths and some of "
+                        f"{', '.join(map(str, WIDTHS))}, or parts and some of {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as folder:
         run_script(Path(folder), "data/prepare.py", str(ROOT / "configs/data/stdlib.yaml"),
                    "out=text")
-        if argv == ["widths"]:
-            compare_widths(Path(folder))
+        if argv[:1] == ["widths"]:
+            compare_widths(Path(folder), argv[1:] or [str(width) for width in WIDTHS])
+        elif argv[:1] == ["whole"]:
+            compare_whole(Path(folder), ["default", *(argv[1:] or BETTER)])
         elif argv:
             compare_parts(Path(folder), ["default", *argv[1:]] if argv[1:] else list(PARTS))
         else:
@@ -119,23 +129,40 @@ def compare_parts(folder: Path, arms: list[str]) -> None:
     seconds = seconds_per_step(folder, arms)
     overrides = {arm: (*HALF, *ARMS[arm], f"train.steps={round(SECONDS_OF_PARTS / seconds[arm])}")
                  for arm in arms}
-    write_json(RESULTS / "recipe-parts.json", summary(side_by_side(folder, overrides)) | {
+    write_results("recipe-parts.json", summary(side_by_side(folder, overrides)) | {
         "seconds": SECONDS_OF_PARTS, "seconds_per_step": seconds})
 
 
-def compare_widths(folder: Path) -> None:
+def compare_whole(folder: Path, arms: list[str]) -> None:
+    """The quick start's model, as many steps for each."""
+    overrides = {arm: (*ARMS[arm], f"train.steps={STEPS_OF_WHOLE}", "train.max_minutes=null",
+                       "train.batch_size=8", "eval.max_tokens=200_000") for arm in arms}
+    write_results("recipe-whole.json", summary(side_by_side(folder, overrides)) | {
+        "steps": STEPS_OF_WHOLE})
+
+
+def compare_widths(folder: Path, widths: list[str]) -> None:
     """Do the learning rates that suit one width suit the others?"""
-    found = {}
-    for width in WIDTHS:
+    for width in widths:
         print(f"width {width}", flush=True)
         arms = {arm: (*HALF, f"model.n_embd={width}", f"train.steps={STEPS_OF_WIDTHS}",
-                      f"optim.lr={lr * adamw_lr(width, beside_muon=True)}",
+                      "optim.name=muon",
+                      f"optim.lr={lr * adamw_lr(int(width), beside_muon=True)}",
                       f"optim.muon_lr={muon_lr * OptimConfig().muon_lr}")
                 for arm, (lr, muon_lr) in FACTORS.items()}
-        (folder / str(width)).mkdir()
-        (folder / str(width) / "text").symlink_to(folder / "text")
-        found[str(width)] = summary(side_by_side(folder / str(width), arms))
-    write_json(RESULTS / "recipe-widths.json", {"steps": STEPS_OF_WIDTHS, "widths": found})
+        (folder / width).mkdir()
+        (folder / width / "text").symlink_to(folder / "text")
+        write_results("recipe-widths.json", {
+            "steps": STEPS_OF_WIDTHS, "widths": {width: summary(side_by_side(folder / width,
+                                                                             arms))}})
+
+
+def write_results(name: str, found: dict[str, Any]) -> None:
+    """Into a file whose other arms, or widths, stay as they are."""
+    path = RESULTS / name
+    there = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, found | {key: there[key] | value for key, value in found.items()
+                              if isinstance(value, dict) and key in there})
 
 
 def side_by_side(folder: Path, arms: dict[str, tuple[str, ...]]) -> dict[str, list[Outcome]]:
@@ -205,7 +232,7 @@ def changed(arm: str) -> None:
     if arm == "five iterations":
         from gpt.optim import muon
         muon.NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # Jordan et al. 2024
-    if arm in ("gpt2", "gpt2's initialisation"):
+    if arm.endswith(("gpt2", "gpt2's initialisation")):
         from gpt.model import GPT
         GPT.initialise = initialise_as_gpt2  # type: ignore[method-assign]
 

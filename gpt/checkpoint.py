@@ -4,11 +4,15 @@
 optimizer.safetensors and, written last, manifest.json with the size and SHA-256 of each. The folder
 is written under a temporary name, flushed to disk and renamed, so a name `step-…` stands for a
 complete save. The newest is the one with the highest step whose files match its manifest.
+
+Where adapters alone learn, a checkpoint has adapter.safetensors instead of the weights, and the
+weights that they adapt lie once in the run's `base/`, a checkpoint without an optimizer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -25,15 +29,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gpt.adapter_config import AdapterConfig
 from gpt.config import ModelConfig
 from gpt.errors import UserError
 from gpt.files import as_json, flush_to_disk, read_json, sha256_of, write_json
+from gpt.lora import adapter_state, load_adapter_state
 from gpt.model import GPT
 from gpt.optim import Optimizer
 from gpt.tensor_file import save_tensors
 from gpt.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -51,8 +58,12 @@ def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
          state: TrainState) -> Path:
     """Write folder/step-N, complete or not at all; returns its path."""
     target = folder / f"step-{state.step:08d}"
+    about = {}
+    if model.adapter is not None:
+        about = {"adapter": model.adapter.model_dump(),
+                 "base_sha256": weight_hash(base_folder(folder.parent))}
     with _whole_or_not_at_all(target) as temporary:
-        _write_model(temporary, model, tokenizer, state)
+        _write_model(temporary, model, tokenizer, state, **about)
         save_tensors(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
     return target
 
@@ -61,6 +72,11 @@ def save_model(target: Path, model: GPT, tokenizer: Tokenizer, imported_from: st
     """Write a checkpoint to sample and fine-tune from: weights and tokenizer, no optimizer."""
     with _whole_or_not_at_all(target) as temporary:
         _write_model(temporary, model, tokenizer, TrainState(), imported_from=imported_from)
+
+
+def base_folder(run: Path) -> Path:
+    """Where a run whose adapters alone learn keeps what they adapt."""
+    return run / "base"
 
 
 @contextlib.contextmanager
@@ -80,8 +96,11 @@ def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
 
 
 def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer, state: TrainState,
-                 **about: str) -> None:
-    save_tensors(model.state_dict(), folder / "model.safetensors")
+                 **about: Any) -> None:
+    if model.adapter is None:
+        save_tensors(model.state_dict(), folder / WEIGHTS)
+    else:
+        save_tensors(adapter_state(model), folder / ADAPTER)
     write_json(folder / "config.json",
                {"format_version": FORMAT_VERSION, "model": model.config.model_dump(), **about})
     write_json(folder / "state.json", asdict(state))
@@ -117,7 +136,8 @@ def damage(checkpoint: Path) -> list[str]:
             return ["manifest.json is damaged"]
         if manifest["format_version"] != FORMAT_VERSION:
             return [f"manifest.json has format {manifest['format_version']}, not {FORMAT_VERSION}"]
-        wanted = {"model.safetensors", "config.json", "state.json"} - set(entries)
+        weights = ADAPTER if ADAPTER in entries else WEIGHTS
+        wanted = {weights, "config.json", "state.json"} - set(entries)
         problems = [f"{name} is not in the manifest" for name in sorted(wanted)]
         for name, entry in entries.items():
             path = checkpoint / name
@@ -158,7 +178,7 @@ def newest_sound(folder: Path) -> Path | None:
 def find(run: str) -> Path:
     """The checkpoint that RUN names: a run folder's newest sound one, or one checkpoint folder."""
     path = Path(run)
-    if (path / "manifest.json").is_file() or (path / "model.safetensors").is_file():
+    if (path / "manifest.json").is_file() or (path / WEIGHTS).is_file():
         if problems := damage(path):
             raise UserError(f"the checkpoint {path} cannot be used: {'; '.join(problems)}; use "
                             "another one of the run")
@@ -192,11 +212,36 @@ def load_model(checkpoint: Path) -> GPT:
     return model.eval()
 
 
-def load_weights(checkpoint: Path, model: GPT, assign: bool = False) -> None:
-    """Read model.safetensors into a model. Raises UserError if tensors do not fit."""
-    path = checkpoint / "model.safetensors"
+def load_adapter(checkpoint: Path) -> tuple[AdapterConfig, Path] | None:
+    """What a checkpoint's adapters are, and the checkpoint that they adapt; None if it has none.
+
+    Raises UserError if that one is missing, damaged or another than it was.
+    """
+    config = read_json(checkpoint / "config.json")
+    if not isinstance(config, dict) or "adapter" not in config:
+        return None
+    base = base_folder(checkpoint.absolute().parent.parent)
+    if problems := damage(base):
+        raise UserError(f"{checkpoint} holds adapters, and the model that they adapt cannot be "
+                        f"used: {base}: {'; '.join(problems)}; copy the whole run's folder")
+    if weight_hash(base) != config.get("base_sha256"):
+        raise UserError(f"{base} is not the model that the adapters in {checkpoint} were trained "
+                        "on; copy the whole run's folder")
     try:
-        model.load_state_dict(load_file(path), assign=assign)
+        return AdapterConfig.model_validate(config["adapter"]), base
+    except ValidationError as error:
+        raise UserError(f"{checkpoint / 'config.json'} describes no adapter: {error}") from error
+
+
+def load_weights(checkpoint: Path, model: GPT, assign: bool = False) -> None:
+    """Read a model's weights, or its adapters'. Raises UserError if tensors do not fit."""
+    path = checkpoint / (WEIGHTS if model.adapter is None else ADAPTER)
+    try:
+        tensors = load_file(path)
+        if model.adapter is not None:
+            load_adapter_state(model, tensors)
+        else:
+            model.load_state_dict(tensors, assign=assign)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} does not fit its config.json: {error}") from error
 
@@ -269,5 +314,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def weight_hash(checkpoint: Path) -> str:
     """SHA-256 of the weights, as the manifest has it: says which model was used."""
-    return str(json.loads((checkpoint / "manifest.json").read_text())["files"]
-               ["model.safetensors"]["sha256"])
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    if ADAPTER not in files:
+        return str(files[WEIGHTS]["sha256"])
+    base = read_json(checkpoint / "config.json")["base_sha256"]
+    return hashlib.sha256(f"{base} {files[ADAPTER]['sha256']}".encode()).hexdigest()

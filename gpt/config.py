@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gpt.adapter_config import LoraConfig
 from gpt.model_config import ModelConfig
 from gpt.presets import MAX_DEPTH, is_count, shape_of, training_of_depth
 from gpt.section import Count, Fraction, Section
 
 __all__ = ["CheckpointConfig", "DataConfig", "EvalConfig", "FinetuneConfig", "FinetuneSection",
-           "LogConfig", "ModelConfig", "OptimConfig", "PretrainConfig", "RunConfig", "RunSections",
-           "Section", "TrainConfig", "json_schema"]
+           "LogConfig", "LoraConfig", "ModelConfig", "OptimConfig", "PreferenceConfig",
+           "PretrainConfig", "RunConfig", "RunSections", "Section", "TrainConfig", "json_schema"]
+
 
 class RunConfig(Section):
     """Which run this is and what it runs on."""
@@ -133,6 +135,9 @@ class EvalConfig(Section):
     every_steps: Count | None = Field(250, description="null: only at the end")
     max_tokens: Count | None = Field(
         None, description="score about this many tokens, at least one sequence; null: all")
+    patience: Count | None = Field(
+        None, description="stop when so many evaluations in a row found no lower loss; the best "
+                          "checkpoint is kept; null: never")
 
 
 class CheckpointConfig(Section):
@@ -158,17 +163,56 @@ class FinetuneSection(Section):
 
     base: str = Field(alias="from", description="what to start from: a run, one checkpoint of it, "
                                                 "a Hugging Face folder, or a name on its Hub")
-    data: str = Field(description='JSONL file, one {"prompt": …, "completion": …} per line')
-    val_data: str | None = Field(None, description="JSONL file to validate on")
+    data: str = Field(description="file of examples: JSON lines, JSON, CSV, parquet, or plain text")
+    val_data: str | None = Field(None, description="file of examples to validate on")
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="or the share of data to hold out; 0.1 when val_data is not given")
-    method: Literal["full"] = Field("full", description="which weights learn: all of them")
+    format: Literal["auto", "text", "completion", "alpaca", "messages", "sharegpt",
+                    "classification", "preference"] = Field(
+        "auto", description="what the fields of the examples mean; auto: by their names")
+    chat: str = Field(
+        "auto", description="text around the turns: plain, turns, chatml, llama3, or a YAML file; "
+                            "auto: plain for prompts and completions; for conversations what the "
+                            "base model has, or its control tokens suggest, else turns")
+    prefix: Literal["causal", "bidirectional"] = Field(
+        "causal", description="how a prompt is read; bidirectional: all of it by each of its "
+                              "tokens, in training and in sampling")
+    packing: bool = Field(
+        True, description="several examples in a sequence of block_size tokens, none of which sees "
+                          "another; false: one in each; batch_size counts sequences")
+    long_rows: Literal["drop", "cut"] = Field(
+        "drop", description="what happens to conversations longer than the context; cut: they lose "
+                            "their beginning. Long plain texts become several rows")
+    max_long_share: Fraction = Field(
+        0.1, description="refuse to train if a larger share of the examples is dropped or cut")
+    answers: Annotated[int, Field(ge=0)] = Field(
+        16, description="validation prompts answered at every evaluation, greedily, to count exact "
+                        "matches, right labels, and answers that end")
+    method: Literal["full", "lora", "dora"] = Field(
+        "full", description="which weights learn: all; low-rank updates of frozen matrices "
+                            "(arXiv:2106.09685); or those and each row's length (arXiv:2402.09353)")
+    freeze: list[str] = Field(
+        [], description="weights that do not learn, by name or pattern: embedding.*, blocks.0.*")
+    pretrain_data: str | None = Field(
+        None, description="prepared dataset that is mixed in, against forgetting")
+    pretrain_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="the share of all sequences that come from pretrain_data")
 
     @model_validator(mode="after")
     def _one_validation_set(self) -> FinetuneSection:
         if self.val_data is not None and self.val_fraction is not None:
             raise ValueError("set val_data or val_fraction, not both")
         return self
+
+
+class PreferenceConfig(Section):
+    """Learning from preferences: arXiv:2305.18290."""
+
+    beta: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="how much a gain in log-probability counts: higher stays nearer to the "
+                         "base model")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="the share of preferences taken to be the wrong way round")
 
 
 class RunSections(Section):
@@ -208,6 +252,8 @@ class FinetuneConfig(RunSections):
     """A fine-tuning run; architecture and tokenizer come from the run it starts from."""
 
     finetune: FinetuneSection
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
 
 
 def _training_of(values: dict[str, Any]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from gpt.batches import IGNORE
 
@@ -32,12 +33,31 @@ def summed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
     return loss
 
 
+def token_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
+                        softcap: float | None = None) -> Tensor:
+    """Negative log-likelihood of each target in nats, 0 where it is IGNORE; (N,) float32.
+
+    As above, but each can be weighted as the caller likes; so scores are computed once more in the
+    backward pass.
+    """
+    def chunk(part: Tensor, ids: Tensor) -> Tensor:
+        scores = F.linear(part, weight).float()                         # (rows, V)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        return F.cross_entropy(scores, ids, ignore_index=IGNORE, reduction="none")
+
+    rows = max(1, CHUNK_FLOATS // weight.size(0))
+    return torch.cat([recomputed(chunk, part, ids, use_reentrant=False)
+                      for part, ids in zip(x.split(rows), targets.split(rows), strict=True)])
+
+
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None,
                 dtype: torch.dtype) -> Tensor:
-        learns = any(ctx.needs_input_grad[:2])
-        ctx.gradients = (torch.empty_like(x), torch.zeros_like(weight)) if learns else None
+        learns_x, learns_weight = ctx.needs_input_grad[:2]
+        grad_x = torch.empty_like(x) if learns_x else None
+        grad_weight = torch.zeros_like(weight) if learns_weight else None
         loss, table = torch.zeros((), device=x.device), weight.to(dtype)
         rows = max(1, CHUNK_FLOATS // weight.size(0))
         with torch.autocast(x.device.type, enabled=False):
@@ -45,18 +65,21 @@ class _ChunkedLoss(torch.autograd.Function):
                 part, ids = x[start:start + rows].to(dtype), targets[start:start + rows]
                 scores = F.linear(part, table).float()                  # (rows, V)
                 loss += _loss_of(scores, ids, softcap)
-                if learns:
-                    grad_x, grad_weight = ctx.gradients
+                if learns_x or learns_weight:
                     slope = _gradient_of(scores, ids, softcap).to(dtype)
+                if grad_x is not None:
                     grad_x[start:start + rows] = slope @ table
+                if grad_weight is not None:
                     grad_weight += slope.T @ part
+        ctx.gradients = grad_x, grad_weight
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_x, grad_weight), ctx.gradients = ctx.gradients, None
-        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None, None
+        scaled = [None if each is None else each.mul_(grad) for each in ctx.gradients]
+        ctx.gradients = None
+        return *scaled, None, None, None
 
 
 def _loss_of(scores: Tensor, targets: Tensor, softcap: float | None) -> Tensor:

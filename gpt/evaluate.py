@@ -5,15 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.batches import IGNORE, MicroBatch
-from gpt.cross_entropy import summed_cross_entropy
+from gpt.cross_entropy import summed_cross_entropy, token_cross_entropy
 from gpt.model import GPT
 from gpt.runtime import Machine
+
+
+class Objective(Protocol):
+    """What training makes small: a loss, summed over what a batch holds."""
+
+    def count(self, batch: MicroBatch) -> int:
+        """What the sum over a global batch is divided by."""
+        ...
+
+    def summed_loss(self, model: GPT, batch: MicroBatch) -> Tensor:
+        """Of a batch on the model's device; ()."""
+        ...
+
+    def take_figures(self) -> dict[str, Tensor]:
+        """Other sums, by name, over all batches since the last call; () each."""
+        ...
+
+
+class NextToken:
+    """The negative log-likelihood of supervised tokens: pretraining and most fine-tuning."""
+
+    def count(self, batch: MicroBatch) -> int:
+        """Supervised tokens."""
+        return batch.supervised_tokens
+
+    def summed_loss(self, model: GPT, batch: MicroBatch) -> Tensor:
+        """In nats; ()."""
+        return summed_loss(model, batch)
+
+    def take_figures(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -27,16 +59,17 @@ class Score:
 
 def summed_loss(model: GPT, batch: MicroBatch) -> Tensor:
     """Negative log-likelihood summed over a batch's supervised targets, in nats; ()."""
-    x = model.hidden(batch.inputs, segments=batch.segments).flatten(0, 1)
+    x = model.hidden(batch.inputs, None, batch.segments, batch.prompts).flatten(0, 1)
     return summed_cross_entropy(x, model.output_weight, batch.targets.flatten(),
                                 model.config.logit_softcap)
 
 
-def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target in nats, 0 where unsupervised; (B, T) -> (B, T)."""
-    logits = model(inputs).float().flatten(0, 1)
-    losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses.view_as(targets)
+def token_losses(model: GPT, batch: MicroBatch) -> Tensor:
+    """Negative log-likelihood of each target in nats, 0 where unsupervised; (B, T)."""
+    x = model.hidden(batch.inputs, None, batch.segments, batch.prompts).flatten(0, 1)
+    losses = token_cross_entropy(x, model.output_weight, batch.targets.flatten(),
+                                 model.config.logit_softcap)
+    return losses.view_as(batch.targets)
 
 
 @torch.inference_mode()

@@ -9,8 +9,10 @@ from typing import Any, overload
 import torch
 from pydantic import ValidationError
 
+from gpt.batches import MicroBatch
 from gpt.errors import UserError
 from gpt.evaluate import token_losses
+from gpt.finetuning.chat import saved_format
 from gpt.generation.engine import ContextFull, Generation, generate_tokens
 from gpt.generation.sampling import SamplingConfig
 from gpt.generation.text import stream_text
@@ -26,6 +28,8 @@ class LanguageModel:
     def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine):
         self.model, self.tokenizer, self.machine = model, tokenizer, machine
         texts = {*tokenizer.text_ids, *tokenizer.stop_tokens}
+        form = saved_format(tokenizer)
+        self._both_ways = form is not None and form.prefix == "bidirectional"
         self._never = torch.tensor(  # padding of the vocabulary, and control tokens
             [i for i in range(model.output_weight.size(0)) if i not in texts], dtype=torch.int64)
 
@@ -56,7 +60,8 @@ class LanguageModel:
                      on_token: Callable[[Generation], None] | None) -> Iterator[bytes]:
         try:
             for new in generate_tokens(self.model, prompt, config, self.machine,
-                                       self.tokenizer.stop_tokens, self._never):
+                                       self.tokenizer.stop_tokens, self._never,
+                                       self._both_ways):
                 if on_token is not None:
                     on_token(new)
                 if new.token in self.tokenizer.stop_tokens:
@@ -65,6 +70,14 @@ class LanguageModel:
         except ContextFull:
             print(f"(the context of {self.model.config.block_size} tokens is full; slide=True, or "
                   "--slide, goes on from its last half)", file=sys.stderr)
+
+    def answer(self, prompt: list[int], max_new_tokens: int) -> tuple[str, bool]:
+        """(what the model writes after a prompt of token ids, whether it came to an end); the
+        likeliest token each time."""
+        made: list[Generation] = []
+        config = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens)
+        text = "".join(self.stream_from(prompt, config, made.append))
+        return text, bool(made) and made[-1].token in self.tokenizer.stop_tokens
 
     def prompt_tokens(self, prompt: str | bytes) -> list[int]:
         """Token ids of a prompt, as `Tokenizer.encode_prompt` gives them."""
@@ -85,9 +98,9 @@ class LanguageModel:
         for start in range(0, len(tokens), self.model.config.block_size):
             stop = min(start + self.model.config.block_size, len(tokens))
             with self.machine.autocast():
-                losses = token_losses(
-                    self.model, torch.tensor([inputs[start:stop]], device=self.machine.device),
-                    torch.tensor([tokens[start:stop]], device=self.machine.device))
+                losses = token_losses(self.model, MicroBatch(
+                    torch.tensor([inputs[start:stop]], device=self.machine.device),
+                    torch.tensor([tokens[start:stop]], device=self.machine.device), stop - start))
             scores += (-losses[0]).tolist()
         return scores
 

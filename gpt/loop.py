@@ -24,9 +24,9 @@ from tqdm import tqdm
 from gpt import checkpoint
 from gpt.batches import MicroBatch, SizedBatches
 from gpt.budget import Budget
-from gpt.config import RunSections
+from gpt.config import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
-from gpt.evaluate import Score, evaluate
+from gpt.evaluate import Objective, Score, evaluate
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.runtime import Machine
@@ -44,6 +44,7 @@ class Taken:
     loss: Tensor
     grad_norm: Tensor
     rates: dict[str, float]
+    figures: dict[str, Tensor]
     tokens: int
     sequence_tokens: int
     seconds: float
@@ -72,9 +73,12 @@ class Trainer:
     sample: Callable[[str], str]
     average: WeightAverage | None = None
     evaluate_first: bool = False  # also score the model before it learns
+    measure: Callable[[], dict[str, float]] = dict  # other figures of an evaluation
+    objective: Objective | None = None
     _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
     _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
     _unreported: Taken | None = field(default=None, init=False)
+    _scored: tuple[int, Score] | None = field(default=None, init=False)  # (step, its score)
 
     def run(self) -> Score:
         """Train until the budget is spent; returns the final score.
@@ -89,12 +93,14 @@ class Trainer:
         self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         self._flops_per_token = functools.cache(functools.partial(flops_per_token, self.model))
         self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
-                            self.state.loss_scale, self.log.say, self.average)
+                            self.state.loss_scale, self.log.say, self.average, self.objective)
         self.model.train()
         with self._progress_bar() as bar, no_garbage_collection():
             self._mark = time.monotonic()
             while not self.budget.is_spent(self.state):
                 self._between_steps(bar)
+                if gave_up(self.config.eval, self.state.step, self._best):
+                    break
                 self._step(bar)
             self._report_last(bar)
         with self._averaged():
@@ -115,8 +121,8 @@ class Trainer:
 
         now, tokens = time.monotonic(), sum(part.tokens for part in batch)
         self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens, now - self._clock)
-        taken = Taken(self.state, loss, norm, _by_name(rates), tokens, batch[0].inputs.size(1),
-                      now - self._mark, waited)
+        taken = Taken(self.state, loss, norm, _by_name(rates), self._update.figures, tokens,
+                      batch[0].inputs.size(1), now - self._mark, waited)
         self._mark = now
         self._report_last(bar)  # on an accelerator: the step before, while this one is computed
         self._unreported = taken
@@ -158,6 +164,9 @@ class Trainer:
     def _finish(self) -> Score:
         self._save()
         score = self._evaluate()
+        if not self.budget.is_spent(self.state) and self._best is not None:
+            self.log.say(f"no evaluation since step {self._best.step} found a lower loss; the best "
+                         f"is kept in {checkpoint.steps_in(self._checkpoints)[self._best.step]}")
         if self.config.log.samples_every_steps is not None:
             self._sample()
         self.log.event("end", self.state.step, tokens=self.state.tokens,
@@ -176,16 +185,26 @@ class Trainer:
                        elapsed_seconds=self.state.elapsed_seconds, path=path.name)
 
     def _evaluate(self) -> Score:
-        """Score the validation split; a new best is kept as a checkpoint."""
+        """Score the validation split, unless this step has been; a new best is kept as a
+        checkpoint."""
+        if self._scored is not None and self._scored[0] == self.state.step:
+            return self._scored[1]
         batches = self.validation()
         with progress_bar("evaluating", len(batches), "batch") as bar:
             score = evaluate(self.model, batches, self._byte_lengths, self.machine, bar.update)
         state = self.state
+        self.model.eval()
+        figures = self.measure()
+        self.model.train()
         self.log.event("eval", state.step, tokens=state.tokens,
                        elapsed_seconds=state.elapsed_seconds, val_loss=score.loss,
-                       val_bits_per_byte=score.bits_per_byte)
-        self.log.say(f"step {state.step}: validation loss {score.loss:.4f} nats per token, "
-                     f"{score.bits_per_byte:.4f} bits per byte")
+                       val_bits_per_byte=score.bits_per_byte,
+                       **{f"val_{name}": value for name, value in figures.items()})
+        self.log.say(", ".join([
+            f"step {state.step}: validation loss {score.loss:.4f} nats per token",
+            f"{score.bits_per_byte:.4f} bits per byte",
+            *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
+        self._scored = state.step, score
         if state.step and (self._best is None or score.loss < self._best.val_loss):
             self._save()
             self._best = checkpoint.Best(state.step, score.loss)
@@ -220,7 +239,8 @@ class Trainer:
                            elapsed_seconds=state.elapsed_seconds, loss=loss, **taken.rates,
                            grad_norm=norm, data_seconds=taken.data_seconds,
                            tokens_per_second=rate, flops_per_token=flops, mfu=mfu,
-                           peak_memory_bytes=self.machine.peak_memory_bytes())
+                           peak_memory_bytes=self.machine.peak_memory_bytes(),
+                           **{name: float(value) for name, value in taken.figures.items()})
         bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
                             refresh=False)
         done = state.elapsed_seconds if self.budget.seconds else state.step
@@ -249,6 +269,13 @@ class Trainer:
         return self.folder / "checkpoints"
 
 
+def gave_up(config: EvalConfig, step: int, best: checkpoint.Best | None) -> bool:
+    """Whether eval.patience is at its end."""
+    if config.patience is None or config.every_steps is None or best is None:
+        return False
+    return step - best.step >= config.patience * config.every_steps
+
+
 def is_due(step: int, every_steps: int | None) -> bool:
     """Whether something that happens every so many steps happens now."""
     return every_steps is not None and step % every_steps == 0
@@ -256,7 +283,8 @@ def is_due(step: int, every_steps: int | None) -> bool:
 
 def _by_name(rates: dict[str, float]) -> dict[str, float]:
     """Learning rates as metrics.jsonl has them: `lr` is AdamW's, the others carry their group."""
-    return {"lr": rates["embeddings"]} | {f"lr_{group}": rate for group, rate in rates.items()}
+    adamw = next((name for name in rates if name != "matrices"), "matrices")
+    return {"lr": rates[adamw]} | {f"lr_{group}": rate for group, rate in rates.items()}
 
 
 @contextlib.contextmanager

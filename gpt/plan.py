@@ -24,16 +24,18 @@ TIMED_STEPS, TIMED_SECONDS = 5, 3.0  # at least
 def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int,
                    recompute: bool = False) -> dict[str, int]:
     """Bytes that training holds, by what for: exact for the first three, estimated for the rest."""
-    weights, config = sum(p.nbytes for p in model.parameters()), model.config
-    optimizer = 2 * weights
+    by_kind, config = weights_by_kind(model), model.config
+    weights = sum(p.nbytes for p in model.parameters())
+    learned = sum(p.nbytes for kind in by_kind.values() for p in kind)
+    optimizer = 2 * learned
     if rates.name == "muon":  # one average where AdamW has two
-        optimizer -= sum(p.nbytes for p in weights_by_kind(model)["matrices"])
+        optimizer -= sum(p.nbytes for p in by_kind.get("matrices", ()))
     if rates.ema_decay is not None:
-        optimizer += weights
+        optimizer += learned
     assert config.vocab_size is not None
     tokens = micro_batch_size * config.block_size
     logits = 2 * 4 * min(CHUNK_FLOATS, config.vocab_size * tokens)  # a chunk, and its gradient
-    return {"weights": weights, "gradients": weights, "optimizer": optimizer,
+    return {"weights": weights, "gradients": learned, "optimizer": optimizer,
             "activations": activation_bytes(config, recompute) * tokens,
             "logits": logits + model.output_weight.nbytes}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpt.batches import MicroBatch
 from gpt.errors import TrainingFailed
-from gpt.evaluate import summed_loss
+from gpt.evaluate import NextToken, Objective
 from gpt.model import GPT
 from gpt.optim import Optimizer, WeightAverage
 from gpt.runtime import Machine
@@ -28,15 +28,18 @@ class Step:
 
     say: told when micro-batches become smaller. In float16 losses are scaled so that gradients do
     not vanish, and an update whose gradients overflow is left out. loss_scale: how far that had
-    come. But for float16's overflows, nothing here waits for the device.
+    come. But for float16's overflows, nothing here waits for the device. objective: what is made
+    small; None: the next token's loss.
     """
 
     def __init__(self, model: GPT, optimizer: Optimizer, machine: Machine, grad_clip: float,
                  loss_scale: dict[str, Any] | None = None, say: Callable[[str], None] = print,
-                 average: WeightAverage | None = None):
+                 average: WeightAverage | None = None, objective: Objective | None = None):
+        self._objective = objective or NextToken()
         self._model, self._optimizer, self._machine = model, optimizer, machine
         self._grad_clip, self._say, self._average = grad_clip, say, average
         self._halvings = 0
+        self.figures: dict[str, Tensor] = {}  # the objective's means over the last batch
         self._scaler = torch.amp.GradScaler(machine.device.type,
                                             enabled=machine.dtype == torch.float16)
         if loss_scale is not None:
@@ -58,6 +61,9 @@ class Step:
         seed: makes this step's random draws what they are; called again if it is tried again.
         """
         loss = self._accumulate(batch, seed)
+        counted = sum(self._objective.count(part) for part in batch)
+        self.figures = {name: total / counted
+                        for name, total in self._objective.take_figures().items()}
         self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
         return loss, clip_gradients(self._model, self._grad_clip)
 
@@ -77,12 +83,15 @@ class Step:
             seed()
             parts = [piece for part in batch for piece in part.cut(2**self._halvings)]
             try:
-                return accumulate_gradients(self._model, parts, self._machine, self._scaler.scale)
+                return accumulate_gradients(self._model, parts, self._machine, self._scaler.scale,
+                                            self._objective)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
+            self._objective.take_figures()  # those of the attempt
             # Not before here: the error held on to all that the attempt had computed.
-            self._halve(max(len(part.inputs) for part in parts))
+            largest = max(parts, key=lambda part: len(part.inputs))
+            self._halve(len(largest.inputs) // largest.together)
 
     def _halve(self, size: int) -> None:
         """Make micro-batches of `size` sequences smaller; the global batch and its order stay."""
@@ -104,17 +113,19 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,
-                         scale: Callable[[Tensor], Tensor] = lambda loss: loss) -> Tensor:
+                         scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+                         objective: Objective | None = None) -> Tensor:
     """Gradients of the mean loss over the whole batch's supervised tokens; returns that loss, ().
 
     Each micro-batch adds its summed loss over the global count, never a mean of its own: however
     the batch is cut, and however unevenly supervised tokens are spread, the sum is the same.
     """
-    supervised = max(1, sum(part.supervised_tokens for part in batch))
+    objective = objective or NextToken()
+    counted = max(1, sum(objective.count(part) for part in batch))
     losses = []
     for part in batch:
         with machine.autocast():
-            loss = summed_loss(model, part.on(machine)) / supervised
+            loss = objective.summed_loss(model, part.on(machine)) / counted
         scale(loss).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()

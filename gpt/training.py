@@ -22,9 +22,10 @@ from gpt.budget import Budget
 from gpt.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
 from gpt.config import ModelConfig, RunSections
 from gpt.errors import UserError
-from gpt.evaluate import Score, evaluate
+from gpt.evaluate import Objective, Score, evaluate
+from gpt.generation import SamplingConfig
 from gpt.language_model import LanguageModel
-from gpt.loop import Trainer
+from gpt.loop import Trainer, gave_up
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
 from gpt.plan import Plan, Work, measure_plan, memory_line
@@ -45,6 +46,10 @@ class Task:
     batches and validation take the micro-batch size, which is chosen for the machine.
     identity: what the result rests on; a run folder with another identity is refused.
     loader_workers: threads that read batches ahead.
+    objective: what is made small; None: the next token's loss.
+    measure: figures besides the validation loss.
+    prompt_tokens: how samples are asked for; None: as plain text.
+    keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
     """
 
     model: ModelConfig
@@ -55,6 +60,10 @@ class Task:
     identity: dict[str, Any]
     evaluate_first: bool = False
     loader_workers: int = 0
+    objective: Objective | None = None
+    measure: Callable[[LanguageModel], dict[str, float]] = lambda lm: {}
+    prompt_tokens: Callable[[str], list[int]] | None = None
+    keep_base: Callable[[Path], None] | None = None
 
 
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
@@ -73,24 +82,28 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
     if config.run.resume not in ("auto", "never"):
         _refuse_another_model(task, checkpoint.find(config.run.resume))
     with open_run(config, _identity(task, config, rates)) as run:
-        if run.is_complete and budget.is_spent(run.state):
+        best = checkpoint.read_best(run.path / "checkpoints", run.state.step)
+        if run.is_complete and (budget.is_spent(run.state)
+                                or gave_up(config.eval, run.state.step, best)):
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
                   f"python sample.py {run.path}")
             return None
         model, optimizer = _build(task, config, rates, budget, machine)
         run.record(config, machine)
+        _keep_base(task, run)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
             state = checkpoint.load_training(run.resume_from, model, optimizer)
         average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
+        lm = LanguageModel(model, task.tokenizer, machine)
         log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step)
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
             log.say(_opening_lines(run, model, rates, micro_batch_size, config, machine))
             trainer = Trainer(model, optimizer, ahead.step,
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
-                              _sampler(model, task.tokenizer, machine),
-                              average, task.evaluate_first)
+                              _sampler(lm, task), average, task.evaluate_first,
+                              lambda: task.measure(lm), task.objective)
             score = trainer.run()
             log.say(f"done; sample from it with: python sample.py {run.path}")
             return score
@@ -107,21 +120,31 @@ def _build(task: Task, config: RunSections, rates: Rates, budget: Budget,
     return model, build_optimizer(model, config.optim, rates)
 
 
+def _keep_base(task: Task, run: RunFolder) -> None:
+    """What adapters adapt is kept once, so that the run's folder is all that a model needs."""
+    folder = checkpoint.base_folder(run.path)
+    if task.keep_base is not None and checkpoint.damage(folder):
+        task.keep_base(folder)
+
+
 def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
           machine: Machine) -> Plan:
     """What this run would cost, from doing a little of it."""
     model, optimizer = _build(task, config, rates, budget, machine)
     step = Step(model.train(), optimizer, machine, config.train.grad_clip,
-                average=WeightAverage.continued(model, optimizer.state, rates.ema_decay))
+                average=WeightAverage.continued(model, optimizer.state, rates.ema_decay),
+                objective=task.objective)
+    lm = LanguageModel(model, task.tokenizer, machine)
     scored_together = evaluation_batch_size(config.train, task.model, machine)
     some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
-    sample, prompts = _sampler(model, task.tokenizer, machine), config.log.sample_prompts
+    sample, prompts = _sampler(lm, task), config.log.sample_prompts
     with tempfile.TemporaryDirectory() as folder:
         evals, saves = config.eval.every_steps, config.checkpoint.every_steps
         besides = [
             Work(lambda: evaluate(model, some, lengths, machine), (evals,), task.evaluate_first,
                  len(some) / len(task.validation(scored_together))),
+            Work(lambda: task.measure(lm), (evals,), task.evaluate_first),
             Work(lambda: checkpoint.save(Path(folder), model, optimizer, task.tokenizer,
                                          checkpoint.TrainState()), (saves, evals))]
         if config.log.samples_every_steps is not None:
@@ -132,7 +155,8 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
 
 def _refuse_long_prompts(task: Task, config: RunSections) -> None:
     for prompt in config.log.sample_prompts if config.log.samples_every_steps else ():
-        length, limit = len(task.tokenizer.encode(prompt)), task.model.block_size
+        tokens = (task.prompt_tokens or task.tokenizer.encode)(prompt)
+        length, limit = len(tokens), task.model.block_size
         if length > limit:
             raise UserError(f"log.sample_prompts: a prompt has {length} tokens, the model reads "
                             f"{limit} (model.block_size); shorten it")
@@ -166,16 +190,15 @@ def _opening_lines(run: RunFolder, model: GPT, rates: Rates, micro_batch_size: i
     return "\n".join(lines)
 
 
-def _sampler(model: GPT, tokenizer: Tokenizer, machine: Machine) -> Callable[[str], str]:
+def _sampler(lm: LanguageModel, task: Task) -> Callable[[str], str]:
     """Text that the model in training would write after a prompt."""
-    lm = LanguageModel(model, tokenizer, machine)
-
     def sample(prompt: str) -> str:
-        room = model.config.block_size - len(lm.prompt_tokens(prompt))
-        model.eval()
-        text = lm.generate(prompt, max_new_tokens=max(0, min(SAMPLE_TOKENS, room)),
-                           temperature=0.8, top_k=50, seed=0)
-        model.train()
+        tokens = (task.prompt_tokens or lm.prompt_tokens)(prompt)
+        room = max(0, min(SAMPLE_TOKENS, task.model.block_size - len(tokens)))
+        lm.model.eval()
+        text = "".join(lm.stream_from(tokens, SamplingConfig(
+            max_new_tokens=room, temperature=0.8, top_k=50, seed=0)))
+        lm.model.train()
         return text
 
     return sample

@@ -8,6 +8,7 @@ import shlex
 
 import pytest
 
+import finetune
 import sample
 from data.recipe import Recipe
 from gpt.__main__ import VERBS
@@ -27,7 +28,8 @@ def commands() -> list[str]:
 
 def test_the_pages_show_commands_of_every_script():
     assert {shlex.split(c)[1] for c in commands()} >= {
-        "train.py", "finetune.py", "sample.py", "data/prepare.py", "data/docstrings.py"}
+        "train.py", "finetune.py", "sample.py", "data/prepare.py", "data/docstrings.py",
+        "data/returns.py"}
 
 
 @pytest.mark.parametrize("command", commands())
@@ -42,6 +44,7 @@ def test_a_command_that_is_shown_is_understood(command, monkeypatch, capsys):
         validate(Recipe, {"sources": sources, **fields}, {})
     elif script in ("train.py", "finetune.py") and "--help" not in words:
         words = [word for word in words if not word.startswith("runs/")]
+        words = words if script == "train.py" else finetune.take_preview(words)[0]
         schema = PretrainConfig if script == "train.py" else FinetuneConfig
         parse_command_line(schema, words or ["data.dataset=x"], "")
 
@@ -75,7 +78,7 @@ def test_files_that_are_named_exist():
             "identity.json", "dataset.json", "encoding.json", "ranks.tiktoken", "task.jsonl",
             "bad_text.jsonl", "overlap.json", "config.json", "generation_config.json",
             "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-            "convert_hf_to_gguf.py"}
+            "convert_hf_to_gguf.py", "adapter_config.json"}
     for page in PAGES:
         for name in re.findall(r"`([\w/.-]+\.(?:py|yaml|json|md|txt|jsonl|log|tiktoken))`",
                                page.read_text()):

@@ -14,14 +14,16 @@ SCRIPTS = {"train", "finetune", "sample"}
 # Lowest first. A part imports only what stands in a line above its own.
 LAYERS = [
     ["errors", "section", "presets"],
-    ["model_config"],
+    ["model_config", "adapter_config"],
     ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals"],
     ["runtime", "tokenizer", "cli", "tensor_file"],
     ["shards", "model"],
+    ["lora"],
     ["batches", "optim", "telemetry", "shard_writer", "interop"],
     ["cross_entropy", "checkpoint"],
-    ["saved_model", "evaluate", "generation", "finetuning", "budget"],
-    ["step", "choices"],
+    ["evaluate", "generation", "budget"],
+    ["finetuning"],
+    ["saved_model", "step", "choices"],
     ["language_model", "loop", "plan", "run_folder"],
     ["training", "verbs"],
     ["__init__", "__main__"],
@@ -29,7 +31,8 @@ LAYERS = [
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 DATA_LAYERS = [["bad_text", "recipe"], ["files"], ["streams"], ["text", "json_values"], ["records"],
                ["corpus"], ["parts", "split"], ["encode", "journal"], ["writing"], ["making"],
-               ["overlap"], ["finishing"], ["prepare", "docstrings"]]
+               ["overlap"], ["finishing", "library_functions"],
+               ["prepare", "docstrings", "returns"]]
 DATA_LEVEL = {part: level for level, parts in enumerate(DATA_LAYERS) for part in parts}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from gpt.runtime import Machine
 IGNORE = -100  # a target that is not supervised; PyTorch's cross-entropy skips it
 
 
+M = TypeVar("M", bound="MicroBatch")
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """What one backward pass reads: inputs and targets, both (B, T) int64.
@@ -23,43 +26,52 @@ class MicroBatch:
     tokens: inputs that are text, not padding.
     segments: (B, T) int64, the number of each token's document within its row, never falling;
     None where a row may be read as one text.
+    prompts: (B, T) bool, tokens that are read in both directions; None where none is.
     """
+
+    together: ClassVar[int] = 1  # rows that belong together
 
     inputs: Tensor
     targets: Tensor
     tokens: int
     segments: Tensor | None = None
+    prompts: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs: np.ndarray, targets: np.ndarray,
-           begins: np.ndarray | None = None) -> MicroBatch:
-        """Rows in which every supervised target stands for a token of text.
+    def of(cls, inputs: np.ndarray, targets: np.ndarray, begins: np.ndarray | None = None,
+           prompts: np.ndarray | None = None, tokens: int | None = None) -> MicroBatch:
+        """From arrays; tokens: None where every one that is text is also supervised.
 
         begins: (B, T) bool, the inputs at which attention and positions restart.
         """
-        segments = None if begins is None else torch.from_numpy(np.cumsum(begins, axis=1))
         return cls(torch.from_numpy(inputs), torch.from_numpy(targets),
-                   int((targets != IGNORE).sum()), segments)
+                   int((targets != IGNORE).sum()) if tokens is None else tokens,
+                   None if begins is None else torch.from_numpy(np.cumsum(begins, axis=1)),
+                   None if prompts is None else torch.from_numpy(prompts))
 
     @property
     def supervised_tokens(self) -> int:
         """Targets that count in the loss."""
         return int((self.targets != IGNORE).sum())
 
-    def cut(self, pieces: int) -> list[MicroBatch]:
+    def cut(self: M, pieces: int) -> list[M]:
         """The same rows in this many portions, or one each; the first one accounts for tokens."""
-        rows = -(-len(self.inputs) // pieces)
-        starts = range(0, len(self.inputs), rows)
-        return [MicroBatch(self.inputs[i:i + rows], self.targets[i:i + rows],
-                           self.tokens if i == 0 else 0,
-                           None if self.segments is None else self.segments[i:i + rows])
-                for i in starts]
+        rows = -(-len(self.inputs) // (pieces * self.together)) * self.together
+        def piece(first: int) -> M:
+            return self._each(lambda tensor: tensor[first:first + rows],
+                              tokens=self.tokens if first == 0 else 0)
 
-    def on(self, machine: Machine) -> MicroBatch:
+        return [piece(first) for first in range(0, len(self.inputs), rows)]
+
+    def on(self: M, machine: Machine) -> M:
         """The same on the machine's device."""
-        segments = None if self.segments is None else machine.to_device(self.segments)
-        return replace(self, inputs=machine.to_device(self.inputs),
-                       targets=machine.to_device(self.targets), segments=segments)
+        return self._each(machine.to_device)
+
+    def _each(self: M, change: Callable[[Tensor], Tensor], **others: int) -> M:
+        """The same with each of its tensors changed."""
+        tensors = {name: change(value) for name, value in vars(self).items()
+                   if isinstance(value, Tensor)}
+        return replace(self, **tensors, **others)  # type: ignore[arg-type]
 
 
 class Sequences(Protocol):

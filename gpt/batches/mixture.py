@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from gpt.batches.batch import MicroBatch, Sequences, Shuffled
+from gpt.batches.batch import IGNORE, MicroBatch, Sequences, Shuffled
 from gpt.batches.order import permuted_in_blocks
 from gpt.errors import UserError
 
+LAST_SEGMENT = 2**31  # of padding: numbers never fall along a row
 SLOTS = 4096  # in a block: shares are exact in each, and multiples of 1/4096
 _SLOT_KEY, _SOURCE_KEY = 1, 2
 
@@ -50,13 +53,24 @@ class Mixture:
 
 
 def _joined(parts: list[MicroBatch], order: np.ndarray) -> MicroBatch:
-    """Micro-batches of one width as one; row i is row order[i] of all."""
-    rows = torch.from_numpy(order)
-    segments = [part.segments for part in parts if part.segments is not None]
-    return MicroBatch(torch.cat([part.inputs for part in parts])[rows],
-                      torch.cat([part.targets for part in parts])[rows],
-                      sum(part.tokens for part in parts),
-                      torch.cat(segments)[rows] if segments else None)
+    """Micro-batches as one, padded on the right; row i is row order[i] of all."""
+    rows, width = torch.from_numpy(order), max(part.inputs.size(1) for part in parts)
+
+    def column(name: str, padding: int) -> Tensor | None:
+        """One tensor of all; rows that need none of its kind get padding alone."""
+        if all(getattr(part, name) is None for part in parts):
+            return None
+        found = []
+        for part in parts:
+            own = getattr(part, name)
+            own = torch.zeros_like(part.inputs) if own is None else own
+            found.append(F.pad(own, (0, width - own.size(1)), value=padding))
+        return torch.cat(found)[rows]
+
+    inputs, targets = column("inputs", 0), column("targets", IGNORE)
+    assert inputs is not None and targets is not None
+    return MicroBatch(inputs, targets, sum(part.tokens for part in parts),
+                      column("segments", LAST_SEGMENT), column("prompts", 0))
 
 
 def apportion(weights: Sequence[float], slots: int) -> np.ndarray:

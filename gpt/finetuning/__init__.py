@@ -1,8 +1,12 @@
-"""Fine-tuning: records → tokens with a loss mask → batches."""
+"""Fine-tuning: examples → conversations in a chat format → tokens and what is learned → batches."""
 
-from gpt.finetuning.records import Record, read_records
-from gpt.finetuning.rows import Row, Rows, encode_records, first_rows, hold_out, padded_batches
-from gpt.finetuning.template import plain_template
+from gpt.finetuning.chat import Chat, ChatFormat
+from gpt.finetuning.examples import Example, Message, Preference
+from gpt.finetuning.measures import figures
+from gpt.finetuning.method import choose_what_learns
+from gpt.finetuning.preview import preview
+from gpt.finetuning.rows import Row, Rows, encode_examples, padded_batches
+from gpt.finetuning.task import TaskRows
 
-__all__ = ["Record", "Row", "Rows", "encode_records", "first_rows", "hold_out", "padded_batches",
-           "plain_template", "read_records"]
+__all__ = ["Chat", "ChatFormat", "Example", "Message", "Preference", "Row", "Rows", "TaskRows",
+           "choose_what_learns", "encode_examples", "figures", "padded_batches", "preview"]

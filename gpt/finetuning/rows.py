@@ -1,90 +1,183 @@
-"""Records as tokens, and which of them the loss counts: completions and their stop token alone."""
+"""Examples as tokens, and which of them the loss counts: answers and their stop tokens alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import torch
 
 from gpt.batches import IGNORE, MicroBatch
+from gpt.batches.packing import pack
 from gpt.errors import UserError
-from gpt.finetuning.records import Record
-from gpt.holdout import held_out_names
-from gpt.tokenizer import Tokenizer
+from gpt.finetuning.chat import Chat
+from gpt.finetuning.examples import Example
 
 
 @dataclass(frozen=True)
 class Row:
-    """One record: prompt, completion, stop token. The first `prompt_tokens` are not supervised."""
+    """A conversation in tokens.
 
-    tokens: list[int]
-    prompt_tokens: int
-
-
-def encode_records(records: Sequence[Record], tokenizer: Tokenizer,
-                   block_size: int) -> tuple[list[Row], int]:
-    """Rows that fit into the context, and how many did not and were left out.
-
-    Prompt and completion are encoded apart, as they will be when the model is sampled: the
-    boundary between them is always a boundary between tokens. An empty prompt is end-of-text,
-    unless the tokenizer puts a token of its own before every text.
-    Raises UserError if no row fits.
+    tokens: (n,) int64. learned: (n,) bool, those that the loss counts. example: where it is from.
     """
-    rows = [_encode(record, tokenizer) for record in records]
-    fitting = [row for row in rows if len(row.tokens) <= block_size + 1]
-    if not fitting:
-        shortest = min(len(row.tokens) for row in rows)
-        raise UserError(f"none of the {len(rows)} records fits into the model's context of "
-                        f"{block_size} tokens (the shortest has {shortest}); shorten them, or "
-                        "start from a model with a longer block_size")
-    return fitting, len(rows) - len(fitting)
+
+    tokens: np.ndarray
+    learned: np.ndarray
+    example: Example
+
+    def __len__(self) -> int:
+        """Inputs, and targets: the last token is no input, the first no target."""
+        return len(self.tokens) - 1
+
+    @property
+    def answer_start(self) -> int:
+        """Where the last answer's tokens begin."""
+        unlearned = np.flatnonzero(~self.learned[:-1] & self.learned[1:])
+        return int(unlearned[-1]) + 1 if len(unlearned) else 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens before the first that is learned."""
+        return int(self.learned.argmax())
 
 
-def _encode(record: Record, tokenizer: Tokenizer) -> Row:
-    prompt = tokenizer.encode_prompt(record.prompt)
-    completion = [*tokenizer.encode(record.completion), tokenizer.end_of_text]
-    return Row(prompt + completion, len(prompt))
-
-
+@dataclass(frozen=True)
 class Rows:
-    """Fine-tuning sequences. Those read together are padded to the longest of them, on the right,
-    where causal attention cannot see it."""
+    """What became of a file's examples.
 
-    def __init__(self, rows: Sequence[Row]):
-        self._rows = rows
+    dropped: those longer than the context. cut: how many lost their beginning to fit into it.
+    """
+
+    rows: list[Row]
+    dropped: list[Row]
+    cut: int
+
+    @property
+    def examples(self) -> int:
+        """How many there were, before long plain texts were cut into several rows."""
+        return len({id(row.example) for row in (*self.rows, *self.dropped)})
+
+    @property
+    def long_share(self) -> float:
+        """The share of examples that were dropped or cut."""
+        return (len(self.dropped) + self.cut) / max(1, self.examples)
+
+
+def encode_examples(examples: Sequence[Example], chat: Chat, block_size: int,
+                    long_rows: Literal["drop", "cut"] = "drop") -> Rows:
+    """Rows that fit into the context of block_size tokens.
+
+    A plain text that is longer becomes several rows, each going on where the last one ended. Of a
+    longer conversation the beginning is cut off if long_rows says so; one whose last answer does
+    not fit is dropped.
+    """
+    found, cut = Rows([], [], 0), 0
+    for example in examples:
+        row = encode_row(example, chat)
+        if len(row) <= block_size:
+            found.rows.append(row)
+        elif len(example.messages) == 1:
+            found.rows.extend(_pieces(row, block_size))
+        elif long_rows == "cut" and len(row.tokens) - row.answer_start <= block_size:
+            found.rows.append(_without_beginning(row, block_size))
+            cut += 1
+        else:
+            found.dropped.append(row)
+    return Rows(found.rows, found.dropped, cut)
+
+
+def encode_row(example: Example, chat: Chat) -> Row:
+    """An example of any length."""
+    tokens: list[int] = []
+    learned: list[bool] = []
+    for ids, counts in chat.encode(chat.pieces(example.messages)):
+        tokens += ids
+        learned += [counts] * len(ids)
+    return Row(np.array(tokens), np.array(learned), example)
+
+
+def _pieces(row: Row, block_size: int) -> Iterator[Row]:
+    """Rows of block_size targets; each begins with the last token of the one before."""
+    for start in range(0, len(row), block_size):
+        part = slice(start, start + block_size + 1)
+        yield Row(row.tokens[part], row.learned[part], row.example)
+
+
+def _without_beginning(row: Row, block_size: int) -> Row:
+    """The last block_size + 1 tokens."""
+    kept = slice(len(row.tokens) - block_size - 1, None)
+    return Row(row.tokens[kept], row.learned[kept], row.example)
+
+
+class PaddedRows:
+    """Fine-tuning sequences, a row each. Those read together are padded to the longest of them, on
+    the right, where causal attention cannot see it."""
+
+    def __init__(self, rows: Sequence[Row], marks_prompts: bool = False):
+        self._rows, self._marks_prompts = rows, marks_prompts
+        self.tokens_per_sequence = sum(map(len, rows)) / len(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def tokens_per_sequence(self) -> float:
-        """The mean length of a row."""
-        return sum(len(row.tokens) - 1 for row in self._rows) / len(self._rows)
-
     def read(self, numbers: np.ndarray) -> MicroBatch:
         """These rows side by side."""
-        return side_by_side([self._rows[number] for number in numbers])
+        return side_by_side([[self._rows[number]] for number in numbers],
+                            marks_prompts=self._marks_prompts)
 
 
-def padded_batches(rows: Sequence[Row], size: int) -> Iterator[MicroBatch]:
+class PackedRows:
+    """Fine-tuning sequences that hold several rows, as many as fit into block_size tokens.
+
+    Each is read as if it stood alone: attention and positions restart with it. Best-fit packing:
+    gpt/batches/packing.py.
+    """
+
+    def __init__(self, rows: Sequence[Row], block_size: int, marks_prompts: bool = False):
+        self._rows, self._marks_prompts = rows, marks_prompts
+        self._packing = pack(np.array([len(row) for row in rows]), block_size)
+        self.tokens_per_sequence = sum(map(len, rows)) / len(self._packing)
+
+    def __len__(self) -> int:
+        return len(self._packing)
+
+    def read(self, numbers: np.ndarray) -> MicroBatch:
+        """These sequences side by side."""
+        return side_by_side([[self._rows[i] for i in self._packing.row(number)]
+                             for number in numbers.tolist()],
+                            isolate=True, marks_prompts=self._marks_prompts)
+
+
+def side_by_side(lines: Sequence[Sequence[Row]], isolate: bool = False,
+                 marks_prompts: bool = False) -> MicroBatch:
+    """Lines of one or more rows as a micro-batch, as wide as the longest line.
+
+    isolate: rows of a line do not see each other. marks_prompts: prompts are read in both
+    directions.
+    """
+    shape = (len(lines), max(sum(map(len, line)) for line in lines))
+    inputs, targets = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
+    begins, prompts = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    for i, line in enumerate(lines):
+        place = 0
+        for row in line:
+            here = slice(place, place + len(row))
+            inputs[i, here] = row.tokens[:-1]
+            targets[i, here] = np.where(row.learned[1:], row.tokens[1:], IGNORE)
+            begins[i, place] = True
+            prompts[i, place:place + row.prompt_tokens] = True
+            place += len(row)
+        begins[i, place:place + 1] = True  # padding is a segment of its own
+    return MicroBatch.of(inputs, targets, begins if isolate else None,
+                         prompts if marks_prompts else None,
+                         tokens=sum(len(row) for line in lines for row in line))
+
+
+def padded_batches(rows: Sequence[Row], size: int, marks_prompts: bool = False) -> list[MicroBatch]:
     """Rows in their order, `size` at a time."""
-    for first in range(0, len(rows), size):
-        yield side_by_side(rows[first:first + size])
-
-
-def side_by_side(rows: Sequence[Row]) -> MicroBatch:
-    """Rows as one micro-batch, as wide as the longest of them."""
-    width = max(len(row.tokens) for row in rows) - 1
-    inputs = np.zeros((len(rows), width), dtype=np.int64)
-    targets = np.full((len(rows), width), IGNORE, dtype=np.int64)
-    for i, row in enumerate(rows):
-        inputs[i, :len(row.tokens) - 1] = row.tokens[:-1]
-        supervised = slice(row.prompt_tokens - 1, len(row.tokens) - 1)
-        targets[i, supervised] = row.tokens[row.prompt_tokens:]
-    tokens = sum(len(row.tokens) - 1 for row in rows)
-    return MicroBatch(torch.from_numpy(inputs), torch.from_numpy(targets), tokens)
+    return [side_by_side([[row] for row in rows[first:first + size]], marks_prompts=marks_prompts)
+            for first in range(0, len(rows), size)]
 
 
 def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
@@ -92,16 +185,26 @@ def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
     chosen: list[Row] = []
     total = 0
     for row in rows:
-        total += len(row.tokens) - 1
+        total += len(row)
         if max_tokens is not None and chosen and total > max_tokens:
             break
         chosen.append(row)
-    return sorted(chosen, key=lambda row: len(row.tokens))
+    return sorted(chosen, key=len)
 
 
-def hold_out(records: Sequence[Record], fraction: float,
-             seed: int) -> tuple[list[Record], list[Record]]:
-    """(training, validation): by a hash of each prompt, so equal prompts stay together."""
-    held_out = held_out_names([record.prompt for record in records], fraction, seed)
-    return ([record for record in records if record.prompt not in held_out],
-            [record for record in records if record.prompt in held_out])
+def refuse_useless(rows: Rows, name: str, block_size: int, max_long_share: float) -> None:
+    """Raise UserError if nothing is left to learn from, or too little of what was given."""
+    if not rows.rows:
+        shortest = min(map(len, rows.dropped))
+        raise UserError(f"none of the {rows.examples} examples in {name} fits into the model's "
+                        f"context of {block_size} tokens (the shortest has {shortest}); shorten "
+                        "them, or start from a model with a longer block_size")
+    if rows.long_share > max_long_share:
+        raise UserError(
+            f"{len(rows.dropped) + rows.cut} of the {rows.examples} examples in {name} are longer "
+            f"than the model's context of {block_size} tokens ({rows.long_share:.0%}; "
+            f"finetune.max_long_share allows {max_long_share:.0%}); shorten them, allow more, or "
+            "start from a model with a longer block_size")
+    for row in rows.rows:
+        if not row.learned[1:].any():
+            raise UserError(f"{row.example.where}: nothing of it is learned; it has no answer")

@@ -28,11 +28,12 @@ class ContextFull(Exception):
 
 @torch.inference_mode()
 def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machine: Machine,
-                    stop_tokens: Sequence[int],
-                    never: Tensor | None = None) -> Iterator[Generation]:
+                    stop_tokens: Sequence[int], never: Tensor | None = None,
+                    both_ways: bool = False) -> Iterator[Generation]:
     """Continue a prompt until a stop token, max_new_tokens, or the end of the context.
 
     never: ids that are not to be chosen, (n,) int64: those that stand for no text.
+    both_ways: each token of the prompt reads all of it, as the model was trained.
     The stop token is yielded too, so that a caller can tell why it ended. Raises UserError for a
     prompt that is longer than the context, ContextFull when there is no room for another token.
     """
@@ -51,7 +52,7 @@ def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machi
             if not config.slide:
                 raise ContextFull
             cache, unread = _new_cache(model, room, machine), sequence[-max(1, block_size // 2):]
-        logits = read_tokens(model, unread, cache, machine)
+        logits = read_tokens(model, unread, cache, machine, both_ways and unread is sequence)
         if never is not None:
             logits[never] = -torch.inf
         seen = torch.tensor(sequence) if config.repetition_penalty != 1.0 else torch.empty(0).long()
@@ -63,10 +64,13 @@ def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machi
         unread = [token]
 
 
-def read_tokens(model: GPT, tokens: list[int], cache: KVCache, machine: Machine) -> Tensor:
+def read_tokens(model: GPT, tokens: list[int], cache: KVCache, machine: Machine,
+                both_ways: bool = False) -> Tensor:
     """Feed tokens to the model; returns the scores of the next one, (V,) float32 on the CPU."""
+    read = torch.tensor([tokens], device=machine.device)
+    prompts = torch.ones_like(read, dtype=torch.bool) if both_ways else None
     with machine.autocast():
-        x = model.hidden(torch.tensor([tokens], device=machine.device), cache)
+        x = model.hidden(read, cache, prompts=prompts)
         return model.logits(x[:, -1]).squeeze(0).float().cpu()
 
 

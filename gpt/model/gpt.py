@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from gpt.adapter_config import AdapterConfig
 from gpt.config import ModelConfig
 from gpt.model.block import Block, make_norm
 from gpt.model.cache import KVCache
@@ -30,6 +31,7 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.config = config
+        self.adapter: AdapterConfig | None = None  # gpt/lora.py
         self.recompute = False  # layers in the backward pass, to keep less: arXiv:1604.06174
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -40,19 +42,21 @@ class GPT(nn.Module):
             self.initialise()
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None,
-                segments: Tensor | None = None) -> Tensor:
+                segments: Tensor | None = None, prompts: Tensor | None = None) -> Tensor:
         """Scores of every possible next token, at every position.  (B, T) int64 -> (B, T, V)
 
         cache: what was read before `tokens`; it grows by T.
         segments: (B, T) int64, the number of each token's document in its row, never falling; each
         document is then read as if it stood alone. None: a row is one text.
-        Raises ValueError if the sequence outgrows block_size or the cache, or if both a cache and
-        segments are given.
+        prompts: (B, T) bool, tokens that read each other in both directions: PrefixLM, Raffel et
+        al. 2020 (arXiv:1910.10683), section 3.2.1. None: each reads what came before it.
+        Raises ValueError if the sequence outgrows block_size or the cache, if segments are given
+        with a cache, or prompts with one that holds tokens already.
         """
-        return self.logits(self.hidden(tokens, cache, segments))
+        return self.logits(self.hidden(tokens, cache, segments, prompts))
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None,
-               segments: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None, segments: Tensor | None = None,
+               prompts: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
         T = tokens.size(1)
         start = cache.length if cache is not None else 0
@@ -64,13 +68,15 @@ class GPT(nn.Module):
                              f"{cache.max_tokens}")
         positions = torch.arange(start, start + T, device=tokens.device)
         windows, device = self.config.windows, tokens.device
-        if segments is None:
+        if segments is None and prompts is None:
             visible = {w: visible_keys(T, start + T, w, device) for w in set(windows)}
-        elif cache is not None:
-            raise ValueError("a cache continues one text: it cannot be used with segments")
+        elif start or (cache is not None and segments is not None):
+            raise ValueError("a cache continues one text: it cannot be used with segments, nor "
+                             "with prompts that come later")
         else:
+            segments = torch.zeros_like(tokens) if segments is None else segments
             positions = positions_within(segments)
-            visible = {w: visible_within(segments, w) for w in set(windows)}
+            visible = {w: visible_within(segments, w, prompts) for w in set(windows)}
         rotation = None
         if self.config.position == "rope":
             rotation = rotations(positions, rope_frequencies(self.config, device))

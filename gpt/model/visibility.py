@@ -30,14 +30,20 @@ def visible_keys(T: int, length: int, window: int | None, device: torch.device) 
     return causal if window is None else causal.triu(S - T - window + 1)
 
 
-def visible_within(segments: Tensor, window: int | None) -> Tensor:
+def visible_within(segments: Tensor, window: int | None, prompts: Tensor | None = None) -> Tensor:
     """What each token of documents side by side may read: in its own, and within the window.
 
     segments: the number of each token's document, (B, T) int64, never falling along a row.
+    prompts: (B, T) bool, tokens that also read those of the same kind that follow them.
     (B, T) -> (B, 1, T, T), to broadcast over heads.
     """
-    same = (segments.unsqueeze(2) == segments.unsqueeze(1)).tril()  # (B, T queries, T keys)
-    return (same if window is None else same.triu(1 - window)).unsqueeze(1)
+    same = segments.unsqueeze(2) == segments.unsqueeze(1)           # (B, T queries, T keys)
+    visible = same.tril()
+    if prompts is not None:
+        visible = visible | (same & prompts.unsqueeze(2) & prompts.unsqueeze(1))
+    if window is not None:
+        visible = visible.triu(1 - window).tril(window - 1)
+    return visible.unsqueeze(1)
 
 
 def positions_within(segments: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Optimizer:
 def build_optimizer(model: GPT, optim: OptimConfig, rates: Rates) -> Optimizer:
     """AdamW for every weight, or for all but the matrices, which are Muon's.
 
-    Matrices and the output layer decay; norms, biases and embeddings never do.
+    Matrices and the output layer decay; norms, biases, embeddings and adapters never do.
     """
     adamw = AdamW(optim.beta1, rates.beta2)
     groups = []

@@ -56,15 +56,19 @@ class Group:
 
 
 def weights_by_kind(model: GPT) -> dict[str, list[nn.Parameter]]:
-    """Every weight once; kinds that the model does not have are left out.
+    """Every weight that learns, once; kinds that the model does not have are left out.
 
     matrices: (out, in), of the blocks. output: (V, C), where it is not the embedding. embeddings:
-    tables of tokens and positions. vectors: norms and biases.
+    tables of tokens and positions. vectors: norms and biases. adapters: where only these learn.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found: dict[str, list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
-        if id(weight) in tables:
+        if not weight.requires_grad:
+            continue
+        if model.adapter is not None:
+            kind = "adapters"
+        elif id(weight) in tables:
             kind = "embeddings"
         elif weight.dim() < 2:
             kind = "vectors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from gpt.files import naming
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_IDS = 10_000_000  # beyond all vocabularies
-CHAT_TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATE, CHAT_FORMAT = "chat_template.jinja", "chat_format.json"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
@@ -42,6 +43,7 @@ class Tokenizer(ABC):
     spec: str  # what it was built from
     specials: dict[str, int]  # control tokens
     chat_template: str | None  # a Jinja text that travels along
+    chat_format: str | None = None  # the same as data, in JSON: gpt/finetuning/chat.py
     prefixes_space: bool = False  # whether a text is encoded as if a space stood before it
     encodes_in_pieces: bool = True  # whether a text cut between word and blank has the same ids
 
@@ -54,6 +56,17 @@ class Tokenizer(ABC):
             if i is not None and i not in self._ids:
                 raise UserError(f"tokenizer {self.spec}: texts begin or end at id {i}, which is no "
                                 "token of it")
+
+    def stopping_at(self, token: int) -> Tokenizer:
+        """The same tokenizer, with which generation ends at this control token, too."""
+        if token in self.stop_tokens:
+            return self
+        other = copy.copy(self)
+        for known in ("fingerprint", "_own_boundaries"):
+            other.__dict__.pop(known, None)
+        other._set_boundaries(self.boundaries._replace(
+            other_stops=(*self.boundaries.other_stops, token)))
+        return other
 
     @property
     def end_of_text(self) -> int:
@@ -110,15 +123,15 @@ class Tokenizer(ABC):
         ids = self.encode(first)
         for invalid, text in zip(others[::2], others[1::2], strict=True):
             ids += self._encode_invalid(invalid.encode("utf-8", "surrogateescape"))
-            ids += self._encode_behind(text) if text else []
+            ids += self.encode_behind(text) if text else []
         return ids
 
     @abstractmethod
     def _encode_invalid(self, data: bytes) -> list[int]:
         """Single-byte tokens."""
 
-    def _encode_behind(self, text: str) -> list[int]:
-        """Ids of a text that other text stands before."""
+    def encode_behind(self, text: str) -> list[int]:
+        """Token ids of a text that other text stands before: no prefix goes between them."""
         return self.encode(text)
 
     def encode_prompt(self, prompt: str | bytes) -> list[int]:
@@ -152,8 +165,9 @@ class Tokenizer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         meta, files = self._meta(), self._files()
         files["encoding.json"] = (json.dumps(meta, indent=2) + "\n").encode()
-        if self.chat_template is not None:
-            files[CHAT_TEMPLATE] = self.chat_template.encode()
+        for name, text in ((CHAT_TEMPLATE, self.chat_template), (CHAT_FORMAT, self.chat_format)):
+            if text is not None:
+                files[name] = text.encode()
         for name, data in files.items():
             with naming(folder / name):
                 (folder / name).write_bytes(data)
@@ -176,10 +190,11 @@ class Tokenizer(ABC):
         """Read what `save` wrote. Raises UserError if anything in it changed."""
         try:
             meta = json.loads((folder / "encoding.json").read_text(encoding="utf-8"))
-            path = folder / CHAT_TEMPLATE
-            chat_template = path.read_bytes().decode() if path.is_file() else None
+            template, form = (path.read_bytes().decode() if path.is_file() else None
+                              for path in (folder / CHAT_TEMPLATE, folder / CHAT_FORMAT))
             kind = cls._kinds[meta.get("kind", "ranks")]
-            tokenizer = kind._read(folder, meta, chat_template)
+            tokenizer = kind._read(folder, meta, template)
+            tokenizer.chat_format = form
             intact = tokenizer.fingerprint == meta["sha256"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
                 RecursionError) as error:

@@ -88,7 +88,7 @@ class JsonTokenizer(Tokenizer):
         letters = [self._single_bytes.get(b, self._unknown) for b in self._tokens[control]]
         return [i for i in letters if i is not None]
 
-    def _encode_behind(self, text: str) -> list[int]:
+    def encode_behind(self, text: str) -> list[int]:
         """Ids of a text that other text stands before, so that no prefix goes between."""
         return self._encode_with(self._library_without_prefix, text)
 
@@ -96,7 +96,7 @@ class JsonTokenizer(Tokenizer):
         """Single-byte tokens where there are some; otherwise U+FFFD for each byte."""
         if all(b in self._single_bytes for b in data):
             return [self._single_bytes[b] for b in data]
-        return self._encode_behind("\ufffd" * len(data))
+        return self.encode_behind("\ufffd" * len(data))
 
     @cached_property
     def _library_without_prefix(self) -> Any:

@@ -6,22 +6,30 @@ import argparse
 import math
 from pathlib import Path
 
+from gpt import checkpoint
 from gpt.errors import UserError
+from gpt.finetuning.chat import saved_format
 from gpt.interop.gguf_writing import DTYPES as GGUF_DTYPES
 from gpt.interop.gguf_writing import export_gguf
 from gpt.interop.model_card import about_checkpoint
 from gpt.interop.new_folder import refuse_what_is_there
+from gpt.interop.peft_writing import export_peft
 from gpt.interop.writing import MAX_SHARD_BYTES, export_huggingface
 from gpt.runtime import DTYPES
-from gpt.saved_model import find_model
+from gpt.saved_model import SavedModel, find_model
+from gpt.tokenizer import Tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, OUT and the format."""
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint or Hugging Face folder")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
-    parser.add_argument("--format", choices=("hf", "gguf"), required=True,
-                        help="hf: for transformers, vLLM, lm-eval; gguf: for llama.cpp and Ollama")
+    parser.add_argument("--format", choices=("hf", "gguf", "peft"), required=True,
+                        help="hf: for transformers, vLLM, lm-eval; gguf: for llama.cpp and Ollama; "
+                             "peft: a run's adapters alone, for PEFT")
+    parser.add_argument("--base", metavar="NAME",
+                        help="for --format peft: the Hugging Face folder or name of the model that "
+                             "the adapters change")
     parser.add_argument("--dtype", choices=GGUF_DTYPES, default="float32",
                         help="how weights are stored; q8_0 (8 bits) in GGUF alone; default float32")
     parser.add_argument("--licence", "--license", metavar="ID",
@@ -38,7 +46,11 @@ def run(options: argparse.Namespace) -> None:
     max_shard_bytes = _check(options)
     saved = find_model(options.run)
     about = about_checkpoint(saved.path, options.licence)
+    if options.format == "peft":
+        print(f"{out}: {export_adapters(saved, out, options.base)}")
+        return
     model, tokenizer = saved.model(), saved.tokenizer()
+    _refuse_other_attention(tokenizer)
     if options.format == "hf":
         proof = export_huggingface(model, tokenizer, out, about, DTYPES[options.dtype],
                                    max_shard_bytes)
@@ -47,8 +59,36 @@ def run(options: argparse.Namespace) -> None:
     print(f"{out}: {proof}")
 
 
+def export_adapters(saved: SavedModel, out: Path, base: str | None) -> str:
+    """A run's adapters as PEFT's folder."""
+    model = saved.adapted_model()
+    if model is None:
+        raise UserError(f"{saved.path} has no adapters: it was not trained with "
+                        "finetune.method=lora or dora; export the whole model with --format hf")
+    if base is None:
+        folder = checkpoint.base_folder(saved.path.parent.parent)
+        raise UserError("PEFT has to find the model that the adapters change: export it with "
+                        f"python -m gpt export {folder} FOLDER --format hf, then give --base "
+                        "FOLDER, or its name on the Hub")
+    _refuse_other_attention(saved.tokenizer())
+    return export_peft(model, out, base)
+
+
+def _refuse_other_attention(tokenizer: Tokenizer) -> None:
+    form = saved_format(tokenizer)
+    if form is not None and form.prefix == "bidirectional":
+        raise UserError("the model reads prompts in both directions (finetune.prefix), which no "
+                        "other tool can express; it cannot be exported")
+
+
 def _check(options: argparse.Namespace) -> int:
-    """What belongs to the other format is refused; returns the largest size of a file."""
+    """What belongs to another format is refused; returns the largest size of a file."""
+    if options.base is not None and options.format != "peft":
+        raise UserError("--base is for --format peft")
+    if options.format == "peft" and (options.dtype != "float32" or options.licence
+                                     or options.max_shard_gb is not None):
+        raise UserError("--dtype, --licence and --max-shard-gb are for whole models: adapters are "
+                        "one small file in float32")
     if options.format == "hf" and options.dtype not in DTYPES:
         raise UserError(f"--dtype {options.dtype} is for --format gguf; choose {', '.join(DTYPES)}")
     if options.max_shard_gb is None:

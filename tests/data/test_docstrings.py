@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from data import docstrings, returns
 from data.bad_text import BadText
 from data.corpus import Corpus
-from data.docstrings import main, make_pairs, pairs_in
 from data.files import list_files
+from data.library_functions import functions_in, make_task, write_task
 from data.recipe import Source, read_recipe
 from data.split import SplitPlan
 from gpt.errors import UserError
@@ -42,6 +43,21 @@ class Kept:
 
 def \xc3\xa9t\xc3\xa9(): "\xc3\x87a va."
 '''
+
+
+def main(argv: list[str]) -> None:
+    """The command of the docstring task."""
+    make_task(argv, docstrings.__doc__ or "", "data/docstrings", docstrings.pair)
+
+
+def make_pairs(out: Path, recipe: Path) -> None:
+    """The docstring task in a folder."""
+    write_task(out, recipe, docstrings.pair)
+
+
+def pairs_in(source: bytes) -> list[tuple[str, str]]:
+    """Prompts and completions of a module."""
+    return [tuple(docstrings.pair(function).values()) for function in functions_in(source)]
 
 
 @pytest.fixture(autouse=True)
@@ -168,3 +184,16 @@ def test_sources_without_functions_are_refused():
     Path("prose.yaml").write_text("sources: [prose.txt]\n")
     with pytest.raises(UserError):
         make_pairs(Path("out"), Path("prose.yaml"))
+
+
+@pytest.mark.parametrize(("body", "label"), [
+    ("return x", "value"), ("return", "nothing"), ("return None", "nothing"), ("pass", "nothing"),
+    ("yield x", "generator"), ("return (yield from x)", "generator"),
+    ("if x:\n        return\n    return 0", "value"),
+    ("def inner(): return 1", "nothing"), ("f = lambda: (yield)", "nothing"),
+    ("class A:\n        def b(self): yield", "nothing"),
+    ("for i in x:\n        yield i", "generator")])
+def test_a_label_says_what_a_functions_own_code_gives_back(body, label):
+    source = f'def f(x):\n    """Do it.\n\n    More."""\n    {body}\n'
+    found = [returns.labelled(function) for function in functions_in(source.encode())]
+    assert found == [{"text": 'def f(x):\n    """Do it."""\n    # returns ', "label": label}]

@@ -17,7 +17,7 @@ from transformers.utils import logging
 import gpt
 from gpt.config import PretrainConfig
 from gpt.errors import UserError
-from gpt.finetuning.template import plain_template
+from gpt.finetuning.chat import FORMATS, Chat
 from gpt.generation import SamplingConfig
 from gpt.generation.engine import generate_tokens
 from gpt.interop import export_huggingface, read_config, read_model, writing
@@ -131,7 +131,7 @@ def test_from_transformers_and_back_every_bit_and_option_is_the_same(name, tmp_p
 
 def test_a_folder_holds_all_that_the_tools_of_the_field_look_for(tmp_path):
     tokenizer = build_tokenizer("byte")
-    tokenizer.chat_template = plain_template(tokenizer)
+    tokenizer.chat_template = Chat(FORMATS["plain"], tokenizer).jinja()
     export_huggingface(byte_model({}), tokenizer, tmp_path / "out", ABOUT)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"config.json", "generation_config.json", "model.safetensors", "README.md",

@@ -1,0 +1,195 @@
+"""Fine-tuning with all weights and with adapters: ours against transformers and peft, same job.
+
+usage: python benchmarks/finetune.py
+
+A model of 6 layers of width 384 (Qwen3's architecture, random weights, bytes) learns the style
+task (data/tasks/style.jsonl): 24 examples a step, float32, eager. The peers' arm is the plain loop
+that peft's documentation shows: rows padded to the longest of each micro-batch of 8, labels masked,
+torch's fused AdamW, gradients clipped. Arms take turns, each in a process of its own. Speed is
+tokens of text per second, padding not counted. Writes benchmarks/results/finetune.json.
+Needs peft and transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from gpt.errors import run_command  # noqa: E402
+from gpt.files import write_json  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "finetune.json"
+ARMS = ("ours full", "ours lora", "ours dora", "ours lora, int8", "transformers full", "peft lora",
+        "peft dora")
+PEER = {"ours full": "transformers full", "ours lora": "peft lora", "ours dora": "peft dora"}
+ROUNDS, STEPS, EXAMPLES, MICRO_BATCH, CONTEXT = 3, 3, 24, 8, 512
+RANK, ALPHA, GOAL = 8, 16, 1.2
+
+
+def main(argv: list[str]) -> None:
+    """Without arguments: every arm in turn, then the report. With two: that arm, in here."""
+    if argv:
+        print(json.dumps(measure(argv[0], Path(argv[1]))))
+        return
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    with tempfile.TemporaryDirectory() as folder:
+        make_base(Path(folder))
+        for _ in range(ROUNDS):
+            for arm in ARMS:
+                done = subprocess.run([sys.executable, __file__, arm, folder], capture_output=True,
+                                      text=True, check=False)
+                if done.returncode:
+                    sys.exit(f"{arm}: {done.stderr}")
+                found[arm].append(json.loads(done.stdout.splitlines()[-1]))
+    report(found)
+
+
+def report(found: dict[str, list[dict[str, float]]]) -> None:
+    """A line per arm, and the file."""
+    from gpt.runtime import choose_machine
+    medians = {arm: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+               for arm, rounds in found.items()}
+    ratios = {arm: medians[arm]["tokens_per_second"] / medians[peer]["tokens_per_second"]
+              for arm, peer in PEER.items()}
+    for arm, figures in medians.items():
+        ratio = f"  {ratios[arm]:.2f} x {PEER[arm]} (goal {GOAL})" if arm in ratios else ""
+        print(f"{arm:18} {figures['tokens_per_second']:7,.0f} tokens/s  "
+              f"{figures['peak_bytes'] / 2**20:6,.0f} MiB  "
+              f"{int(figures['trainable']):10,} weights learn{ratio}")
+    write_json(RESULTS, {"hardware": choose_machine(dtype="float32").describe(),
+                         "torch": torch.__version__, "goal": GOAL, "ratios": ratios,
+                         "medians": medians, "all": found})
+
+
+def make_base(folder: Path) -> None:
+    """The model as our checkpoint and, with the same weights, as a Hugging Face folder."""
+    from gpt import checkpoint
+    from gpt.config import ModelConfig
+    from gpt.interop.model_card import about_checkpoint
+    from gpt.interop.writing import export_huggingface
+    from gpt.model import GPT
+    from gpt.tokenizer import build_tokenizer
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer("byte")
+    model = GPT(ModelConfig(vocab_size=tokenizer.vocab_size, block_size=CONTEXT, n_layer=6,
+                            n_head=6, n_embd=384))
+    checkpoint.save_model(folder / "ours", model, tokenizer, "random weights")
+    export_huggingface(model, tokenizer, folder / "theirs",
+                       about_checkpoint(folder / "ours", None))
+
+
+def measure(arm: str, folder: Path) -> dict[str, float]:
+    """Steps of one arm; the first is not counted."""
+    step, trainable = (ours if arm.startswith("ours") else theirs)(arm, folder)
+    step()
+    start, tokens = time.monotonic(), 0
+    for _ in range(STEPS):
+        tokens += step()
+    return {"tokens_per_second": tokens / (time.monotonic() - start), "trainable": trainable,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def task_of(arm: str, folder: Path) -> Any:
+    """(configuration, rows): what finetune.py would read."""
+    from gpt.config import FinetuneConfig
+    from gpt.finetuning import TaskRows
+    from gpt.saved_model import find_model
+    method = next(name for name in ("full", "lora", "dora") if name in arm)
+    config = FinetuneConfig(
+        finetune={"from": str(folder / "ours"), "data": str(ROOT / "data/tasks/style.jsonl"),
+                  "method": method, "max_long_share": 0.5},
+        lora={"rank": RANK, "alpha": ALPHA, "base": "int8" if "int8" in arm else "full"})
+    base = find_model(config.finetune.base)
+    return config, base, TaskRows.load(config, base.tokenizer(), CONTEXT)
+
+
+def ours(arm: str, folder: Path) -> tuple[Callable[[], int], int]:
+    """A function that takes a step and returns its tokens; weights that learn."""
+    from gpt.batches import Batches, Order
+    from gpt.config import OptimConfig
+    from gpt.finetuning import choose_what_learns
+    from gpt.optim import Rates, build_optimizer
+    from gpt.runtime import choose_machine
+    from gpt.step import Step
+    config, base, rows = task_of(arm, folder)
+    machine, optim = choose_machine("cpu", "float32"), OptimConfig(name="adamw", lr=1e-3)
+    model = choose_what_learns(base.model(), config, rows.chat.stop_token).train()
+    sequences = rows.sequences(config.finetune.packing)
+    per_step = round(EXAMPLES * len(sequences) / len(rows.train.rows.rows))
+    batches = Batches(rows.source(config), Order(per_step, MICRO_BATCH))
+    step = Step(model, build_optimizer(model, optim, Rates.of(optim, model.config, 16_384)),
+                machine, 1.0)
+    number = iter(range(1_000_000))
+
+    def learn() -> int:
+        parts = batches.step(next(number))
+        step.gradients(parts, lambda: None)
+        step.apply()
+        return sum(part.tokens for part in parts)
+
+    return learn, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def theirs(arm: str, folder: Path) -> tuple[Callable[[], int], int]:
+    """The same with transformers and peft."""
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(folder / "theirs", dtype=torch.float32)
+    if arm.startswith("peft"):
+        from peft import LoraConfig, get_peft_model
+        model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, use_dora="dora" in arm,
+                                                 target_modules="all-linear"))
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-3, fused=True)
+    _, _, rows = task_of("full", folder)
+    examples = forever(rows.train.rows.rows)
+
+    def learn() -> int:
+        tokens = 0
+        for _ in range(EXAMPLES // MICRO_BATCH):
+            chosen = [next(examples) for _ in range(MICRO_BATCH)]
+            tokens += sum(map(len, chosen))
+            (model(**collated(chosen)).loss / (EXAMPLES // MICRO_BATCH)).backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return tokens
+
+    return learn, sum(p.numel() for p in learned)
+
+
+def forever(rows: list[Any]) -> Iterator[Any]:
+    """Rows in a shuffled order, again and again."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        for i in torch.randperm(len(rows), generator=generator).tolist():
+            yield rows[i]
+
+
+def collated(rows: list[Any]) -> dict[str, torch.Tensor]:
+    """Padded on the right, as transformers' collators do."""
+    width = max(len(row.tokens) for row in rows)
+    batch = {name: torch.full((len(rows), width), padding)
+             for name, padding in (("input_ids", 0), ("attention_mask", 0), ("labels", -100))}
+    for i, row in enumerate(rows):
+        tokens, learned = torch.from_numpy(row.tokens), torch.from_numpy(row.learned)
+        batch["input_ids"][i, :len(tokens)] = tokens
+        batch["attention_mask"][i, :len(tokens)] = 1
+        batch["labels"][i, :len(tokens)] = torch.where(learned, tokens, -100)
+    return batch
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,311 @@
+"""Task data in the shapes that people have it in, as conversations or preferences.
+
+Which format a record has follows from the names of its fields. What cannot be learned from as it
+stands is refused, by file, line and field; what means nothing here (ids, sources) is ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import UserError
+from gpt.finetuning.examples import Example, Message, Preference
+from gpt.finetuning.fields import Fields, kind_of, shown
+from gpt.finetuning.task_file import read_rows
+
+# The fields that make a format, in the order in which they decide: data sets often carry a second
+# form of the same thing along (`text` beside `instruction`, `messages` beside `chosen`).
+_SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("preference", ("chosen", "rejected")),
+    ("messages", ("messages",)),
+    ("sharegpt", ("conversations",)),
+    ("completion", ("prompt", "completion")),
+    ("completion", ("prompt", "response")),
+    ("alpaca", ("instruction", "output")),
+    ("alpaca", ("instruction", "response")),
+    ("completion", ("question", "answer")),
+    ("completion", ("question", "response")),
+    ("completion", ("input", "output")),
+    ("classification", ("text", "label")),
+    ("text", ("text",)),
+)
+_BESIDE = {"instruction": ("input", "context"), "question": ("context",)}  # read after it
+_ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user",
+          "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
+          "bard": "assistant", "bing": "assistant"}
+# Fields that a wrong letter would make another thing of, since nobody would miss them.
+_OPTIONAL = {"text": ("label",), "alpaca": ("input", "history", "system")}
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a file holds: examples or, in the format preference, preferences."""
+
+    format: str
+    examples: list[Example] = field(default_factory=list)
+    preferences: list[Preference] = field(default_factory=list)
+
+
+def detect(record: dict[str, Any]) -> str | None:
+    """The format of a record, by the names of its fields."""
+    return next((name for name, needed in _SHAPES if record.keys() >= set(needed)), None)
+
+
+def read_task(path: Path, format: str = "auto") -> TaskData:
+    """All examples of a file, or all its preferences, in order.
+
+    format: one of FORMATS; auto: that of the first record, which all others must have.
+    Raises UserError naming file, line and field of the first record that cannot be learned from.
+    """
+    if format not in (*FORMATS, "auto"):
+        raise UserError(f"there is no format {format} of task data; choose auto, "
+                        f"{', '.join(FORMATS)}")
+    task, first = TaskData(format), ""
+    for where, value in read_rows(path):
+        record = Fields(value, where)
+        if task.format == "auto":
+            task, first = TaskData(_format_of(record)), where
+        _refuse_other_format(record, task.format, first)
+        record.refuse_near(_OPTIONAL.get(task.format, ("system",)))
+        if task.format != "text":
+            record.refuse_what_is_not_text()
+        learned = _READERS[task.format](record)
+        if isinstance(learned, Preference):
+            task.preferences.append(learned)
+        else:
+            task.examples.append(learned)
+    return task
+
+
+def _format_of(record: Fields) -> str:
+    if (found := detect(record.values)) is not None:
+        return found
+    words = {word for _, needed in _SHAPES for word in needed}
+    for name in record.values:
+        if name not in words and (near := difflib.get_close_matches(name, words, 1, 0.75)):
+            raise UserError(f"{record.where}: no format has these fields: {record}; is "
+                            f"{shown(name)} meant to be {near[0]}? Rename it")
+    usual = {name: " and ".join(needed) for name, needed in reversed(_SHAPES)}
+    raise UserError(f"{record.where}: no format has these fields: {record}; rename them to "
+                    f"{', or '.join(usual[name] for name in FORMATS)}")
+
+
+def _refuse_other_format(record: Fields, format: str, first: str) -> None:
+    """first: where the format was seen; "" if it was asked for, and other fields may be there."""
+    found = detect(record.values)
+    has_both = not first and record.values.keys() >= set(_shape(record, format))
+    if found in (None, format) or has_both:
+        return
+    other = f"and {first} those of {format}" if first else f"and {format} was asked for"
+    raise UserError(f"{record.where} has the fields of {found} ({record}), {other}; put each "
+                    "format into a file of its own, or mend the record")
+
+
+def _shape(record: Fields, format: str) -> tuple[str, ...]:
+    """The fields by which a record has a format, or those of which most are there."""
+    return max((needed for name, needed in _SHAPES if name == format),
+               key=lambda needed: sum(name in record.values for name in needed))
+
+
+def _read_text(record: Fields) -> Example:
+    return Example((Message("assistant", record.full_text("text"), True),), record.where)
+
+
+def _read_completion(record: Fields, format: str = "completion") -> Example:
+    asked, answered = _shape(record, format)
+    if isinstance(record.get("label"), bool):  # some of these answers are bad ones
+        raise record.wrong("label", f"judges {answered}, and all answers would be learned; keep "
+                                    "the good ones, and take label out")
+    history = _history(record) if format == "alpaca" else []
+    question = _question(record, asked)
+    between, answer = _answer(record, answered)
+    if between:
+        raise record.wrong(answered, f"is more than one message; move the others to {asked}")
+    if not answer.learned:
+        raise record.wrong(answered, "has weight 0, so nothing is learned; take the record out")
+    turns = _with_system(record, [*history, *question, answer])
+    if not question and len(turns) > 1:
+        raise record.wrong(asked, "is empty, after a system message or a history; write what the "
+                                  "user says")
+    return Example(turns, record.where)
+
+
+def _read_alpaca(record: Fields) -> Example:
+    return _read_completion(record, "alpaca")
+
+
+def _read_classification(record: Fields) -> Example:
+    text, label = record.full_text("text"), record.get("label")
+    if isinstance(label, float):
+        raise record.wrong("label", "is a fraction; it must be text, a whole number, true or false")
+    named = str(label).lower() if isinstance(label, int) else record.full_text("label").strip()
+    turns = [Message("user", text), Message("assistant", named, True)]
+    return Example(_with_system(record, turns), record.where, named)
+
+
+def _read_messages(record: Fields, name: str = "messages") -> Example:
+    turns = _in_order(_turns(record, name), f"{record.where}: {name}", "assistant",
+                      greeted=name == "conversations")
+    if not any(turn.learned for turn in turns):
+        raise record.wrong(name, "has no answer to learn, all have weight 0; take the record out")
+    return Example(_with_system(record, turns), record.where)
+
+
+def _read_sharegpt(record: Fields) -> Example:
+    return _read_messages(record, "conversations")
+
+
+def _read_preference(record: Fields) -> Preference:
+    """A prompt with two answers, or two conversations that differ in the last answer alone."""
+    asked = next((name for name in ("prompt", "instruction", "question", "conversations")
+                  if record.get(name) is not None), "prompt")
+    question = [] if record.get(asked) is None else _question(record, asked)
+    before, chosen = _answer(record, "chosen")
+    also_before, rejected = _answer(record, "rejected")
+    if before != also_before:
+        raise record.wrong("rejected", "answers another conversation than chosen; they may differ "
+                                       "in the last message alone")
+    if before and any(turn not in before for turn in question):
+        raise record.wrong(asked, "is not in the conversation that chosen answers; take one of "
+                                  "them out")
+    if not before and not question:
+        raise (record.wrong(asked, "is empty; write what the user says")
+               if asked in record.values else record.missing(asked))
+    if chosen.content == rejected.content:
+        raise record.wrong("rejected", "is the same as chosen; take the record out")
+    return Preference(_with_system(record, before or question), chosen.content, rejected.content,
+                      record.where)
+
+
+_READERS: dict[str, Callable[[Fields], Example | Preference]] = {
+    "text": _read_text, "completion": _read_completion, "alpaca": _read_alpaca,
+    "messages": _read_messages, "sharegpt": _read_sharegpt,
+    "classification": _read_classification, "preference": _read_preference}
+FORMATS = tuple(_READERS)
+
+
+def _question(record: Fields, name: str) -> list[Message]:
+    """What the user says, or a conversation that ends with it; nothing if that is empty."""
+    if isinstance(record.get(name), list):
+        return _unlearned(_in_order(_turns(record, name), f"{record.where}: {name}", "user"))
+    beside = [record.optional_text(other) for other in _BESIDE.get(name, ())]
+    text = "\n\n".join(part for part in (record.text(name), *beside) if part)
+    return [Message("user", text)] if text else []
+
+
+def _answer(record: Fields, name: str) -> tuple[list[Message], Message]:
+    """An answer, and the conversation before it where the field holds that as well."""
+    if not isinstance(record.get(name), list | dict):
+        return [], Message("assistant", record.full_text(name), True)
+    turns = _turns(record, name)
+    if len(turns) != 1 or turns[0].role != "assistant":
+        turns = _in_order(turns, f"{record.where}: {name}", "assistant")
+    return _unlearned(turns[:-1]), turns[-1]
+
+
+def _unlearned(turns: Iterable[Message]) -> list[Message]:
+    return [replace(turn, learned=False) for turn in turns]
+
+
+def _history(record: Fields) -> list[Message]:
+    """Earlier rounds; their answers are learned as well."""
+    rounds = record.get("history") or []
+    is_sound = isinstance(rounds, list) and all(
+        isinstance(pair, list) and len(pair) == 2
+        and all(isinstance(text, str) and text.strip() for text in pair) for pair in rounds)
+    if not is_sound:
+        raise record.wrong("history", "must be a list of pairs: what the user said, and the "
+                                      "answer, neither of them empty")
+    return [turn for asked, answered in rounds
+            for turn in (Message("user", asked), Message("assistant", answered, True))]
+
+
+def _turns(record: Fields, name: str) -> list[Message]:
+    turns = record.get(name)
+    if name not in record.values:
+        raise record.missing(name)
+    if not isinstance(turns, list | dict):
+        raise record.wrong(name, f"is {kind_of(turns)}; it must be a list of messages")
+    return [_turn(Fields(turn, f"{record.where}: {name}[{i}]"))
+            for i, turn in enumerate([turns] if isinstance(turns, dict) else turns)]
+
+
+def _turn(turn: Fields) -> Message:
+    """A message in OpenAI's words or in ShareGPT's."""
+    turn.refuse_what_is_not_text()
+    turn.refuse_near(("weight",))
+    is_sharegpt = turn.get("from") is not None or turn.get("value") is not None
+    who, said = ("from", "value") if is_sharegpt else ("role", "content")
+    role = _ROLES.get(turn.text(who))
+    if role is None:
+        raise turn.wrong(who, f"is {shown(turn.text(who))}; it must be system, user or assistant "
+                              "(human and gpt in ShareGPT): tools cannot be learned")
+    content = _content(turn, said)
+    if role != "system" and not content.strip():
+        raise turn.wrong(said, "is empty; write something there, or take the record out")
+    return Message(role, content, learned=role == "assistant" and _has_weight(turn))
+
+
+def _content(turn: Fields, name: str) -> str:
+    """Text, or a list of parts that are all text."""
+    if not isinstance(turn.get(name), list):
+        return turn.text(name)
+    parts = [Fields(part, f"{turn.where}: {name}[{i}]") for i, part in enumerate(turn.get(name))]
+    for part in parts:
+        if part.text("type") != "text":
+            raise part.wrong("type", f"is {shown(part.text('type'))}; only text can be learned")
+    return "".join(part.text("text") for part in parts)
+
+
+def _has_weight(turn: Fields) -> bool:
+    for name in ("loss", "train", "training"):  # what others call it
+        if isinstance(turn.get(name), bool):
+            raise turn.wrong(name, "is not read here; rename it to weight, which is 0 or 1")
+    if turn.get("weight") not in (None, 0, 1):
+        raise turn.wrong("weight", "must be 0 (read, and not learned) or 1")
+    return turn.get("weight") != 0
+
+
+def _in_order(turns: list[Message], where: str, last: str, greeted: bool = False) -> list[Message]:
+    """The turns, if user and assistant take turns in them, after at most one system message.
+
+    last: whose the last one must be. greeted: what the assistant says before the user does is left
+    out; ShareGPT's conversations often were cut there.
+    """
+    kept: list[Message] = []
+    for i, turn in enumerate(turns):
+        before = kept[-1].role if kept else "system"
+        expected = "assistant" if before == "user" else "user"
+        if turn.role == "system" and i > 0:
+            raise UserError(f"{where}[{i}] is a system message, which only the first may be; move "
+                            "it there, or take it out")
+        if greeted and before == "system" and turn.role == "assistant":
+            continue
+        if turn.role not in ("system", expected):
+            raise UserError(f"{where}[{i}] is the {turn.role}'s and must be the {expected}'s: user "
+                            "and assistant take turns, the user first; add what is missing, or "
+                            "join two of one role")
+        kept.append(turn)
+    if all(turn.role == "system" for turn in kept):
+        raise UserError(f"{where} has nothing that the user says; add it, or take the record out")
+    if kept[-1].role != last:
+        raise UserError(f"{where}[{len(turns) - 1}] is the {kept[-1].role}'s, and the last must be "
+                        f"the {last}'s; add that, or take this one out")
+    return kept
+
+
+def _with_system(record: Fields, turns: list[Message]) -> tuple[Message, ...]:
+    """The turns after the record's system message, if it has one; without one that is empty."""
+    name = "system" if record.get("system") else "system_prompt"
+    given = record.optional_text(name)
+    if turns[0].role == "system" and not turns[0].content.strip():
+        turns = turns[1:]
+    if not given.strip():
+        return tuple(turns)
+    if turns[0].role == "system":
+        raise record.wrong(name, "is given, and so is a first message of that role; keep one")
+    return Message("system", given), *turns

@@ -1,0 +1,69 @@
+"""What a model does with prompts that it has not seen, beyond the loss of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from gpt.config import FinetuneConfig
+from gpt.evaluate import token_losses
+from gpt.finetuning.chat import Chat
+from gpt.finetuning.examples import Message
+from gpt.finetuning.preferences import preference_figures
+from gpt.finetuning.rows import Row, encode_row, side_by_side
+from gpt.finetuning.task import TaskRows
+from gpt.model import GPT
+from gpt.runtime import Machine
+
+# (token ids of a prompt, most tokens to write) -> (the text, whether it came to an end)
+Answer = Callable[[list[int], int], tuple[str, bool]]
+ROOM = 16  # tokens that an answer may be longer than the one that was expected
+
+
+def figures(model: GPT, answer: Answer, task: TaskRows, val_rows: Sequence[Row],
+            config: FinetuneConfig, machine: Machine) -> dict[str, float]:
+    """All that the validation data say besides the loss."""
+    found = answer_figures(val_rows, config.finetune.answers, answer)
+    if task.labels:
+        found["label_accuracy"] = label_accuracy(model, val_rows, task.labels, task.chat, machine)
+    if task.val.pairs:
+        found |= preference_figures(model, task.val.pairs, config.preference, machine,
+                                    task.marks_prompts)
+    return found
+
+
+def answer_figures(rows: Sequence[Row], limit: int, answer: Answer) -> dict[str, float]:
+    """Of the answers to the first `limit` prompts: the shares that are exact, and that end.
+
+    exact_match: the same text, but for blanks around it. format_rate: the stop token was reached.
+    Empty where there is nothing to answer.
+    """
+    asked = [row for row in rows if row.example.prompt][:limit]
+    if not asked:
+        return {}
+    exact, ended = 0, 0
+    for row in asked:
+        start = row.answer_start
+        text, ends = answer(row.tokens[:start].tolist(), len(row.tokens) - start + ROOM)
+        exact += ends and text.strip() == row.example.completion.strip()
+        ended += ends
+    return {"exact_match": exact / len(asked), "format_rate": ended / len(asked)}
+
+
+@torch.inference_mode()
+def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat: Chat,
+                   machine: Machine) -> float:
+    """The share of rows whose label is the likeliest of all, each with its stop token."""
+    right = 0
+    for row in rows:
+        candidates = [encode_row(replace(row.example, messages=(
+            *row.example.prompt, Message("assistant", label, learned=True))), chat)
+            for label in labels]
+        batch = side_by_side([[candidate] for candidate in candidates],
+                             marks_prompts=chat.format.prefix == "bidirectional").on(machine)
+        with machine.autocast():
+            losses = token_losses(model, batch)
+        right += labels[int(losses.sum(dim=1).argmin())] == row.example.label
+    return right / len(rows)

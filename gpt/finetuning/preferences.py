@@ -1,0 +1,175 @@
+"""Learning from preferences: of two answers to a prompt, the better one is to become likelier.
+
+Direct preference optimisation. Source: Rafailov et al. 2023 (arXiv:2305.18290), equation 7; label
+smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt.batches import MicroBatch
+from gpt.config import PreferenceConfig
+from gpt.evaluate import token_losses
+from gpt.finetuning.chat import Chat
+from gpt.finetuning.examples import Example, Message, Preference
+from gpt.finetuning.rows import Row, encode_row, side_by_side
+from gpt.model import GPT
+from gpt.runtime import Machine
+from gpt.telemetry import progress_bar
+
+SCORED_TOGETHER = 8  # pairs
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preferred answer and another one, each behind the same prompt.
+
+    reference: the log-probability that the model gave each before it learned, in nats.
+    """
+
+    chosen: Row
+    rejected: Row
+    reference: tuple[float, float] = (0.0, 0.0)
+
+    def __len__(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
+
+@dataclass(frozen=True)
+class PairBatch(MicroBatch):
+    """Row 2i is the preferred answer of pair i, row 2i + 1 the other one.
+
+    reference: (B,) float32, the log-probability of each row's answer before learning.
+    """
+
+    together: ClassVar[int] = 2
+
+    reference: Tensor | None = None
+
+
+def encode_pairs(preferences: Sequence[Preference], chat: Chat,
+                 block_size: int) -> tuple[list[Pair], list[Pair]]:
+    """(pairs that fit into the context, pairs of which an answer does not)"""
+    pairs = [Pair(encode_row(_answered(preference, preference.chosen), chat),
+                  encode_row(_answered(preference, preference.rejected), chat))
+             for preference in preferences]
+    fits = [max(len(pair.chosen), len(pair.rejected)) <= block_size for pair in pairs]
+    return ([pair for pair, fit in zip(pairs, fits, strict=True) if fit],
+            [pair for pair, fit in zip(pairs, fits, strict=True) if not fit])
+
+
+def _answered(preference: Preference, answer: str) -> Example:
+    return Example((*preference.prompt, Message("assistant", answer, learned=True)),
+                   preference.where)
+
+
+class Pairs:
+    """Training sequences: a pair each, padded to the longest answer of those read together."""
+
+    def __init__(self, pairs: Sequence[Pair], marks_prompts: bool = False):
+        self._pairs, self._marks_prompts = pairs, marks_prompts
+        self.tokens_per_sequence = sum(map(len, pairs)) / len(pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def read(self, numbers: np.ndarray) -> PairBatch:
+        """These pairs, one under the other."""
+        chosen = [self._pairs[number] for number in numbers]
+        batch = side_by_side([[row] for pair in chosen for row in (pair.chosen, pair.rejected)],
+                             marks_prompts=self._marks_prompts)
+        reference = torch.tensor([score for pair in chosen for score in pair.reference])
+        return PairBatch(**vars(batch), reference=reference)
+
+
+def answer_scores(model: GPT, batch: MicroBatch) -> Tensor:
+    """The log-probability of each row's answers, in nats; (B,) float32."""
+    return -token_losses(model, batch).sum(dim=1)
+
+
+@torch.inference_mode()
+def with_reference(pairs: Sequence[Pair], model: GPT, machine: Machine,
+                   marks_prompts: bool = False) -> list[Pair]:
+    """The pairs with what a model thinks of their answers before it learns."""
+    model.to(machine.device).eval()
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))  # so that little is padded
+    found = list(pairs)
+    source = Pairs(pairs, marks_prompts)
+    with progress_bar("reference", len(pairs), "pair") as bar:
+        for first in range(0, len(order), SCORED_TOGETHER):
+            numbers = order[first:first + SCORED_TOGETHER]
+            with machine.autocast():
+                scores = answer_scores(model, source.read(np.array(numbers)).on(machine))
+            for i, (good, bad) in zip(numbers, scores.view(-1, 2).tolist(), strict=True):
+                found[i] = replace(found[i], reference=(good, bad))
+            bar.update(len(numbers))
+    return found
+
+
+class PreferenceObjective:
+    """Direct preference optimisation, averaged over pairs."""
+
+    def __init__(self, config: PreferenceConfig):
+        self._config = config
+        self._figures: dict[str, Tensor] = {}
+
+    def count(self, batch: MicroBatch) -> int:
+        """Pairs."""
+        return len(batch.inputs) // 2
+
+    def summed_loss(self, model: GPT, batch: MicroBatch) -> Tensor:
+        """−log σ(β · margin) summed over pairs; ()."""
+        assert isinstance(batch, PairBatch) and batch.reference is not None
+        gains = (answer_scores(model, batch) - batch.reference).view(-1, 2)
+        loss, margins = preference_loss(gains[:, 0], gains[:, 1], self._config)
+        for name, value in (("margin", margins), ("preference_accuracy", margins > 0)):
+            total = value.detach().float().sum()
+            self._figures[name] = self._figures[name] + total if name in self._figures else total
+        return loss.sum()
+
+    def take_figures(self) -> dict[str, Tensor]:
+        """Margins, and pairs in which the preferred answer gained more, since the last call."""
+        figures, self._figures = self._figures, {}
+        return figures
+
+
+def preference_loss(gain_chosen: Tensor, gain_rejected: Tensor,
+                    config: PreferenceConfig) -> tuple[Tensor, Tensor]:
+    """(losses, margins), (P,) each; gains: log-probability now less that of the reference, (P,).
+
+    label_smoothing: the share of preferences that are taken to be the wrong way round.
+    """
+    margins = config.beta * (gain_chosen - gain_rejected)
+    wrong = config.label_smoothing
+    losses = -(1 - wrong) * F.logsigmoid(margins) - wrong * F.logsigmoid(-margins)
+    return losses, margins
+
+
+@torch.inference_mode()
+def preference_figures(model: GPT, pairs: Sequence[Pair], config: PreferenceConfig,
+                       machine: Machine, marks_prompts: bool = False) -> dict[str, float]:
+    """Over pairs: the loss, how often the preferred answer is the likelier one (win_rate), how
+    often it gained more than the other (preference_accuracy), and by how much (margin, in nats
+    times beta)."""
+    source, totals = Pairs(pairs, marks_prompts), dict.fromkeys(
+        ("preference_loss", "win_rate", "preference_accuracy", "margin"), 0.0)
+    for first in range(0, len(pairs), SCORED_TOGETHER):
+        batch = source.read(np.arange(first, min(first + SCORED_TOGETHER, len(pairs))))
+        with machine.autocast():
+            scores = answer_scores(model, batch.on(machine)).cpu().view(-1, 2)
+        assert batch.reference is not None
+        gains = scores - batch.reference.view(-1, 2)
+        losses, margins = preference_loss(gains[:, 0], gains[:, 1], config)
+        totals["preference_loss"] += float(losses.sum())
+        totals["win_rate"] += float((scores[:, 0] > scores[:, 1]).sum())
+        totals["preference_accuracy"] += float((margins > 0).sum())
+        totals["margin"] += float(margins.sum())
+    return {name: total / len(pairs) for name, total in totals.items()}

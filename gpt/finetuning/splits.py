@@ -1,0 +1,46 @@
+"""A task's data, split into what is learned from and what is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from gpt.config import FinetuneSection
+from gpt.errors import UserError
+from gpt.finetuning.examples import Example, Preference
+from gpt.finetuning.formats import TaskData, read_task
+from gpt.holdout import held_out_names
+
+One = TypeVar("One", Example, Preference)
+
+
+def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData]:
+    """(training, validation), both of one format. Raises UserError."""
+    data = read_task(Path(section.data), section.format)
+    if section.val_data is not None:
+        return data, read_task(Path(section.val_data), data.format)
+    fraction = section.val_fraction or 0.1
+    examples = hold_out(data.examples, fraction, seed)
+    preferences = hold_out(data.preferences, fraction, seed)
+    train, val = (TaskData(data.format, *split)
+                  for split in zip(examples, preferences, strict=True))
+    if not (train.examples or train.preferences) or not (val.examples or val.preferences):
+        count = len(data.examples) + len(data.preferences)
+        raise UserError(f"{section.data} has {count} examples, too few to hold out {fraction:.0%}; "
+                        "give finetune.val_data, or more data")
+    return train, val
+
+
+def hold_out(examples: Sequence[One], fraction: float, seed: int) -> tuple[list[One], list[One]]:
+    """(training, validation): by a hash of each prompt, so equal prompts stay together."""
+    names = [_name(example) for example in examples]
+    held_out = held_out_names(names, fraction, seed)
+    return ([e for e, name in zip(examples, names, strict=True) if name not in held_out],
+            [e for e, name in zip(examples, names, strict=True) if name in held_out])
+
+
+def _name(example: Example | Preference) -> str:
+    """What tells an example from others: its prompt, or all of it where there is none."""
+    answer = example.completion if isinstance(example, Example) else example.chosen
+    return "\n".join(message.content for message in example.prompt) or answer

@@ -1,0 +1,184 @@
+"""All that a fine-tuning task reads, ready to train on: its rows, in its chat format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Windows
+from gpt.config import FinetuneConfig, FinetuneSection
+from gpt.errors import UserError
+from gpt.files import sha256_of
+from gpt.finetuning.chat import Chat, choose_format
+from gpt.finetuning.examples import Message
+from gpt.finetuning.formats import TaskData
+from gpt.finetuning.preferences import Pair, Pairs, encode_pairs, with_reference
+from gpt.finetuning.rows import (
+    PackedRows,
+    PaddedRows,
+    Row,
+    Rows,
+    encode_examples,
+    first_rows,
+    refuse_useless,
+)
+from gpt.finetuning.splits import load_splits
+from gpt.model import GPT
+from gpt.runtime import Machine
+from gpt.shards import Dataset
+from gpt.tokenizer import Tokenizer
+
+CONVERSATIONS = ("messages", "sharegpt", "alpaca")
+EXAMPLES_PER_STEP = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of the data: rows and, where preferences are learned, pairs of them.
+
+    The rows of preferences are those of the preferred answers.
+    """
+
+    rows: Rows
+    pairs: list[Pair]
+
+    @classmethod
+    def of(cls, data: TaskData, chat: Chat, block_size: int, section: FinetuneSection,
+           name: str) -> Split:
+        """Encode. Raises UserError if too little of the data is left."""
+        if data.preferences:
+            pairs, too_long = encode_pairs(data.preferences, chat, block_size)
+            split = cls(Rows([pair.chosen for pair in pairs], [pair.chosen for pair in too_long],
+                             cut=0), pairs)
+        else:
+            split = cls(encode_examples(data.examples, chat, block_size, section.long_rows), [])
+        refuse_useless(split.rows, f"the {name} data", block_size, section.max_long_share)
+        return split
+
+    def describe(self) -> str:
+        """How much there is, and what was left out."""
+        tokens = sum(map(len, self.rows.rows))
+        learned = sum(int(row.learned[1:].sum()) for row in self.rows.rows)
+        what = "preferences" if self.pairs else "rows"
+        line = f"{len(self.rows.rows):,} {what}, {tokens:,} tokens, {learned:,} of them learned"
+        if self.rows.dropped:
+            line += f"; {len(self.rows.dropped):,} longer than the context left out"
+        if self.rows.cut:
+            line += f"; {self.rows.cut:,} cut to fit into the context"
+        return line
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Training and validation data, and the chat format that they are in.
+
+    labels: the classes, where the task is to name one.
+    """
+
+    format: str
+    chat_name: str
+    chat: Chat
+    train: Split
+    val: Split
+    labels: tuple[str, ...]
+    block_size: int
+
+    @classmethod
+    def load(cls, config: FinetuneConfig, tokenizer: Tokenizer, block_size: int) -> TaskRows:
+        """Read, split and encode. Raises UserError for data that cannot be learned from."""
+        section = config.finetune
+        train, val = load_splits(section, config.run.seed)
+        if train.preferences and section.pretrain_data is not None:
+            raise UserError("finetune.pretrain_data cannot be mixed with preferences, which have "
+                            "another loss; learn from one after the other")
+        name, form = choose_format(section.chat, converses(train), tokenizer)
+        chat = Chat(form.model_copy(update={"prefix": section.prefix}), tokenizer)
+        chat.tokenizer.chat_template = chat.jinja()
+        chat.tokenizer.chat_format = chat.format.model_dump_json(indent=1)
+        labels = {example.label for example in train.examples if example.label is not None}
+        return cls(train.format, name, chat,
+                   Split.of(train, chat, block_size, section, "training"),
+                   Split.of(val, chat, block_size, section, "validation"),
+                   tuple(sorted(labels)), block_size)
+
+    @property
+    def marks_prompts(self) -> bool:
+        """Whether prompts are read in both directions."""
+        return self.chat.format.prefix == "bidirectional"
+
+    def sequences(self, packing: bool) -> Sequences:
+        """What training reads."""
+        if self.train.pairs:
+            return Pairs(self.train.pairs, self.marks_prompts)
+        if packing:
+            return PackedRows(self.train.rows.rows, self.block_size, self.marks_prompts)
+        return PaddedRows(self.train.rows.rows, self.marks_prompts)
+
+    def source(self, config: FinetuneConfig) -> Endless:
+        """What training reads at each index: this task's sequences, and others mixed in."""
+        section, seed = config.finetune, config.run.seed
+        own = self.sequences(section.packing)
+        if section.pretrain_data is None:
+            return Shuffled(own, seed)
+        dataset, tokenizer = Dataset(Path(section.pretrain_data)), self.chat.tokenizer
+        theirs = dataset.tokenizer
+        for stop in set(tokenizer.stop_tokens) & set(theirs.specials.values()):
+            theirs = theirs.stopping_at(stop)
+        if theirs.fingerprint != tokenizer.fingerprint:
+            raise UserError(f"{section.pretrain_data} was prepared with another tokenizer than the "
+                            "base model's; prepare it again with that one")
+        texts = Windows(TokenizedText.training(dataset), self.block_size)
+        share = section.pretrain_share
+        return Mixture([own, texts], [1 - share, share], seed)
+
+    def validation_rows(self, max_tokens: int | None) -> list[Row]:
+        """Rows to score."""
+        return first_rows(self.val.rows.rows, max_tokens)
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens of a user's message, after which the model answers."""
+        return self.chat.prompt([Message("user", text)] if text else [])
+
+    def scored_by(self, model: GPT, machine: Machine) -> TaskRows:
+        """The same, with what a model thinks of each answer of a preference."""
+        def scored(split: Split) -> Split:
+            return replace(split, pairs=with_reference(split.pairs, model, machine,
+                                                       self.marks_prompts))
+        return replace(self, train=scored(self.train), val=scored(self.val))
+
+    def identity(self, config: FinetuneConfig) -> dict[str, Any]:
+        """What the result rests on."""
+        section = config.finetune
+        own: dict[str, Any] = section.model_dump(
+            include={"val_fraction", "packing", "long_rows", "method", "freeze"})
+        for name, file in (("data", section.data), ("val_data", section.val_data)):
+            own[name] = file and sha256_of(Path(file))
+        own |= {"format": self.format, "chat": self.chat.format.model_dump()}
+        if section.method != "full":
+            own["lora"] = config.lora.model_dump()
+        if self.train.pairs:
+            own["preference"] = config.preference.model_dump()
+        if section.pretrain_data is not None:
+            own["pretrain_data"] = Dataset(Path(section.pretrain_data)).manifest.fingerprint
+            own["pretrain_share"] = section.pretrain_share
+        return {f"finetune.{name}": value for name, value in own.items()}
+
+    def opening_lines(self) -> Iterator[str]:
+        """What was read."""
+        yield (f"examples: {self.format}; chat format: {self.chat_name}; answers end with "
+               f"{self.chat.stop}")
+        yield f"training: {self.train.describe()}"
+        yield f"validation: {self.val.describe()}"
+
+
+def converses(data: TaskData) -> bool:
+    """Whether turns need text around them to be told apart."""
+    several = any(len(each.prompt) > 1 for each in data.preferences)
+    return data.format in CONVERSATIONS or several
+
+
+def sequences_per_step(rows: Sequence[Row], sequences: Sequences) -> int:
+    """What a batch size of "auto" is: as many sequences as hold 32 examples."""
+    return max(1, round(EXAMPLES_PER_STEP * len(sequences) / len(rows)))

@@ -1,0 +1,232 @@
+"""Whole fine-tuning runs: every method resumes to the same bits and leaves a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import finetune
+import gpt
+import sample
+from data import prepare
+from gpt import checkpoint
+from tests.finetuning.conversations import BYTES
+from tests.tiny import call_main, tiny_gpt
+
+PAIRS = [{"prompt": f"{i} plus {i} is ", "completion": f"{2 * i}."} for i in range(24)]
+QUIET = ("finetune.answers=0", "eval.every_steps=null", "checkpoint.every_steps=null")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A small base model in `base`, and tasks of several formats."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny_gpt(vocab_size=257, block_size=48)
+    checkpoint.save_model(tmp_path / "base", model, BYTES, "a test")
+    write("pairs.jsonl", PAIRS)
+    return tmp_path
+
+
+def write(name: str, records: list[dict[str, Any]]) -> None:
+    Path(name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def tune(folder, monkeypatch, capsys):
+    """finetune.py with these arguments; (exit code, output, errors)"""
+    def run(*arguments: str, data: str = "pairs.jsonl") -> tuple[int, str, str]:
+        return call_main(finetune, "finetune.from=base", f"finetune.data={data}",
+                         "run.dtype=float32", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    return run
+
+
+def done(result: tuple[int, str, str]) -> str:
+    assert result[0] == 0, result
+    return result[1]
+
+
+def events(name: str, kind: str) -> list[dict[str, Any]]:
+    lines = Path(f"runs/{name}/metrics.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def last_checkpoint(name: str) -> Path:
+    return max(Path(f"runs/{name}/checkpoints").glob("step-*"))
+
+
+def bits(name: str) -> dict[str, bytes]:
+    """Weights, optimizer state, and what was logged."""
+    files = {path.name: path.read_bytes() for path in last_checkpoint(name).glob("*.safetensors")}
+    logged = [(e["step"], e["loss"], e["grad_norm"]) for e in events(name, "train")]
+    return files | {"logged": repr(logged).encode()}
+
+
+METHODS = {"full": (), "frozen": ("finetune.freeze=[embedding.*]",),
+           "lora": ("finetune.method=lora", "lora.dropout=0.1"),
+           "dora": ("finetune.method=dora", "optim.ema_half_life=100"),
+           "int8": ("finetune.method=lora", "lora.base=int8"),
+           "mixed": ("finetune.pretrain_data=corpus", "finetune.pretrain_share=0.5"),
+           "unpacked": ("finetune.packing=false", "finetune.prefix=bidirectional")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_ends_in_the_same_bits(method, tune, monkeypatch, capsys):
+    if method == "mixed":
+        Path("text.txt").write_text("Some text to go on with.\n" * 200)
+        assert call_main(prepare, "text.txt", "tokenizer=byte", "out=corpus",
+                         monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    settings = (*METHODS[method], "train.steps=6", "train.batch_size=3", "eval.every_steps=null",
+                "checkpoint.every_steps=2", "checkpoint.keep=9", "finetune.answers=0")
+    done(tune("run.name=whole", *settings))
+    shutil.copytree("runs/whole", "runs/again")
+    for later in ("step-00000004", "step-00000006"):
+        shutil.rmtree(f"runs/again/checkpoints/{later}")
+    done(tune("run.name=again", *settings))
+    assert bits("again") == bits("whole")
+    assert len(events("again", "train")) == 6
+    changed = tune("run.name=again", *settings, "finetune.val_fraction=0.3")
+    assert changed[0] == 2 and "holds a different run" in changed[2]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "int8"])
+def test_a_run_of_adapters_is_all_that_sampling_needs(method, tune, monkeypatch, capsys):
+    done(tune("run.name=a", *METHODS[method], "optim.lr=0.01", "train.steps=4", *QUIET))
+    names = {path.name for path in last_checkpoint("a").iterdir()}
+    assert "adapter.safetensors" in names and "model.safetensors" not in names
+    before = gpt.load("base").model
+    shutil.move("runs/a", "elsewhere")
+    shutil.rmtree("base")
+    tokens = torch.arange(20).unsqueeze(0)
+    lm = gpt.load("elsewhere")
+    assert lm.model.adapter is None
+    assert not torch.allclose(lm.model(tokens), before(tokens), atol=1e-4)
+    assert call_main(sample, "elsewhere", "--prompt", "1 plus", "--max-new-tokens", 2,
+                     monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+
+
+def test_adapters_without_what_they_adapt_are_refused(tune):
+    done(tune("run.name=a", "finetune.method=lora", "train.steps=1", *QUIET))
+    shutil.copytree(last_checkpoint("a"), "alone/checkpoints/step-00000001")
+    with pytest.raises(ValueError, match=r"the model that they adapt cannot be used: .*copy the "
+                                         r"whole run's folder"):
+        gpt.load("alone")
+    checkpoint.save_model(Path("alone/base"), tiny_gpt(seed=5, vocab_size=257, block_size=48),
+                          BYTES, "a test")
+    with pytest.raises(ValueError, match="is not the model that the adapters"):
+        gpt.load("alone")
+
+
+def test_a_run_of_adapters_has_a_hash_that_says_what_both_are(tune):
+    for name, lr in (("a", 0.01), ("b", 0.02)):
+        done(tune(f"run.name={name}", "finetune.method=lora", "train.steps=1", f"optim.lr={lr}",
+                  *QUIET))
+    hashes = {checkpoint.weight_hash(last_checkpoint(name)) for name in "ab"}
+    assert len(hashes) == 2
+
+
+def test_other_adapters_than_the_checkpoints_are_refused(tune):
+    done(tune("run.name=a", "finetune.method=lora", "train.steps=1", *QUIET))
+    code, _, stderr = tune("run.name=a", "finetune.method=lora", "lora.rank=4", "train.steps=2",
+                           *QUIET)
+    assert code == 2 and "finetune.lora" in stderr
+
+
+def test_muon_for_adapters_is_refused(tune):
+    code, _, stderr = tune("run.name=a", "finetune.method=lora", "optim.name=muon")
+    assert code == 2 and "adapters (finetune.method=lora) learn with adamw" in stderr
+
+
+def test_training_stops_when_validation_no_longer_improves(tune):
+    done(tune("run.name=a", "train.steps=60", "train.batch_size=1", "optim.lr=0.05",
+              "optim.schedule=constant", "eval.every_steps=3", "eval.patience=2",
+              "finetune.answers=0"))
+    evals = events("a", "eval")
+    losses = {event["step"]: event["val_loss"] for event in evals if event["step"]}
+    best = min(losses, key=losses.__getitem__)
+    assert max(losses) == best + 6 < 60
+    assert len({event["step"] for event in evals}) == len(evals)  # none is scored twice
+    assert f"step-{best:08d}" in {p.name for p in Path("runs/a/checkpoints").iterdir()}
+    assert f"no evaluation since step {best} found" in Path("runs/a/train.log").read_text()
+    again = done(tune("run.name=a", "train.steps=60", "train.batch_size=1", "optim.lr=0.05",
+                      "optim.schedule=constant", "eval.every_steps=3", "eval.patience=2",
+                      "finetune.answers=0"))
+    assert "is complete at step" in again
+
+
+def test_a_preview_shows_what_is_learned_and_makes_nothing(tune):
+    write("talk.jsonl", [{"messages": [{"role": "user", "content": f"Q{i}"},
+                                       {"role": "assistant", "content": f"A{i}"}]}
+                         for i in range(9)])
+    output = done(tune("--preview", "2", data="talk.jsonl"))
+    assert "User:\nQ" in output and "Assistant:\n⟦A" in output and "<|endoftext|>⟧" in output
+    assert output.count("-----") == 3 and "tokens per row" in output
+    assert not Path("runs").exists()
+    for wrong in (("--preview",), ("--preview", "none"), ("--preview=0",)):
+        code, _, stderr = tune(*wrong)
+        assert code == 2 and "--preview needs a number" in stderr
+
+
+def test_a_preview_names_what_is_left_out(tune):
+    write("long.jsonl", [*PAIRS, {"prompt": "x" * 60, "completion": "y"}])
+    output = done(tune("--preview=1", "finetune.val_data=pairs.jsonl", data="long.jsonl"))
+    assert "left out: long.jsonl, line 25 has 62 tokens, more than 49" in output
+
+
+def test_preferences_are_learned_and_logged(tune):
+    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
+                           for i in range(20)])
+    done(tune("run.name=p", "train.steps=12", "train.batch_size=6", "optim.lr=0.003",
+              "optim.warmup_steps=0", *QUIET, data="prefer.jsonl"))
+    first, last = events("p", "eval")
+    assert first["val_preference_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert last["val_preference_loss"] < 0.6 and last["val_preference_accuracy"] == 1.0
+    assert {"val_win_rate", "val_margin"} <= last.keys()
+    steps = events("p", "train")
+    assert steps[-1]["margin"] > steps[0]["margin"]
+    assert 0 <= steps[0]["preference_accuracy"] <= 1
+
+
+def test_preferences_are_not_mixed_with_texts(tune):
+    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"}
+                           for i in range(20)])
+    code, _, stderr = tune("finetune.pretrain_data=corpus", data="prefer.jsonl")
+    assert code == 2 and "cannot be mixed with preferences" in stderr
+
+
+def test_labels_are_scored(tune):
+    write("labels.jsonl", [{"text": f"{i} is ", "label": "odd" if i % 2 else "even"}
+                           for i in range(30)])
+    done(tune("run.name=c", "train.steps=2", *QUIET, data="labels.jsonl"))
+    assert all(0 <= event["val_label_accuracy"] <= 1 for event in events("c", "eval"))
+
+
+def test_answers_are_counted_before_and_after(tune):
+    done(tune("run.name=a", "train.steps=60", "train.batch_size=8", "finetune.answers=2",
+              "finetune.packing=false", "eval.every_steps=null", "optim.lr=0.003",
+              "finetune.val_data=pairs.jsonl"))
+    first, last = events("a", "eval")
+    assert first["val_format_rate"] < last["val_format_rate"] == 1.0
+    assert {"val_exact_match"} <= first.keys()
+
+
+def test_the_chat_format_travels_with_the_run(tune):
+    write("talk.jsonl", [{"messages": [{"role": "user", "content": f"Q{i}"},
+                                       {"role": "assistant", "content": f"A{i}"}]}
+                         for i in range(12)])
+    done(tune("run.name=t", "train.steps=1", *QUIET, data="talk.jsonl"))
+    tokenizer = checkpoint.load_tokenizer(last_checkpoint("t"))
+    assert json.loads(tokenizer.chat_format)["user"] == {"before": "User:\n", "after": "\n\n"}
+    assert "User:" in tokenizer.chat_template
+
+
+def test_a_corpus_of_another_tokenizer_is_not_mixed_in(tune, monkeypatch, capsys):
+    Path("text.txt").write_text("Some text to go on with.\n" * 200)
+    assert call_main(prepare, "text.txt", "tokenizer=char", "out=corpus", monkeypatch=monkeypatch,
+                     capsys=capsys)[0] == 0
+    code, _, stderr = tune("finetune.pretrain_data=corpus")
+    assert code == 2 and "prepared with another tokenizer" in stderr
