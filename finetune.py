@@ -9,19 +9,31 @@ loss counts answers and the stop token that ends each. The result is a run folde
 
 from __future__ import annotations
 
+import math
 import sys
 
 from gpt import checkpoint
 from gpt.batches import Batches, Order
+from gpt.budget import Budget
 from gpt.cli import parse_command_line
 from gpt.config import FinetuneConfig
 from gpt.errors import UserError, run_command
-from gpt.finetuning import TaskRows, choose_what_learns, figures, padded_batches, preview
+from gpt.finetuning import (
+    TaskRows,
+    choose_what_learns,
+    figures,
+    learning_rate,
+    padded_batches,
+    preview,
+)
 from gpt.finetuning.preferences import PreferenceObjective
 from gpt.finetuning.task import sequences_per_step
+from gpt.model import GPT
 from gpt.runtime import launch
 from gpt.saved_model import SavedModel, find_model
 from gpt.training import Task, train_task
+
+WARMUP_SHARE = 0.1  # of a run's steps, at most
 
 
 def main(argv: list[str]) -> None:
@@ -35,11 +47,10 @@ def main(argv: list[str]) -> None:
     if previewed is not None:
         print(preview(rows, previewed, colour=sys.stdout.isatty()))
         return
-    config, dry_run = with_batch_size(config, rows), "--dry-run" in command.flags
+    config, dry_run = with_defaults(config, rows, base), "--dry-run" in command.flags
+    model = choose_what_learns(base.model(), config, rows.chat.stop_token)
     with launch(config.run) as machine:
-        if rows.train.pairs and not dry_run:
-            rows = rows.scored_by(base.model(), machine)
-        train_task(finetuning(config, base, rows), config, machine, dry_run)
+        train_task(finetuning(config, base, rows, model), config, machine, dry_run)
 
 
 def take_preview(argv: list[str]) -> tuple[list[str], int | None]:
@@ -68,22 +79,31 @@ def settled(config: FinetuneConfig) -> FinetuneConfig:
     return config.model_copy(update={"optim": config.optim.model_copy(update={"name": "adamw"})})
 
 
-def with_batch_size(config: FinetuneConfig, rows: TaskRows) -> FinetuneConfig:
-    """A number where train.batch_size is "auto"."""
-    if config.train.batch_size != "auto":
-        return config
-    size = sequences_per_step(rows.train.rows.rows, rows.sequences(config.finetune.packing))
-    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
+def with_defaults(config: FinetuneConfig, rows: TaskRows, base: SavedModel) -> FinetuneConfig:
+    """Numbers where train.batch_size and optim.lr are "auto"; a warm-up that suits short runs."""
+    train, optim, packing = config.train, config.optim, config.finetune.packing
+    if train.batch_size == "auto":
+        size = sequences_per_step(rows.train.rows.rows, rows.sequences(packing))
+        train = train.model_copy(update={"batch_size": size})
+    if optim.lr == "auto":
+        rate = learning_rate(config.finetune.method, base.config().n_embd, bool(rows.train.pairs))
+        optim = optim.model_copy(update={"lr": rate})
+    epoch = rows.source(config)
+    steps = Budget.of(train, epoch.sequences_per_epoch, epoch.tokens_per_sequence).steps
+    if steps is not None and "warmup_steps" not in optim.model_fields_set:
+        warmup = min(optim.warmup_steps, math.ceil(WARMUP_SHARE * steps))
+        optim = optim.model_copy(update={"warmup_steps": warmup})
+    return config.model_copy(update={"train": train, "optim": optim})
 
 
-def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows) -> Task:
+def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: GPT) -> Task:
     """Answer prompts as the examples do, starting from the base model's weights."""
     section, tokenizer = config.finetune, rows.chat.tokenizer
     val_rows = rows.validation_rows(config.eval.max_tokens)
     rows_per_sequence = 2 if rows.train.pairs else 1
     return Task(
         model=base.config(),
-        build_model=lambda: choose_what_learns(base.model(), config, rows.chat.stop_token),
+        build_model=lambda: model,
         tokenizer=tokenizer,
         batches=lambda micro_batch_size: Batches(
             rows.source(config),
@@ -93,6 +113,8 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows) -> Task
         identity={"finetune.from": base.weight_hash(), **rows.identity(config)},
         evaluate_first=True,
         objective=PreferenceObjective(config.preference) if rows.train.pairs else None,
+        best_by="preference_loss" if rows.train.pairs else None,
+        before_learning=rows.score if rows.train.pairs else None,
         measure=lambda lm: figures(lm.model, lm.answer, rows, val_rows, config, lm.machine),
         prompt_tokens=rows.prompt,
         keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(

@@ -71,7 +71,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "cosine": ("optim.schedule=cosine",),
     "gpt2's initialisation": (),
     "momentum 0.85, gpt2's initialisation": ("optim.muon_momentum=0.85",),
-    "batch x 1/2": ("train.batch_size=4", "optim.name=muon"),
+    "batch x 1/2": ("train.batch_size=4",),
     "batch x 2": ("train.batch_size=16",),
     "beta2_half_life x 1/4": ("optim.beta2_half_life=20000",),
     "beta2_half_life x 4": ("optim.beta2_half_life=320000",),

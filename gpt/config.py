@@ -65,7 +65,9 @@ class OptimConfig(Section):
                             "in fine-tuning")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="adamw's peak learning rate; auto: 1 / n_embd, at most 0.004; beside "
-                            "muon 0.02 at width 128, and less by the root of the width")
+                            "muon 0.02 at width 128, and less by the root of the width; in "
+                            "fine-tuning 0.1 / n_embd, with adapters 0.5 / n_embd, and a tenth of "
+                            "that for preferences")
     muon_lr: Annotated[float, Field(gt=0)] = Field(
         0.02, description="muon's peak learning rate: how far a step moves a matrix, in spectral "
                           "norm; one value for all widths")
@@ -85,7 +87,8 @@ class OptimConfig(Section):
                           "which is then what is evaluated, sampled from and saved; null: none")
     schedule: Literal["wsd", "cosine", "linear", "constant"] = Field(
         "wsd", description="wsd: warm-up, constant, then a linear cooldown")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="steps from zero to lr")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        50, description="steps from zero to lr; in fine-tuning by default at most a tenth of all")
     cooldown_fraction: Fraction = Field(0.5, description="share of the run that cools down (wsd)")
     min_lr_fraction: Fraction = Field(0.0, description="the final learning rate, as a share of lr")
 
@@ -174,9 +177,10 @@ class FinetuneSection(Section):
         "auto", description="text around the turns: plain, turns, chatml, llama3, or a YAML file; "
                             "auto: plain for prompts and completions; for conversations what the "
                             "base model has, or its control tokens suggest, else turns")
-    prefix: Literal["causal", "bidirectional"] = Field(
-        "causal", description="how a prompt is read; bidirectional: all of it by each of its "
-                              "tokens, in training and in sampling")
+    prefix: Literal["causal", "bidirectional"] | None = Field(
+        None, description="how a prompt is read; bidirectional: all of it by each of its tokens, "
+                          "in training and in sampling, for examples with one answer; null: as the "
+                          "chat format says")
     packing: bool = Field(
         True, description="several examples in a sequence of block_size tokens, none of which sees "
                           "another; false: one in each; batch_size counts sequences")
@@ -187,7 +191,7 @@ class FinetuneSection(Section):
         0.1, description="refuse to train if a larger share of the examples is dropped or cut")
     answers: Annotated[int, Field(ge=0)] = Field(
         16, description="validation prompts answered at every evaluation, greedily, to count exact "
-                        "matches, right labels, and answers that end")
+                        "matches and answers that end")
     method: Literal["full", "lora", "dora"] = Field(
         "full", description="which weights learn: all; low-rank updates of frozen matrices "
                             "(arXiv:2106.09685); or those and each row's length (arXiv:2402.09353)")
@@ -196,7 +200,8 @@ class FinetuneSection(Section):
     pretrain_data: str | None = Field(
         None, description="prepared dataset that is mixed in, against forgetting")
     pretrain_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="the share of all sequences that come from pretrain_data")
+        0.1, description="the share of all sequences that come from pretrain_data, every token of "
+                         "which is learned")
 
     @model_validator(mode="after")
     def _one_validation_set(self) -> FinetuneSection:
@@ -254,6 +259,18 @@ class FinetuneConfig(RunSections):
     finetune: FinetuneSection
     lora: LoraConfig = Field(default_factory=LoraConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
+
+    @model_validator(mode="after")
+    def _options_have_a_use(self) -> FinetuneConfig:
+        section = self.finetune
+        if section.method == "full" and self.lora != LoraConfig():
+            raise ValueError("lora.* is for finetune.method=lora and dora")
+        if section.method != "full" and section.freeze:
+            raise ValueError("finetune.freeze is for finetune.method=full: adapters freeze all")
+        default = FinetuneSection.model_fields["pretrain_share"].default
+        if section.pretrain_data is None and section.pretrain_share != default:
+            raise ValueError("finetune.pretrain_share needs finetune.pretrain_data")
+        return self
 
 
 def _training_of(values: dict[str, Any]) -> dict[str, int]:

@@ -75,6 +75,7 @@ class Trainer:
     evaluate_first: bool = False  # also score the model before it learns
     measure: Callable[[], dict[str, float]] = dict  # other figures of an evaluation
     objective: Objective | None = None
+    best_by: str | None = None  # the figure that says which checkpoint is best; None: the loss
     _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
     _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
     _unreported: Taken | None = field(default=None, init=False)
@@ -205,9 +206,10 @@ class Trainer:
             f"{score.bits_per_byte:.4f} bits per byte",
             *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
         self._scored = state.step, score
-        if state.step and (self._best is None or score.loss < self._best.val_loss):
+        decides = score.loss if self.best_by is None else figures[self.best_by]
+        if state.step and (self._best is None or decides < self._best.val_loss):
             self._save()
-            self._best = checkpoint.Best(state.step, score.loss)
+            self._best = checkpoint.Best(state.step, decides)
             checkpoint.write_best(self._checkpoints, self._best)
             self._prune()
         return score

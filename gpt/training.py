@@ -47,6 +47,8 @@ class Task:
     identity: what the result rests on; a run folder with another identity is refused.
     loader_workers: threads that read batches ahead.
     objective: what is made small; None: the next token's loss.
+    best_by: the figure of `measure` that says which checkpoint is best; None: the validation loss.
+    before_learning: what is done with the model that training starts from, on its machine.
     measure: figures besides the validation loss.
     prompt_tokens: how samples are asked for; None: as plain text.
     keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
@@ -61,6 +63,8 @@ class Task:
     evaluate_first: bool = False
     loader_workers: int = 0
     objective: Objective | None = None
+    best_by: str | None = None
+    before_learning: Callable[[GPT, Machine], None] | None = None
     measure: Callable[[LanguageModel], dict[str, float]] = lambda lm: {}
     prompt_tokens: Callable[[str], list[int]] | None = None
     keep_base: Callable[[Path], None] | None = None
@@ -91,6 +95,8 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         model, optimizer = _build(task, config, rates, budget, machine)
         run.record(config, machine)
         _keep_base(task, run)
+        if task.before_learning is not None:
+            task.before_learning(model, machine)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
             state = checkpoint.load_training(run.resume_from, model, optimizer)
@@ -103,7 +109,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
                               _sampler(lm, task), average, task.evaluate_first,
-                              lambda: task.measure(lm), task.objective)
+                              lambda: task.measure(lm), task.objective, task.best_by)
             score = trainer.run()
             log.say(f"done; sample from it with: python sample.py {run.path}")
             return score

@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "no run to tune": (finetune, ["finetune.from=runs/none", "finetune.data=task.jsonl"],
                        "there is no run runs/none"),
     "no records": (finetune, ["finetune.from=runs/base", "finetune.data=none.jsonl"],
-                   "cannot read the records none.jsonl"),
+                   "cannot read none.jsonl"),
     "no run to sample": (sample, ["runs/none", "--prompt", "x"], "there is no run runs/none"),
     "long prompt": (sample, ["runs/base", "--prompt", "Z" * 4000], "the model reads 48"),
     "bad temperature": (sample, ["runs/base", "--prompt", "x", "--temperature=-1"], "temperature"),
@@ -206,22 +206,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, m
                                                                      capsys):
     import torch
 
-    from gpt import step
+    from gpt.evaluate import NextToken
     monkeypatch.chdir(workplace)
-    real, calls = step.summed_loss, []
+    real, calls = NextToken.summed_loss, []
 
-    def poisoned(model, batch):
+    def poisoned(self, model, batch):
         calls.append(1)
-        return real(model, batch) * (float("nan") if len(calls) == 4 else 1.0)
+        return real(self, model, batch) * (float("nan") if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(step, "summed_loss", poisoned)
+    monkeypatch.setattr(NextToken, "summed_loss", poisoned)
     arguments = ["data.dataset=data/c", "run.name=nan", *SMALL, "checkpoint.every_steps=1"]
     code, _, stderr = call_main(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert code == 1
     assert "failed: step 3: the loss is nan" in stderr and "the weights were not changed" in stderr
     lm = gpt.load(workplace / "runs/nan")
     assert all(torch.isfinite(p).all() for p in lm.model.parameters())
-    monkeypatch.setattr(step, "summed_loss", real)
+    monkeypatch.setattr(NextToken, "summed_loss", real)
     assert call_main(train, *arguments, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
 
 

@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.batches import Batches
+from gpt.batches import IGNORE, Batches, MicroBatch
 from gpt.batches.documents import DocumentRows
 from gpt.batches.mixture import SLOTS, Mixture, apportion
 from gpt.batches.order import Order
@@ -133,3 +134,37 @@ def test_a_mixture_of_document_rows_counts_tokens_and_keeps_segments():
     assert batch.tokens == SLOTS * 23 // 4 == batch.supervised_tokens
     for row, segments in zip(batch.inputs[:20].tolist(), batch.segments[:20].tolist(), strict=True):
         assert segments == np.cumsum(np.array(row) == END).tolist()
+
+
+class Lines:
+    """Sequences of one width, each of its own number."""
+
+    def __init__(self, width: int, first: int, **others: np.ndarray):
+        self.width, self.first, self.others = width, first, others
+        self.tokens_per_sequence = float(width)
+
+    def __len__(self) -> int:
+        return 6
+
+    def read(self, numbers: np.ndarray) -> MicroBatch:
+        inputs = np.repeat(self.first + numbers[:, None], self.width, axis=1)
+        given = {name: np.tile(row, (len(numbers), 1)) for name, row in self.others.items()}
+        return MicroBatch.of(inputs, inputs.copy(), **given)
+
+
+def test_sequences_of_two_widths_are_padded_and_keep_what_belongs_to_them():
+    packed = Lines(3, 100, begins=np.array([True, False, True]),
+                   prompts=np.array([True, False, False]))
+    batch = Mixture([packed, Lines(5, 200)], [1, 1], seed=0).read(np.arange(8))
+    assert batch.inputs.shape == (8, 5) and batch.prompts.dtype == torch.bool
+    assert batch.tokens == int((batch.targets != IGNORE).sum())
+    sources = (batch.inputs[:, 0] // 100).tolist()
+    assert set(sources) == {1, 2}
+    for source, targets, segments, prompts in zip(sources, batch.targets, batch.segments,
+                                                  batch.prompts, strict=True):
+        if source == 1:
+            assert (targets[3:] == IGNORE).all() and (targets[:3] >= 100).all()
+            assert segments[:3].tolist() == [1, 1, 2] and (segments[3:] > 2).all()
+            assert prompts.tolist() == [True] + [False] * 4
+        else:
+            assert (targets >= 200).all() and not segments.any() and not prompts.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,16 +25,20 @@ class Mixture:
     Every block of 4096 indices holds each source's number of slots, in an order of the block's own,
     and slot j of a source in block b is its sequence b·m + j, m being its slots per block. So
     which sequence an index reads is computed from (seed, index), and none of a source is skipped.
+    epoch_of: the source whose end is an epoch's; None: an epoch has as many sequences as all.
     """
 
-    def __init__(self, sources: Sequence[Sequences], weights: Sequence[float], seed: int):
+    def __init__(self, sources: Sequence[Sequences], weights: Sequence[float], seed: int,
+                 epoch_of: int | None = None):
         self._seed = seed
         self._sources = [Shuffled(source, seed, _SOURCE_KEY, number)
                          for number, source in enumerate(sources)]
         self._slots = apportion(weights, SLOTS)
         self._firsts = np.cumsum(self._slots) - self._slots
-        self.sequences_per_epoch = sum(len(source) for source in sources)
         shares = self._slots / SLOTS
+        self.sequences_per_epoch = sum(len(source) for source in sources)
+        if epoch_of is not None:
+            self.sequences_per_epoch = math.ceil(len(sources[epoch_of]) / shares[epoch_of])
         self.tokens_per_sequence = float(sum(
             share * source.tokens_per_sequence for share, source in zip(shares, sources,
                                                                         strict=True)))
@@ -58,14 +63,15 @@ def _joined(parts: list[MicroBatch], order: np.ndarray) -> MicroBatch:
 
     def column(name: str, padding: int) -> Tensor | None:
         """One tensor of all; rows that need none of its kind get padding alone."""
-        if all(getattr(part, name) is None for part in parts):
+        given = [getattr(part, name) for part in parts]
+        kinds = {own.dtype for own in given if own is not None}
+        if not kinds:
             return None
-        found = []
-        for part in parts:
-            own = getattr(part, name)
-            own = torch.zeros_like(part.inputs) if own is None else own
-            found.append(F.pad(own, (0, width - own.size(1)), value=padding))
-        return torch.cat(found)[rows]
+        [dtype] = kinds
+        filled = [torch.zeros_like(part.inputs, dtype=dtype) if own is None else own
+                  for part, own in zip(parts, given, strict=True)]
+        return torch.cat([F.pad(own, (0, width - own.size(1)), value=padding)
+                          for own in filled])[rows]
 
     inputs, targets = column("inputs", 0), column("targets", IGNORE)
     assert inputs is not None and targets is not None

@@ -85,9 +85,9 @@ class Chat:
         names: dict[int | None, str] = {i: name for name, i in tokenizer.specials.items()}
         self._end, self._begin = names[tokenizer.end_of_text], names.get(tokenizer.begin_of_text)
         self.stop = form.stop or self._end
-        if self.stop not in self._names:
-            raise UserError(f"the chat format stops at {self.stop}, which is no control token of "
-                            f"the model's tokenizer ({_some(self._names)})")
+        if lacking := [name for name in _controls_of(form) if name not in self._names]:
+            raise UserError(f"the chat format needs {lacking[0]}, which is no control token of the "
+                            f"model's tokenizer ({_some(self._names)})")
         self.stop_token = self._names[self.stop]
         self.tokenizer = tokenizer.stopping_at(self.stop_token)
         self._controls = re.compile(

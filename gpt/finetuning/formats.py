@@ -100,7 +100,7 @@ def _refuse_other_format(record: Fields, format: str, first: str) -> None:
     has_both = not first and record.values.keys() >= set(_shape(record, format))
     if found in (None, format) or has_both:
         return
-    other = f"and {first} those of {format}" if first else f"and {format} was asked for"
+    other = f"and {first} those of {format}" if first else f"and {format} is expected"
     raise UserError(f"{record.where} has the fields of {found} ({record}), {other}; put each "
                     "format into a file of its own, or mend the record")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+import numpy as np
 import torch
 
 from gpt.config import FinetuneConfig
 from gpt.evaluate import token_losses
 from gpt.finetuning.chat import Chat
-from gpt.finetuning.examples import Message
 from gpt.finetuning.preferences import preference_figures
-from gpt.finetuning.rows import Row, encode_row, side_by_side
+from gpt.finetuning.rows import Row, side_by_side
 from gpt.finetuning.task import TaskRows
 from gpt.model import GPT
 from gpt.runtime import Machine
@@ -29,8 +28,8 @@ def figures(model: GPT, answer: Answer, task: TaskRows, val_rows: Sequence[Row],
     if task.labels:
         found["label_accuracy"] = label_accuracy(model, val_rows, task.labels, task.chat, machine)
     if task.val.pairs:
-        found |= preference_figures(model, task.val.pairs, config.preference, machine,
-                                    task.marks_prompts)
+        pairs = task.val.pairs[:len(val_rows)]  # as many as validation rows are scored
+        found |= preference_figures(model, pairs, config.preference, machine, task.marks_prompts)
     return found
 
 
@@ -40,7 +39,8 @@ def answer_figures(rows: Sequence[Row], limit: int, answer: Answer) -> dict[str,
     exact_match: the same text, but for blanks around it. format_rate: the stop token was reached.
     Empty where there is nothing to answer.
     """
-    asked = [row for row in rows if row.example.prompt][:limit]
+    asked = [row for row in rows
+             if row.example.prompt and row.example.messages[-1].learned][:limit]
     if not asked:
         return {}
     exact, ended = 0, 0
@@ -56,14 +56,24 @@ def answer_figures(rows: Sequence[Row], limit: int, answer: Answer) -> dict[str,
 def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat: Chat,
                    machine: Machine) -> float:
     """The share of rows whose label is the likeliest of all, each with its stop token."""
+    answers = [np.array([*chat.tokenizer.encode_behind(label), chat.stop_token])
+               for label in labels]
     right = 0
     for row in rows:
-        candidates = [encode_row(replace(row.example, messages=(
-            *row.example.prompt, Message("assistant", label, learned=True))), chat)
-            for label in labels]
+        candidates = with_answers(row, answers, model.config.block_size)
         batch = side_by_side([[candidate] for candidate in candidates],
                              marks_prompts=chat.format.prefix == "bidirectional").on(machine)
         with machine.autocast():
             losses = token_losses(model, batch)
         right += labels[int(losses.sum(dim=1).argmin())] == row.example.label
     return right / len(rows)
+
+
+def with_answers(row: Row, answers: Sequence[np.ndarray], block_size: int) -> list[Row]:
+    """A row with other answers behind its prompt, of which all see as much as fits with each."""
+    room = block_size + 1 - max(map(len, answers))
+    prompt = row.tokens[:row.answer_start][-room:]
+    unlearned = np.zeros(len(prompt), dtype=bool)
+    return [Row(np.concatenate([prompt, answer]),
+                np.concatenate([unlearned, np.ones(len(answer), dtype=bool)]), row.example)
+            for answer in answers]

@@ -14,6 +14,15 @@ from gpt.lora import adapt
 from gpt.model import GPT
 
 UNTRAINED = 0.01  # of the median length of rows
+# Peak learning rates times n_embd, by method.
+RATES = {"full": 0.1, "lora": 0.5, "dora": 0.5}
+SHARE_FOR_PREFERENCES = 0.1
+
+
+def learning_rate(method: str, n_embd: int, preferences: bool) -> float:
+    """The peak rate that suits a model's width; lower than in pretraining, whose weights it keeps.
+    """
+    return RATES[method] / n_embd * (SHARE_FOR_PREFERENCES if preferences else 1.0)
 
 
 def choose_what_learns(model: GPT, config: FinetuneConfig, stop: int) -> GPT:

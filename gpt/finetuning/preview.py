@@ -23,6 +23,9 @@ def preview(task: TaskRows, count: int, colour: bool) -> str:
     for row in task.train.rows.rows[:count]:
         lines += [f"----- {row.example.where}: {len(row.tokens)} tokens, "
                   f"{int(row.learned[1:].sum())} learned", _shown(task, row, colour)]
+    for pair in task.train.pairs[:count]:
+        lines += [f"----- {pair.rejected.example.where}: the rejected answer",
+                  _shown(task, pair.rejected, colour)]
     return "\n".join([*lines, "-----", *_statistics(task.train.rows, task.block_size)])
 
 
@@ -61,7 +64,7 @@ def _statistics(rows: Rows, block_size: int) -> Iterator[str]:
            f"{answers.max()}")
     for row in rows.dropped[:5]:
         yield (f"left out: {row.example.where} has {len(row.tokens)} tokens, more than "
-               f"{block_size + 1}; finetune.long_rows=cut keeps its end")
+               f"{block_size + 1}")
     if len(rows.dropped) > 5:
         yield f"and {len(rows.dropped) - 5} more left out"
     if rows.cut:

@@ -32,7 +32,7 @@ class Row:
 
     @property
     def answer_start(self) -> int:
-        """Where the last answer's tokens begin."""
+        """Where the tokens of the last answer that is learned begin."""
         unlearned = np.flatnonzero(~self.learned[:-1] & self.learned[1:])
         return int(unlearned[-1]) + 1 if len(unlearned) else 0
 
@@ -175,13 +175,14 @@ def side_by_side(lines: Sequence[Sequence[Row]], isolate: bool = False,
 
 
 def padded_batches(rows: Sequence[Row], size: int, marks_prompts: bool = False) -> list[MicroBatch]:
-    """Rows in their order, `size` at a time."""
+    """Rows `size` at a time, sorted by their length so that little is padded."""
+    rows = sorted(rows, key=len)
     return [side_by_side([[row] for row in rows[first:first + size]], marks_prompts=marks_prompts)
             for first in range(0, len(rows), size)]
 
 
 def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
-    """Rows to validate on, at most max_tokens of them, sorted so that little is padded."""
+    """Rows to validate on, in their order: at most max_tokens of them, and at least one row."""
     chosen: list[Row] = []
     total = 0
     for row in rows:
@@ -189,7 +190,7 @@ def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
         if max_tokens is not None and chosen and total > max_tokens:
             break
         chosen.append(row)
-    return sorted(chosen, key=len)
+    return chosen
 
 
 def refuse_useless(rows: Rows, name: str, block_size: int, max_long_share: float) -> None:

@@ -12,6 +12,7 @@ from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import TaskData, read_task
 from gpt.holdout import held_out_names
 
+VAL_FRACTION = 0.1
 One = TypeVar("One", Example, Preference)
 
 
@@ -20,7 +21,7 @@ def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData
     data = read_task(Path(section.data), section.format)
     if section.val_data is not None:
         return data, read_task(Path(section.val_data), data.format)
-    fraction = section.val_fraction or 0.1
+    fraction = section.val_fraction or VAL_FRACTION
     examples = hold_out(data.examples, fraction, seed)
     preferences = hold_out(data.preferences, fraction, seed)
     train, val = (TaskData(data.format, *split)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Windows
-from gpt.config import FinetuneConfig, FinetuneSection
+from gpt.config import FinetuneConfig, FinetuneSection, PreferenceConfig
 from gpt.errors import UserError
 from gpt.files import sha256_of
 from gpt.finetuning.chat import Chat, choose_format
-from gpt.finetuning.examples import Message
+from gpt.finetuning.examples import Example, Message
 from gpt.finetuning.formats import TaskData
 from gpt.finetuning.preferences import Pair, Pairs, encode_pairs, with_reference
 from gpt.finetuning.rows import (
@@ -24,7 +24,7 @@ from gpt.finetuning.rows import (
     first_rows,
     refuse_useless,
 )
-from gpt.finetuning.splits import load_splits
+from gpt.finetuning.splits import VAL_FRACTION, load_splits
 from gpt.model import GPT
 from gpt.runtime import Machine
 from gpt.shards import Dataset
@@ -90,14 +90,20 @@ class TaskRows:
         """Read, split and encode. Raises UserError for data that cannot be learned from."""
         section = config.finetune
         train, val = load_splits(section, config.run.seed)
-        if train.preferences and section.pretrain_data is not None:
-            raise UserError("finetune.pretrain_data cannot be mixed with preferences, which have "
-                            "another loss; learn from one after the other")
+        _refuse_what_has_no_use(config, train)
         name, form = choose_format(section.chat, converses(train), tokenizer)
-        chat = Chat(form.model_copy(update={"prefix": section.prefix}), tokenizer)
+        if section.prefix is not None:
+            form = form.model_copy(update={"prefix": section.prefix})
+        chat = Chat(form, tokenizer)
+        if form.prefix == "bidirectional":
+            _refuse_several_answers([*train.examples, *val.examples])
         chat.tokenizer.chat_template = chat.jinja()
         chat.tokenizer.chat_format = chat.format.model_dump_json(indent=1)
         labels = {example.label for example in train.examples if example.label is not None}
+        for example in val.examples:
+            if example.label is not None and example.label not in labels:
+                raise UserError(f"{example.where}: no training example has the label "
+                                f"{example.label}; they have {', '.join(sorted(labels)[:8])}")
         return cls(train.format, name, chat,
                    Split.of(train, chat, block_size, section, "training"),
                    Split.of(val, chat, block_size, section, "validation"),
@@ -131,7 +137,7 @@ class TaskRows:
                             "base model's; prepare it again with that one")
         texts = Windows(TokenizedText.training(dataset), self.block_size)
         share = section.pretrain_share
-        return Mixture([own, texts], [1 - share, share], seed)
+        return Mixture([own, texts], [1 - share, share], seed, epoch_of=0)
 
     def validation_rows(self, max_tokens: int | None) -> list[Row]:
         """Rows to score."""
@@ -141,18 +147,18 @@ class TaskRows:
         """The tokens of a user's message, after which the model answers."""
         return self.chat.prompt([Message("user", text)] if text else [])
 
-    def scored_by(self, model: GPT, machine: Machine) -> TaskRows:
-        """The same, with what a model thinks of each answer of a preference."""
-        def scored(split: Split) -> Split:
-            return replace(split, pairs=with_reference(split.pairs, model, machine,
-                                                       self.marks_prompts))
-        return replace(self, train=scored(self.train), val=scored(self.val))
+    def score(self, model: GPT, machine: Machine) -> None:
+        """Note what a model thinks of each answer of a preference, before it learns."""
+        for split in (self.train, self.val):
+            split.pairs[:] = with_reference(split.pairs, model, machine, self.marks_prompts)
 
     def identity(self, config: FinetuneConfig) -> dict[str, Any]:
         """What the result rests on."""
         section = config.finetune
         own: dict[str, Any] = section.model_dump(
-            include={"val_fraction", "packing", "long_rows", "method", "freeze"})
+            include={"packing", "long_rows", "method", "freeze"})
+        if section.val_data is None:
+            own["val_fraction"] = section.val_fraction or VAL_FRACTION
         for name, file in (("data", section.data), ("val_data", section.val_data)):
             own[name] = file and sha256_of(Path(file))
         own |= {"format": self.format, "chat": self.chat.format.model_dump()}
@@ -171,6 +177,27 @@ class TaskRows:
                f"{self.chat.stop}")
         yield f"training: {self.train.describe()}"
         yield f"validation: {self.val.describe()}"
+
+
+def _refuse_what_has_no_use(config: FinetuneConfig, data: TaskData) -> None:
+    section = config.finetune
+    if data.preferences and section.pretrain_data is not None:
+        raise UserError("finetune.pretrain_data cannot be mixed with preferences, which have "
+                        "another loss; learn from one after the other")
+    if data.preferences and section.long_rows == "cut":
+        raise UserError("finetune.long_rows=cut is not for preferences: both answers of a pair "
+                        "have to stand behind the same prompt")
+    if not data.preferences and config.preference != PreferenceConfig():
+        raise UserError(f"preference.* is for data with chosen and rejected answers, not for "
+                        f"{data.format}")
+
+
+def _refuse_several_answers(examples: Sequence[Example]) -> None:
+    for example in examples:
+        if sum(message.learned for message in example.messages) > 1:
+            raise UserError(f"{example.where} has several answers to learn, and a prompt that is "
+                            "read in both directions must not hold one; use "
+                            "finetune.prefix=causal, or one example for each answer")
 
 
 def converses(data: TaskData) -> bool:

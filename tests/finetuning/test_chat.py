@@ -128,8 +128,12 @@ def test_generation_ends_where_answers_end():
 
 
 def test_a_format_that_needs_other_control_tokens_is_refused():
-    with pytest.raises(UserError, match=r"stops at <\|im_end\|>, which is no control token"):
+    with pytest.raises(UserError, match=r"needs <\|im_start\|>, which is no control token"):
         Chat(FORMATS["chatml"], BYTES)
+    with pytest.raises(UserError, match=r"needs <\|im_start\|>, .* \(it has <\|endoftext\|>, <"):
+        Chat(FORMATS["chatml"], with_controls(["<|endoftext|>", "<|im_end|>"]))
+    with pytest.raises(UserError, match=r"needs <\|user\|>"):
+        Chat(ChatFormat(user=Turn(before="<|user|>")), BYTES)
 
 
 def test_auto_is_plain_for_pairs_and_follows_the_tokenizer_for_conversations():

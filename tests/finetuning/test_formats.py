@@ -252,7 +252,7 @@ def test_a_format_that_is_asked_for_is_read_where_its_fields_are():
     assert messages_of(record) == (user("P"), answer("C"))
     assert messages_of(record, format="classification") == (user("T"), answer("L"))
     assert messages_of(record, format="text") == (answer("T"),)
-    assert "line 2 has the fields of text (text), and completion was asked for" in refusal(
+    assert "line 2 has the fields of text (text), and completion is expected" in refusal(
         record, {"text": "T"}, format="completion")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from gpt.config import FinetuneConfig
 from gpt.errors import UserError
 from gpt.finetuning import Example, Message, choose_what_learns
-from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy
+from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy, with_answers
 from gpt.finetuning.rows import encode_row, side_by_side
 from tests.finetuning.conversations import chat_of, pair
 from tests.tiny import CPU, tiny_gpt
@@ -42,6 +43,27 @@ def test_no_more_prompts_are_answered_than_asked_for():
 def test_a_text_without_a_prompt_is_not_answered():
     rows = [encode_row(pair("", "text"), chat_of())]
     assert answer_figures(rows, 5, lambda prompt, most: ("", True)) == {}
+
+
+def test_an_answer_that_is_not_learned_is_not_asked_for():
+    example = Example((Message("user", "a"), Message("assistant", "b", learned=True),
+                       Message("user", "c"), Message("assistant", "d")))
+    rows = [encode_row(example, chat_of())]
+    assert answer_figures(rows, 5, lambda prompt, most: ("", True)) == {}
+
+
+@pytest.mark.parametrize("prompt", ["abcdefgh" * 4, "ab"])
+def test_labels_that_do_not_fit_behind_a_prompt_shorten_it_for_all(prompt):
+    row = encode_row(labelled(prompt, "x"), chat_of())
+    long, short = (np.frombuffer(text, np.uint8).astype(int) for text in (b"yes, indeed", b"n"))
+    found = with_answers(row, [long, short], 32)
+    starts = [each.answer_start for each in found]
+    assert starts[0] == starts[1] == min(len(prompt), 33 - len(long))
+    assert len(found[0]) <= 32
+    assert [each.tokens[start:].tolist() for each, start in zip(found, starts, strict=True)] == [
+        long.tolist(), short.tolist()]
+    model = tiny_gpt(vocab_size=262)
+    assert label_accuracy(model, [row], ("x", "yes, indeed"), chat_of(), CPU) in (0.0, 1.0)
 
 
 def labelled(text: str, label: str) -> Example:

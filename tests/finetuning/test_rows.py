@@ -71,7 +71,9 @@ def test_packed_rows_have_the_losses_and_gradients_of_rows_alone(name, prompts):
     alone = loss_and_gradient(model, padded_batches(rows, 1, prompts))
     together = loss_and_gradient(model, [packed.read(np.arange(len(packed)))])
     assert together[0] == pytest.approx(alone[0], rel=2e-6)
-    torch.testing.assert_close(together[1], alone[1], rtol=2e-4, atol=2e-6)
+    # Sums of some hundred float32 terms in another order: 6e-8 of the largest, a hundred times.
+    scale = alone[1].abs().max()
+    torch.testing.assert_close(together[1] / scale, alone[1] / scale, rtol=0, atol=6e-6)
 
 
 def test_without_isolation_packed_rows_would_differ():
@@ -175,8 +177,13 @@ def test_texts_without_prompts_are_held_out_one_by_one():
     assert len(train) + len(val) == 40 and len(val) > 1
 
 
+def test_rows_that_are_scored_together_are_of_similar_length():
+    batches = padded_batches(pairs(("abcd", "efgh"), ("a", "b"), ("abcd", "efg"), ("x", "y")), 2)
+    assert [batch.inputs.size(1) for batch in batches] == [2, 8]
+
+
 def test_validation_reads_at_most_the_tokens_asked_for():
     rows = pairs(("abcd", "efgh"), ("a", "b"), ("x", "y"))
-    assert [len(row.tokens) for row in first_rows(rows, None)] == [3, 3, 9]
-    assert [len(row.tokens) for row in first_rows(rows, 10)] == [3, 9]
+    assert [len(row.tokens) for row in first_rows(rows, None)] == [9, 3, 3]
+    assert [len(row.tokens) for row in first_rows(rows, 10)] == [9, 3]
     assert len(first_rows(rows, 1)) == 1

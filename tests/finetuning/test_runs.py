@@ -71,12 +71,14 @@ METHODS = {"full": (), "frozen": ("finetune.freeze=[embedding.*]",),
            "dora": ("finetune.method=dora", "optim.ema_half_life=100"),
            "int8": ("finetune.method=lora", "lora.base=int8"),
            "mixed": ("finetune.pretrain_data=corpus", "finetune.pretrain_share=0.5"),
+           "mixed both ways": ("finetune.pretrain_data=corpus", "finetune.packing=false",
+                               "finetune.prefix=bidirectional"),
            "unpacked": ("finetune.packing=false", "finetune.prefix=bidirectional")}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_ends_in_the_same_bits(method, tune, monkeypatch, capsys):
-    if method == "mixed":
+    if method.startswith("mixed"):
         Path("text.txt").write_text("Some text to go on with.\n" * 200)
         assert call_main(prepare, "text.txt", "tokenizer=byte", "out=corpus",
                          monkeypatch=monkeypatch, capsys=capsys)[0] == 0
@@ -136,6 +138,90 @@ def test_other_adapters_than_the_checkpoints_are_refused(tune):
     assert code == 2 and "finetune.lora" in stderr
 
 
+@pytest.mark.parametrize("mistake", [("finetune.method=lora", "lora.targets=[embedding]"),
+                                     ("finetune.freeze=[blok*]",)])
+def test_a_mistake_leaves_no_folder_in_the_way(mistake, tune):
+    assert tune("run.name=a", *mistake, "train.steps=1", *QUIET)[0] == 2
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("lora.rank=4",), "lora.* is for finetune.method=lora and dora"),
+    (("finetune.method=lora", "finetune.freeze=[embedding.*]"), "adapters freeze all"),
+    (("finetune.pretrain_share=0.5",), "needs finetune.pretrain_data"),
+    (("preference.beta=0.5",), "preference.* is for data with chosen and rejected answers")])
+def test_options_without_a_use_are_refused(options, message, tune):
+    code, _, stderr = tune(*options)
+    assert code == 2 and message in stderr
+
+
+def test_the_beginning_of_a_preference_is_not_cut(tune):
+    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
+                           for i in range(20)])
+    code, _, stderr = tune("finetune.long_rows=cut", data="prefer.jsonl")
+    assert code == 2 and "is not for preferences" in stderr
+
+
+def test_conversations_with_several_answers_are_not_read_in_both_directions(tune):
+    talk = [{"role": role, "content": "x"} for role in ("user", "assistant") * 2]
+    write("talk.jsonl", [{"messages": [{"role": "user", "content": f"Q{i}"}, *talk[1:]]}
+                         for i in range(12)])
+    code, _, stderr = tune("finetune.prefix=bidirectional", data="talk.jsonl")
+    assert code == 2 and "talk.jsonl, line 1 has several answers" in stderr
+
+
+def test_a_format_says_how_prompts_are_read_unless_the_run_does(tune):
+    Path("form.yaml").write_text("prefix: bidirectional\n")
+    for name, options in (("own", ()), ("other", ("finetune.prefix=causal",))):
+        done(tune(f"run.name={name}", "finetune.chat=form.yaml", "train.steps=1", *QUIET, *options))
+    found = [json.loads(checkpoint.load_tokenizer(last_checkpoint(name)).chat_format)["prefix"]
+             for name in ("own", "other")]
+    assert found == ["bidirectional", "causal"]
+
+
+def test_a_label_that_no_training_example_has_is_refused(tune):
+    write("labels.jsonl", [{"text": f"{i} is ", "label": "odd"} for i in range(20)])
+    write("val.jsonl", [{"text": "a", "label": "odd"}, {"text": "b", "label": "even"}])
+    code, _, stderr = tune("finetune.val_data=val.jsonl", data="labels.jsonl")
+    assert code == 2 and "val.jsonl, line 2: no training example has the label even" in stderr
+
+
+def test_the_default_share_that_is_held_out_may_be_said(tune):
+    done(tune("run.name=a", "train.steps=1", *QUIET))
+    assert "is complete" in done(tune("run.name=a", "train.steps=1", "finetune.val_fraction=0.1",
+                                      *QUIET))
+
+
+def test_with_texts_mixed_in_an_epoch_is_still_one_of_the_task(tune, monkeypatch, capsys):
+    Path("text.txt").write_text("Some text to go on with.\n" * 2000)
+    assert call_main(prepare, "text.txt", "tokenizer=byte", "out=corpus", monkeypatch=monkeypatch,
+                     capsys=capsys)[0] == 0
+    settings = ("train.epochs=4", "train.batch_size=2", "finetune.packing=false", *QUIET)
+    done(tune("run.name=plain", *settings))
+    done(tune("run.name=mixed", *settings, "finetune.pretrain_data=corpus",
+              "finetune.pretrain_share=0.5"))
+    plain, mixed = (events(name, "end")[0]["step"] for name in ("plain", "mixed"))
+    assert mixed == 2 * plain
+
+
+def test_warm_up_is_a_tenth_of_a_short_run_unless_it_is_given(tune):
+    for name, options in (("a", ()), ("b", ("optim.warmup_steps=12",))):
+        done(tune(f"run.name={name}", "train.steps=20", "optim.schedule=constant",
+                  "optim.lr=0.001", *options, *QUIET))
+    rates = {name: [event["lr"] for event in events(name, "train")] for name in "ab"}
+    assert rates["a"][0] == pytest.approx(0.001 / 3) and rates["a"][2:] == [0.001] * 18
+    assert rates["b"][5] == pytest.approx(0.001 * 6 / 13)
+
+
+def test_the_reference_of_preferences_is_the_model_that_training_starts_from(tune):
+    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
+                           for i in range(20)])
+    done(tune("run.name=p", "finetune.method=lora", "lora.base=int8", "train.steps=1", *QUIET,
+              data="prefer.jsonl"))
+    assert events("p", "eval")[0]["val_margin"] == pytest.approx(0.0, abs=1e-6)
+    assert "no!<|endoftext|>⟧" in done(tune("--preview=1", data="prefer.jsonl"))
+
+
 def test_muon_for_adapters_is_refused(tune):
     code, _, stderr = tune("run.name=a", "finetune.method=lora", "optim.name=muon")
     assert code == 2 and "adapters (finetune.method=lora) learn with adamw" in stderr
@@ -189,6 +275,31 @@ def test_preferences_are_learned_and_logged(tune):
     steps = events("p", "train")
     assert steps[-1]["margin"] > steps[0]["margin"]
     assert 0 <= steps[0]["preference_accuracy"] <= 1
+
+
+def test_the_best_of_preferences_is_where_their_own_loss_is_lowest(tune):
+    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
+                           for i in range(20)])
+    done(tune("run.name=p", "train.steps=8", "optim.lr=0.003", "eval.every_steps=4",
+              "finetune.answers=0", data="prefer.jsonl"))
+    losses = {e["step"]: e["val_preference_loss"] for e in events("p", "eval") if e["step"]}
+    best = json.loads(Path("runs/p/checkpoints/best.json").read_text())
+    assert best == {"step": min(losses, key=losses.__getitem__),
+                    "val_loss": min(losses.values())}
+
+
+@pytest.mark.parametrize(("settings", "rate"), [
+    ((), 0.1 / 32), (("finetune.method=lora",), 0.5 / 32), (("optim.lr=0.002",), 0.002)])
+def test_the_learning_rate_follows_method_and_width(settings, rate, tune):
+    done(tune("run.name=a", "train.steps=1", *settings, *QUIET))
+    assert f"adamw at {rate:.3g}, " in Path("runs/a/train.log").read_text()
+
+
+def test_preferences_are_learned_at_a_tenth_of_the_rate(tune):
+    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
+                           for i in range(20)])
+    done(tune("run.name=p", "train.steps=1", *QUIET, data="prefer.jsonl"))
+    assert f"adamw at {0.01 / 32:.3g}, " in Path("runs/p/train.log").read_text()
 
 
 def test_preferences_are_not_mixed_with_texts(tune):
