@@ -351,7 +351,7 @@ def test_fine_tuning_refuses_another_validation_set_for_the_same_run(workplace, 
     code, _, stderr = call_main(finetune, "finetune.from=runs/base", "finetune.data=task.jsonl",
                                 "run.name=tuned", "train.epochs=2", "train.batch_size=4",
                                 "finetune.val_fraction=0.3", monkeypatch=monkeypatch, capsys=capsys)
-    assert code == 2 and "finetune.val_fraction: None there, 0.3 asked" in stderr
+    assert code == 2 and "finetune.val_fraction: 0.1 there, 0.3 asked" in stderr
 
 
 def test_a_run_says_at_its_start_what_it_costs(workplace):

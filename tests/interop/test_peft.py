@@ -27,7 +27,7 @@ from gpt.interop.equivalent import standard_fields, standard_form
 from gpt.interop.peft_reading import read_peft
 from gpt.interop.peft_writing import export_peft
 from gpt.interop.writing import write_folder
-from gpt.lora import adapt, adapter_state, base_state, load_adapter_state
+from gpt.lora import adapt, adapter_state, base_state, chosen_parts, load_adapter_state
 from gpt.model import GPT
 from tests.interop.models import VOCAB, bpe, largest_difference, saved
 from tests.model.published import assert_nearly_equal
@@ -169,8 +169,38 @@ def test_a_fresh_adapter_stays_one_that_can_learn(name, tmp_path):
     export_peft(model, tmp_path / "a", "me/base")
     again = with_adapter(tiny_gpt(**OURS[name]), tmp_path / "a")
     assert torch.equal(again(TOKENS), model(TOKENS))
+    assert chosen_parts(again.adapter.targets, model.config) == chosen_parts(["all"], model.config)
     again(TOKENS).square().sum().backward()
     assert all(tensor.grad.any() for key, tensor in again.named_parameters() if key.endswith(".B"))
+
+
+@pytest.mark.parametrize("dead", [[0], [0, 1, 2, 3]], ids=["one", "all"])
+def test_what_can_never_learn_is_no_part_of_a_joint_matrix(dead, tmp_path):
+    """Where A and B are both zero neither has a gradient; c_attn's other parts need none of it."""
+    model = adapted(adapter(method="dora", targets=["q_proj"]), **OURS["gpt2"])
+    bury(model, dead)
+    export_peft(model, tmp_path / "a", "me/base")
+    again = with_adapter(tiny_gpt(**OURS["gpt2"]), tmp_path / "a")
+    assert again.adapter.targets == ["q_proj"]
+    assert again.adapter.rank == max(1, 4 - len(dead))
+    assert_nearly_equal(again(TOKENS), model(TOKENS))
+
+
+def test_what_can_never_learn_keeps_its_place_in_a_matrix_of_its_own(tmp_path):
+    model = adapted(adapter(), **OURS["qwen3"])
+    bury(model, [1])
+    export_peft(model, tmp_path / "a", "me/base")
+    tensors = read_peft(tmp_path / "a", tiny_gpt(**OURS["qwen3"]))[1]
+    assert all(torch.equal(tensors[key], one) for key, one in adapter_state(model).items())
+
+
+def bury(model: GPT, components: list[int]) -> None:
+    """Make components of A and B zero."""
+    for name, tensor in adapter_state(model).items():
+        if name.endswith(".A"):
+            tensor[components] = 0.0
+        elif name.endswith(".B"):
+            tensor[:, components] = 0.0
 
 
 def test_an_adapter_of_an_int8_base_is_exported_as_it_is(tmp_path):
