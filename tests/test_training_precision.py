@@ -70,6 +70,7 @@ def test_compiled_and_eager_training_agree():
     """About half a minute. Fused kernels sum in another order: float32 rounding, which five steps
     of AdamW at this rate grow about tenfold (see the curves above), so 1e-6 instead of 1e-7."""
     from torch._dynamo.utils import counters
+    torch._dynamo.reset()  # what other tests compiled of the same code would be taken up
     counters.clear()
     machine = Machine(torch.device("cpu"), torch.float32, compile=True)
     eager, compiled = (tiny_gpt(zero_outputs=True, n_layer=1) for _ in range(2))
