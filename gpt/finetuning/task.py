@@ -177,6 +177,10 @@ class TaskRows:
                f"{self.chat.stop}")
         yield f"training: {self.train.describe()}"
         yield f"validation: {self.val.describe()}"
+        seen = {row.tokens.tobytes() for row in self.train.rows.rows}
+        if again := sum(row.tokens.tobytes() in seen for row in self.val.rows.rows):
+            yield (f"warning: {again:,} of them are training data, too, so the validation loss "
+                   "will look better than it is")
 
 
 def _refuse_what_has_no_use(config: FinetuneConfig, data: TaskData) -> None:

@@ -263,6 +263,12 @@ def test_a_preview_names_what_is_left_out(tune):
     assert "left out: long.jsonl, line 25 has 62 tokens, more than 49" in output
 
 
+def test_validation_data_that_are_trained_on_are_announced(tune):
+    write("val.jsonl", [{"prompt": "new", "completion": "z"}, *PAIRS[:3]])
+    assert "3 of them are training data" in done(tune("--preview=1", "finetune.val_data=val.jsonl"))
+    assert "warning" not in done(tune("--preview=1"))  # held out by a hash of the prompt
+
+
 def test_preferences_are_learned_and_logged(tune):
     write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
                            for i in range(20)])
