@@ -3,7 +3,7 @@
 usage: python benchmarks/finetune.py
 
 A model of 6 layers of width 384 (Qwen3's architecture, random weights, bytes) learns the style
-task (data/tasks/style.jsonl): 24 examples a step, float32, eager. The peers' arm is the plain loop
+task (data/tasks/style.jsonl): 16 examples a step, float32, eager. The peers' arm is the plain loop
 that peft's documentation shows: rows padded to the longest of each micro-batch of 8, labels masked,
 torch's fused AdamW, gradients clipped. Arms take turns, each in a process of its own. Speed is
 tokens of text per second, padding not counted. Writes benchmarks/results/finetune.json.
@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "finetune.json"
 PEER = {"ours full": "transformers full", "ours lora": "peft lora",
         "ours lora, padded": "peft lora", "ours lora, int8": "peft lora", "ours dora": "peft dora"}
 ARMS = (*PEER, "transformers full", "peft lora", "peft dora")
-ROUNDS, STEPS, EXAMPLES, MICRO_BATCH, CONTEXT = 3, 3, 24, 8, 512
+ROUNDS, STEPS, EXAMPLES, MICRO_BATCH, CONTEXT = 5, 2, 16, 8, 512
 RANK, ALPHA, GOAL = 8, 16, 1.2
 
 
