@@ -231,7 +231,7 @@ def test_a_merged_model_of_half_precision_stays_in_it():
 
 
 def test_a_row_of_zeros_has_no_direction_and_becomes_no_nan():
-    model = tiny_gpt(untrained=True)  # out_proj and down_proj are zero
+    model = tiny_gpt(zero_outputs=True)  # out_proj and down_proj are zero
     adapt(model, adapter(method="dora"))
     for _ in range(2):
         loss = loss_of(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ from tests.tiny import CPU, tiny_gpt
 from tests.training import batch_of, finish, optimizer_of, trainer_of, weights_of
 
 CURVES = {
-    "adamw": [4.11591911, 4.12223339, 4.00431871, 4.04769468, 3.92779684, 3.97545576, 3.86032343,
-              3.90494609, 3.79603529, 3.83450031],
-    "muon": [4.11591911, 4.12170601, 4.01535559, 4.04936028, 3.93760014, 3.97642255, 3.86725211,
-             3.90354228, 3.79912925, 3.82971501]}
+    "adamw": [4.48731661, 4.71239901, 3.19180250, 3.51935816, 2.69662976, 3.01954246, 2.34129190,
+              2.62629080, 1.99681234, 2.29125452],
+    "muon": [4.48731661, 4.55879974, 3.19432139, 3.51083064, 2.65179896, 2.86495399, 2.24475145,
+             2.42625451, 1.86859047, 2.04926276]}
 
 
 @pytest.fixture
@@ -57,13 +56,13 @@ def test_a_tiny_run_in_float32_follows_its_committed_curve(name, one_thread):
     other processors round otherwise: torch's for AVX2 and for none, and MKL's for AVX2 and SSE,
     end up to 2.4e-7 apart.
     """
-    found = losses_of(tiny_gpt(untrained=True), name=name)
+    found = losses_of(tiny_gpt(zero_outputs=True), name=name)
     assert found == pytest.approx(CURVES[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"lr": 2.001e-3}, {"name": "muon"}], ids=str)
 def test_a_small_change_leaves_the_committed_curve(change, one_thread):
-    found = losses_of(tiny_gpt(untrained=True), **change)
+    found = losses_of(tiny_gpt(zero_outputs=True), **change)
     assert found != pytest.approx(CURVES["adamw"], rel=1e-6)
 
 
@@ -74,10 +73,10 @@ def test_compiled_and_eager_training_agree():
     torch._dynamo.reset()  # what other tests compiled of the same code would be taken up
     counters.clear()
     machine = Machine(torch.device("cpu"), torch.float32, compile=True)
-    eager, compiled = (tiny_gpt(untrained=True, n_layer=1) for _ in range(2))
+    eager, compiled = (tiny_gpt(zero_outputs=True, n_layer=1) for _ in range(2))
     expected = losses_of(eager, steps=5)
     assert losses_of(compiled, machine, steps=5) == pytest.approx(expected, rel=1e-6)
-    assert expected[-1] < expected[0] - 0.1
+    assert expected[-1] < expected[0] - 0.5
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 1  # no break, no second shape
     eager.load_state_dict(compiled.state_dict())
@@ -108,7 +107,7 @@ def scale_of(step: Step) -> float:
 
 
 def small_gpt() -> GPT:
-    return tiny_gpt(untrained=True, n_layer=1).train()
+    return tiny_gpt(zero_outputs=True, n_layer=1).train()
 
 
 def take(step: Step) -> tuple[float, float]:
@@ -132,7 +131,7 @@ def test_in_float16_the_gradient_is_the_one_of_float32_up_to_rounding():
         torch.testing.assert_close(p.grad, q.grad, rtol=0,
                                    atol=2**-6 * float(q.grad.abs().max()) + 1e-7)
     clipped = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
-    assert norm > 1 and float(clipped) == pytest.approx(1.0, rel=1e-4)
+    assert norm > 2 and float(clipped) == pytest.approx(1.0, rel=1e-4)
 
 
 def test_an_overflow_leaves_the_update_out_halves_the_scale_and_training_goes_on():
@@ -190,15 +189,13 @@ def test_the_loss_scale_survives_its_round_trip():
 HALF = {"eval": {"every_steps": 4}, "optim": {"warmup_steps": 0}}
 
 
-def test_a_run_in_float16_learns_and_continues_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_run_in_float16_learns_and_continues_to_the_same_bits(tmp_path):
     """The first steps overflow: scale and skipped updates belong to what is continued."""
-    monkeypatch.setattr(torch.amp, "GradScaler",
-                        functools.partial(torch.amp.GradScaler, init_scale=2.0**20))
     whole = trainer_of(tmp_path / "whole", half(), steps=10, **HALF)
     expected = finish(whole)
     finish(trainer_of(tmp_path / "cut", half(), steps=4, **HALF))
     state = checkpoint.read_state(tmp_path / "cut/checkpoints/step-00000004")
-    assert state.loss_scale["scale"] < 2.0**20 and state.loss_scale["_growth_tracker"] < 4
+    assert state.loss_scale["scale"] < 2.0**16 and state.loss_scale["_growth_tracker"] < 4
     rest = trainer_of(tmp_path / "cut", half(), steps=10, **HALF)
     found = finish(rest)
     assert [line for line in found if line["event"] != "save"] == [

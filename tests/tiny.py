@@ -45,20 +45,17 @@ def tiny_config(**changes: Any) -> ModelConfig:
                           "n_embd": 32, **changes})
 
 
-def tiny_gpt(seed: int = 0, untrained: bool = False, **changes: Any) -> GPT:
+def tiny_gpt(seed: int = 0, zero_outputs: bool = False, **changes: Any) -> GPT:
     """A tiny model in evaluation mode.
 
-    untrained=False draws larger weights, biases and norms, so that every layer matters.
+    zero_outputs=False also draws the matrices that start at zero, so that every layer matters.
     """
     torch.manual_seed(seed)
     model = GPT(tiny_config(**changes)).eval()
-    if not untrained:
+    if not zero_outputs:
         with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.weight.normal_(std=module.in_features ** -0.5)
             for parameter in model.parameters():
-                if parameter.dim() == 1:
+                if not parameter.any() or parameter.dim() == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
 

@@ -80,7 +80,7 @@ def trainer_of(folder: Path, machine: Machine, steps: int | None = 6, seconds: f
     optim = {"warmup_steps": 2, "schedule": "constant", **sections.pop("optim", {})}
     config = RunSections(**{"optim": optim, **sections})
     machine.seed_step()
-    gpt = tiny_gpt(untrained=True, **{"n_layer": 1, "vocab_size": 257, **(model or {})})
+    gpt = tiny_gpt(zero_outputs=True, **{"n_layer": 1, "vocab_size": 257, **(model or {})})
     machine.place(gpt)
     optimizer = optimizer_of(gpt, config.optim, name=name, ema_decay=ema_decay)
     newest, state = checkpoint.newest_sound(folder / "checkpoints"), TrainState()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from gpt.model.cache import KVCache
 from gpt.model.embedding import Embedding, rope_frequencies, rotations
 from gpt.model.visibility import positions_within, visible_keys, visible_within
 
-WEIGHT_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
+EMBEDDING_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
 
 
 class GPT(nn.Module):
@@ -119,17 +118,20 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw the weights as GPT-2 does.
+        """Draw the weights.
 
-        Embeddings and matrices: normal, std 0.02. The two matrices of each layer that write into
-        the residual stream: that divided by √(2 · layers), so that their sum keeps its scale at any
-        depth. Biases: zero. Norms: one. Source: Radford et al. 2019 (GPT-2), section 2.3; measured
-        against others in benchmarks/recipe.md.
+        Embeddings: normal, std 0.02. Matrices: normal, std 1/√(fan-in), which keeps the scale of
+        what flows through them at any width. The two matrices that write into the residual stream:
+        zero, so that every block begins as the identity (arXiv:1901.09321; GPT-2 shrinks them
+        instead). Biases: zero. Norms: one.
         """
         for name, module in self.named_modules():
-            if isinstance(module, (nn.Embedding, nn.Linear)):
-                writes = name.endswith(("out_proj", "down_proj"))
-                nn.init.normal_(module.weight, std=WEIGHT_STD / (
-                    math.sqrt(2 * self.config.n_layer) if writes else 1))
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+            elif isinstance(module, nn.Linear):
+                if name.endswith(("out_proj", "down_proj")):
+                    nn.init.zeros_(module.weight)
+                else:
+                    nn.init.normal_(module.weight, std=module.in_features ** -0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -136,7 +136,7 @@ def test_pairs_stay_together_when_memory_runs_out():
 
 
 def test_learning_prefers_what_is_preferred():
-    model = tiny_gpt(vocab_size=262, untrained=True)
+    model = tiny_gpt(vocab_size=262, zero_outputs=True)
     pairs = pairs_of(model)
     config = PreferenceConfig(beta=0.5)
     before = preference_figures(model, pairs, config, CPU)
