@@ -33,7 +33,7 @@ from gpt.files import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 PEER = {"ours full": "transformers full", "ours lora": "peft lora",
-        "ours lora, padded": "peft lora", "ours lora, int8": "peft lora", "ours dora": "peft dora"}
+        "ours lora, packed": "peft lora", "ours lora, int8": "peft lora", "ours dora": "peft dora"}
 ARMS = (*PEER, "transformers full", "peft lora", "peft dora")
 ROUNDS, STEPS, EXAMPLES, MICRO_BATCH, CONTEXT = 5, 2, 16, 8, 512
 RANK, ALPHA, GOAL = 8, 16, 1.2
@@ -110,7 +110,7 @@ def task_of(arm: str, folder: Path) -> Any:
     method = next(name for name in ("full", "lora", "dora") if name in arm)
     config = FinetuneConfig(
         finetune={"from": str(folder / "ours"), "data": str(ROOT / "data/tasks/style.jsonl"),
-                  "method": method, "max_long_share": 0.5, "packing": "padded" not in arm},
+                  "method": method, "max_long_share": 0.5, "packing": "packed" in arm},
         lora={"rank": RANK, "alpha": ALPHA, "base": "int8" if "int8" in arm else "full"})
     base = find_model(config.finetune.base)
     return config, base, TaskRows.load(config, base.tokenizer(), CONTEXT)

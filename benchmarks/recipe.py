@@ -6,14 +6,15 @@ usage: python benchmarks/recipe.py                  # the default against GPT-2'
        python benchmarks/recipe.py widths [N ...]   # learning rates at widths 64, 128 and 256
 
 The quick start's corpus and model (4 layers of width 128, context 256, bpe:4096). "gpt2" is the
-recipe that nanoGPT made the field's habit: GPT-2's block, AdamW at 1e-3 with a cosine, batches of
-12. It and the default train for three minutes of wall time each, in turn, with
+recipe that nanoGPT made the field's habit: GPT-2's block and initialisation, AdamW at 1e-3 with a
+cosine, batches of 12. It and the default train for three minutes of wall time each, in turn, with
 three seeds and the machine to themselves.
 
 Arms of `parts` train half of that model (2 layers, context 128), in equal time, too: as many
 steps as fit into 20 seconds by the time of a step, which is measured first with the arms taking
 turns, so that the runs may then share the machine. `whole` trains all of it for 500 steps, for what
-does not change a step's time: without names, what was the default before. `widths` trains half
+does not change a step's time: without names, those that came close to the default or
+before it. `widths` trains half
 of it at three widths, 140 steps each, with the automatic learning rates and with each of them
 halved and doubled.
 Writes recipe.json, recipe-parts.json, recipe-whole.json and recipe-widths.json in
@@ -70,8 +71,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "muon_momentum 0.8": ("optim.muon_momentum=0.8",),
     "five iterations": (),
     "cosine": ("optim.schedule=cosine",),
-    "fan-in initialisation": (),
-    "momentum 0.9, fan-in initialisation": ("optim.muon_momentum=0.9",),
+    "gpt2's initialisation": (),
+    "momentum 0.9, gpt2's initialisation": ("optim.muon_momentum=0.9",),
     "batch x 1/2": ("train.batch_size=4",),
     "batch x 2": ("train.batch_size=16",),
     "beta2_half_life x 1/4": ("optim.beta2_half_life=20000",),
@@ -83,7 +84,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 TIMED = {"adamw": "adamw", "adamw, lr x 2": "adamw", "five iterations": "five iterations",
          "batch x 1/2": "batch x 1/2", "batch x 2": "batch x 2"}
 PARTS = tuple(arm for arm in ARMS if arm != "gpt2")
-FORMER = ("muon_momentum 0.9", "fan-in initialisation", "momentum 0.9, fan-in initialisation")
+CLOSE = ("muon_momentum 0.9", "gpt2's initialisation", "momentum 0.9, gpt2's initialisation")
 STEPS_OF_WHOLE = 500
 WIDTHS, STEPS_OF_WIDTHS = (64, 128, 256), 140
 FACTORS = {"default": (1, 1), "lr x 1/2": (0.5, 1), "lr x 2": (2, 1), "muon_lr x 1/2": (1, 0.5),
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
         if argv[:1] == ["widths"]:
             compare_widths(Path(folder), argv[1:] or [str(width) for width in WIDTHS])
         elif argv[:1] == ["whole"]:
-            compare_whole(Path(folder), ["default", *(argv[1:] or FORMER)])
+            compare_whole(Path(folder), ["default", *(argv[1:] or CLOSE)])
         elif argv:
             compare_parts(Path(folder), ["default", *argv[1:]] if argv[1:] else list(PARTS))
         else:
@@ -233,22 +234,20 @@ def changed(arm: str) -> None:
     if arm == "five iterations":
         from gpt.optim import muon
         muon.NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # Jordan et al. 2024
-    if arm.endswith("fan-in initialisation"):
+    if arm.endswith(("gpt2", "gpt2's initialisation")):
         from gpt.model import GPT
-        GPT.initialise = initialise_by_fan_in  # type: ignore[method-assign]
+        GPT.initialise = initialise_as_gpt2  # type: ignore[method-assign]
 
 
 @torch.no_grad()
-def initialise_by_fan_in(model: Any) -> None:
-    """Normal, std 1/√fan-in; zero where a matrix writes into the residual stream."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.Linear):
-            writes = name.endswith(("out_proj", "down_proj"))
-            nn.init.normal_(module.weight, std=0.0 if writes else module.in_features ** -0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def initialise_as_gpt2(model: Any) -> None:
+    """Normal, std 0.02, and smaller by √(2 · layers) where a matrix writes into the residual."""
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            writes = name.endswith(("out_proj.weight", "down_proj.weight"))
+            nn.init.normal_(weight, std=0.02 / (2 * model.config.n_layer if writes else 1) ** 0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(weight)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class OptimConfig(Section):
         80_000, description="tokens after which a squared gradient counts half, whatever the batch "
                             "size; beta2 stays within 0.9 and 0.999")
     muon_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.9, description="muon's memory of gradients")
+        0.85, description="muon's memory of gradients")
     ema_half_life: Count | None = Field(
         None, description="tokens after which weights count half in a running average of them, "
                           "which is then what is evaluated, sampled from and saved; null: none")
@@ -182,8 +182,8 @@ class FinetuneSection(Section):
                           "in training and in sampling, for examples with one answer; null: as the "
                           "chat format says")
     packing: bool = Field(
-        True, description="several examples in a sequence of block_size tokens, none of which sees "
-                          "another; false: one in each; batch_size counts sequences")
+        False, description="several examples in a sequence of block_size tokens, none of which "
+                           "sees another; false: one in each; batch_size counts sequences")
     long_rows: Literal["drop", "cut"] = Field(
         "drop", description="what happens to conversations longer than the context; cut: they lose "
                             "their beginning. Long plain texts become several rows")

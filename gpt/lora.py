@@ -103,35 +103,35 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) -> (…, all rows)"""
-        y = self._product(x, self.bias)
-        dropped = F.dropout(x, self.config.dropout, self.training)
-        changes = self._changes(dropped)
-        if self.config.method == "dora":
-            if self.training and self.config.dropout:
-                plain = self._product(dropped, None)
-            else:
-                plain = y if self.bias is None else y - self.bias
-            changes = self._stretched(changes, plain)
-        outputs = self.by_part(y, dim=-1)
-        for part, change in changes.items():
-            outputs[part] = (outputs[part] + change).to(y.dtype)
-        rows = list(outputs.values())
-        return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0]
+        shape, x = x.shape[:-1], x.flatten(0, -2)
+        dropped = F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+        y, (low, B) = self._product(x, self.bias), self._factors(dropped)
+        if self.config.method == "lora":
+            return y.addmm_(low.to(y.dtype), B.T.to(y.dtype)).unflatten(0, shape)
+        if dropped is not x:
+            plain = self._product(dropped, None)
+        else:
+            plain = y if self.bias is None else y - self.bias
+        stretch = self._stretch()
+        y = y + (stretch - 1) * plain + stretch * F.linear(low, B.to(low.dtype))
+        return y.to(plain.dtype).unflatten(0, shape)
 
-    def _changes(self, x: Tensor) -> dict[str, Tensor]:
-        """scale · B A x of each part that learns: (…, I) -> (…, O). All A's are one product."""
-        A = torch.cat([update.A for update in self.updates.values()]).to(x.dtype)
-        low = (F.linear(x, A) * self.config.scale).split(self.config.rank, dim=-1)
-        return {part: F.linear(one, update.B.to(one.dtype))
-                for (part, update), one in zip(self.updates.items(), low, strict=True)}
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """scale · A x and B, whose product is what the parts change: (n, I) -> (n, r), (rows, r).
 
-    def _stretched(self, changes: dict[str, Tensor], plain: Tensor) -> dict[str, Tensor]:
-        """DoRA's changes from LoRA's. plain: W x, (…, all rows), of the x that these have read."""
+        All A's are one product, r numbers in all. So are all B's, beside zeros: each part reads
+        what its own A has made, and a part that does not learn reads nothing.
+        """
+        A = torch.cat([update.A for update in self.updates.values()])
+        B = torch.block_diag(*(self.updates[part].B if part in self.lora else A.new_empty(rows, 0)
+                               for part, rows in self.parts.items()))
+        return F.linear(x, A.to(x.dtype)) * self.config.scale, B
+
+    def _stretch(self) -> Tensor:
+        """What DoRA multiplies each row with; 1 where nothing learns.  (all rows,)"""
         weights = self.by_part(self.float_weight(), dim=0)
-        plains = self.by_part(plain, dim=-1)
-        stretch = {part: self.updates[part].stretch(weights[part]) for part in changes}
-        return {part: (stretch[part] - 1) * plains[part] + stretch[part] * change
-                for part, change in changes.items()}
+        return torch.cat([self.updates[part].stretch(weight) if part in self.lora
+                          else weight.new_ones(len(weight)) for part, weight in weights.items()])
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.weight_scale is None:

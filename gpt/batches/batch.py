@@ -84,6 +84,10 @@ class Sequences(Protocol):
         """Tokens of a sequence, on average."""
         ...
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Width of the rows of these numbers, in tokens: what they are padded to side by side."""
+        ...
+
     def read(self, numbers: np.ndarray) -> MicroBatch:
         """The sequences of these numbers, side by side."""
         ...
@@ -102,6 +106,10 @@ class Endless(Protocol):
         """Tokens of a sequence, on average."""
         ...
 
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """Width of the rows at these indices, in tokens."""
+        ...
+
     def read(self, indices: np.ndarray) -> MicroBatch:
         """The sequences at these indices, side by side."""
         ...
@@ -118,10 +126,16 @@ class Shuffled:
         self.sequences_per_epoch = len(sequences)
         self.tokens_per_sequence = sequences.tokens_per_sequence
 
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """Width of the rows at these indices, in tokens."""
+        return self._sequences.lengths(self._numbers(indices))
+
     def read(self, indices: np.ndarray) -> MicroBatch:
         """The sequences at these indices, side by side."""
-        return self._sequences.read(
-            sequence_order(indices, self.sequences_per_epoch, *self._keys))
+        return self._sequences.read(self._numbers(indices))
+
+    def _numbers(self, indices: np.ndarray) -> np.ndarray:
+        return sequence_order(indices, self.sequences_per_epoch, *self._keys)
 
 
 class Batches:
@@ -133,8 +147,13 @@ class Batches:
         self.tokens_per_sequence = source.tokens_per_sequence
 
     def step(self, step: int) -> list[MicroBatch]:
-        """What one optimizer step reads."""
-        return [self._source.read(indices) for indices in self._order.micro_batches(step)]
+        """What one optimizer step reads; sequences of like length together, to pad little.
+
+        The step's loss and gradient do not depend on how it is cut.
+        """
+        indices = self._order.indices(step)
+        by_length = indices[np.argsort(self._source.lengths(indices), kind="stable")]
+        return [self._source.read(part) for part in self._order.micro_batches(by_length)]
 
 
 class SizedBatches(Protocol):

@@ -49,6 +49,15 @@ class Mixture:
         source = np.searchsorted(self._firsts, slot, side="right") - 1
         return source, block * self._slots[source] + slot - self._firsts[source]
 
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """Of the sequences at these indices, in tokens."""
+        sources, places = self.places(indices)
+        lengths = np.empty(len(indices), dtype=np.int64)
+        for source in np.unique(sources):
+            own = sources == source
+            lengths[own] = self._sources[source].lengths(places[own])
+        return lengths
+
     def read(self, indices: np.ndarray) -> MicroBatch:
         """The sequences at these indices, side by side."""
         sources, places = self.places(indices)

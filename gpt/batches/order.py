@@ -97,10 +97,14 @@ class Order:
     rank: int = 0
     world_size: int = 1
 
-    def micro_batches(self, step: int) -> list[np.ndarray]:
-        """This rank's indices of a step; none if there are more ranks than sequences."""
+    def indices(self, step: int) -> np.ndarray:
+        """This rank's share of a step; empty if there are more ranks than sequences."""
         share, left_over = divmod(self.batch_size, self.world_size)
         first = step * self.batch_size + self.rank * share + min(self.rank, left_over)
         stop = first + share + (self.rank < left_over)
-        return [np.arange(start, min(start + self.micro_batch_size, stop))
-                for start in range(first, stop, self.micro_batch_size)]
+        return np.arange(first, stop)
+
+    def micro_batches(self, indices: np.ndarray) -> list[np.ndarray]:
+        """A step's indices, cut."""
+        return [indices[start:start + self.micro_batch_size]
+                for start in range(0, len(indices), self.micro_batch_size)]

@@ -81,6 +81,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Of the longer answer of each, with its prompt, in tokens."""
+        chosen = [self._pairs[number] for number in numbers]
+        return np.array([max(len(pair.chosen), len(pair.rejected)) for pair in chosen])
+
     def read(self, numbers: np.ndarray) -> PairBatch:
         """These pairs, one under the other."""
         chosen = [self._pairs[number] for number in numbers]

@@ -121,6 +121,10 @@ class PaddedRows:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Of these rows, in tokens."""
+        return np.array([len(self._rows[number]) for number in numbers])
+
     def read(self, numbers: np.ndarray) -> MicroBatch:
         """These rows side by side."""
         return side_by_side([[self._rows[number]] for number in numbers],
@@ -141,6 +145,11 @@ class PackedRows:
 
     def __len__(self) -> int:
         return len(self._packing)
+
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Of what these hold, in tokens."""
+        return np.array([sum(len(self._rows[i]) for i in self._packing.row(number))
+                         for number in numbers.tolist()])
 
     def read(self, numbers: np.ndarray) -> MicroBatch:
         """These sequences side by side."""

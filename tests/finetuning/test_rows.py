@@ -98,6 +98,19 @@ def test_packing_drops_nothing(examples):
     assert packed.tokens_per_sequence * len(packed) == pytest.approx(batch.tokens)
 
 
+def test_a_step_puts_sequences_of_like_length_together_and_reads_the_same_ones():
+    rows = pairs(*(("p" * n, "q") for n in (9, 1, 7, 2, 8, 3, 6, 4)), block_size=16)
+    cut, whole = (Batches(Shuffled(PaddedRows(rows), 3), Order(8, micro)) for micro in (2, 8))
+    for step in range(3):
+        parts = cut.step(step)
+        widths = [part.inputs.size(1) for part in parts]
+        assert widths == sorted(widths) == [3, 5, 8, 10]  # the longest of each two neighbours
+        together = [row[row != 0].tolist() for part in parts for row in part.inputs]
+        [other] = whole.step(step)
+        assert together == [row[row != 0].tolist() for row in other.inputs]
+        assert sum(part.tokens for part in parts) == other.tokens
+
+
 @pytest.mark.parametrize("packing", [False, True])
 def test_an_epoch_of_rows_reads_each_once_whatever_the_batch(packing):
     rows = pairs(*(("p", chr(97 + i)) for i in range(12)), block_size=3 if packing else 8)

@@ -70,10 +70,11 @@ METHODS = {"full": (), "frozen": ("finetune.freeze=[embedding.*]",),
            "lora": ("finetune.method=lora", "lora.dropout=0.1"),
            "dora": ("finetune.method=dora", "optim.ema_half_life=100"),
            "int8": ("finetune.method=lora", "lora.base=int8"),
-           "mixed": ("finetune.pretrain_data=corpus", "finetune.pretrain_share=0.5"),
-           "mixed both ways": ("finetune.pretrain_data=corpus", "finetune.packing=false",
-                               "finetune.prefix=bidirectional"),
-           "unpacked": ("finetune.packing=false", "finetune.prefix=bidirectional")}
+           "mixed": ("finetune.pretrain_data=corpus", "finetune.pretrain_share=0.5",
+                     "finetune.packing=true"),
+           "mixed both ways": ("finetune.pretrain_data=corpus", "finetune.prefix=bidirectional"),
+           "packed": ("finetune.packing=true",),
+           "packed both ways": ("finetune.packing=true", "finetune.prefix=bidirectional")}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,7 +197,7 @@ def test_with_texts_mixed_in_an_epoch_is_still_one_of_the_task(tune, monkeypatch
     Path("text.txt").write_text("Some text to go on with.\n" * 2000)
     assert call_main(prepare, "text.txt", "tokenizer=byte", "out=corpus", monkeypatch=monkeypatch,
                      capsys=capsys)[0] == 0
-    settings = ("train.epochs=4", "train.batch_size=2", "finetune.packing=false", *QUIET)
+    settings = ("train.epochs=4", "train.batch_size=2", *QUIET)
     done(tune("run.name=plain", *settings))
     done(tune("run.name=mixed", *settings, "finetune.pretrain_data=corpus",
               "finetune.pretrain_share=0.5"))
@@ -324,7 +325,7 @@ def test_labels_are_scored(tune):
 
 def test_answers_are_counted_before_and_after(tune):
     done(tune("run.name=a", "train.steps=60", "train.batch_size=8", "finetune.answers=2",
-              "finetune.packing=false", "eval.every_steps=null", "optim.lr=0.003",
+              "eval.every_steps=null", "optim.lr=0.003",
               "finetune.val_data=pairs.jsonl"))
     first, last = events("a", "eval")
     assert first["val_format_rate"] < last["val_format_rate"] == 1.0
