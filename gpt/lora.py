@@ -113,8 +113,11 @@ class AdaptedLinear(nn.Linear):
         else:
             plain = y if self.bias is None else y - self.bias
         stretch = self._stretch()
-        y = y + (stretch - 1) * plain + stretch * F.linear(low, B.to(low.dtype))
-        return y.to(plain.dtype).unflatten(0, shape)
+        if plain is y:
+            learned = y.addmm_(low.to(y.dtype), B.T.to(y.dtype)) * stretch
+        else:  # rows that do not learn keep their bits
+            learned = y + (stretch - 1) * plain + stretch * F.linear(low, B.to(low.dtype))
+        return learned.to(y.dtype).unflatten(0, shape)
 
     def _factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """scale · A x and B, whose product is what the parts change: (n, I) -> (n, r), (rows, r).
