@@ -13,8 +13,8 @@ three seeds and the machine to themselves.
 Arms of `parts` train half of that model (2 layers, context 128), in equal time, too: as many
 steps as fit into 20 seconds by the time of a step, which is measured first with the arms taking
 turns, so that the runs may then share the machine. `whole` trains all of it for 500 steps, for what
-does not change a step's time: without names, those that came close to the default or
-before it. `widths` trains half
+does not change a step's time: without names, those that came before the default in
+`parts`. `widths` trains half
 of it at three widths, 140 steps each, with the automatic learning rates and with each of them
 halved and doubled.
 Writes recipe.json, recipe-parts.json, recipe-whole.json and recipe-widths.json in
@@ -67,12 +67,11 @@ ARMS: dict[str, tuple[str, ...]] = {
     "muon_lr x 1/2": ("optim.muon_lr=0.01",),
     "muon_lr x 2": ("optim.muon_lr=0.04",),
     "muon_momentum 0.95": ("optim.muon_momentum=0.95",),
-    "muon_momentum 0.9": ("optim.muon_momentum=0.9",),
-    "muon_momentum 0.8": ("optim.muon_momentum=0.8",),
+    "muon_momentum 0.85": ("optim.muon_momentum=0.85",),
     "five iterations": (),
     "cosine": ("optim.schedule=cosine",),
     "gpt2's initialisation": (),
-    "momentum 0.9, gpt2's initialisation": ("optim.muon_momentum=0.9",),
+    "momentum 0.85, gpt2's initialisation": ("optim.muon_momentum=0.85",),
     "batch x 1/2": ("train.batch_size=4",),
     "batch x 2": ("train.batch_size=16",),
     "beta2_half_life x 1/4": ("optim.beta2_half_life=20000",),
@@ -84,7 +83,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 TIMED = {"adamw": "adamw", "adamw, lr x 2": "adamw", "five iterations": "five iterations",
          "batch x 1/2": "batch x 1/2", "batch x 2": "batch x 2"}
 PARTS = tuple(arm for arm in ARMS if arm != "gpt2")
-CLOSE = ("muon_momentum 0.9", "gpt2's initialisation", "momentum 0.9, gpt2's initialisation")
+CLOSE = ("muon_momentum 0.85", "gpt2's initialisation", "momentum 0.85, gpt2's initialisation")
 STEPS_OF_WHOLE = 500
 WIDTHS, STEPS_OF_WIDTHS = (64, 128, 256), 140
 FACTORS = {"default": (1, 1), "lr x 1/2": (0.5, 1), "lr x 2": (2, 1), "muon_lr x 1/2": (1, 0.5),

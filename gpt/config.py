@@ -81,7 +81,7 @@ class OptimConfig(Section):
         80_000, description="tokens after which a squared gradient counts half, whatever the batch "
                             "size; beta2 stays within 0.9 and 0.999")
     muon_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.85, description="muon's memory of gradients")
+        0.9, description="muon's memory of gradients")
     ema_half_life: Count | None = Field(
         None, description="tokens after which weights count half in a running average of them, "
                           "which is then what is evaluated, sampled from and saved; null: none")
