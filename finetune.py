@@ -115,7 +115,7 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
         objective=PreferenceObjective(config.preference) if rows.train.pairs else None,
         best_by="preference_loss" if rows.train.pairs else None,
         before_learning=rows.score if rows.train.pairs else None,
-        measure=lambda lm: figures(lm.model, lm.answer, rows, val_rows, config, lm.machine),
+        measure=lambda lm: figures(lm.model, lm.answers, rows, val_rows, config, lm.machine),
         prompt_tokens=rows.prompt,
         keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(
             folder, base.model(), tokenizer, imported_from=str(base.path)))

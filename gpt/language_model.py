@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import torch
 from pydantic import ValidationError
 
-from gpt.batches import MicroBatch
 from gpt.errors import UserError
-from gpt.evaluate import token_losses
 from gpt.finetuning.chat import saved_format
-from gpt.generation.engine import ContextFull, Generation, generate_tokens
-from gpt.generation.sampling import SamplingConfig
-from gpt.generation.text import stream_text
+from gpt.generation import Engine, Piece, Request, SamplingConfig, Writer, room_for
+from gpt.generation.beam import beam_search
+from gpt.generation.drafts import Draft, DraftModel, PromptLookup
+from gpt.generation.grammar import grammars
+from gpt.generation.writer import pieces_of
+from gpt.int8 import quantize
 from gpt.model import GPT
 from gpt.runtime import Machine, choose_machine
 from gpt.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
 
+ROWS = 16  # texts at a time: more need more memory, and bring a processor little
+SCORED = 256  # tokens at a time: their scores of the whole vocabulary stand in memory
+
 
 class LanguageModel:
-    """What `gpt.load` returns: `model` (an nn.Module), `tokenizer`, and three verbs."""
+    """What `gpt.load` returns: `model` (an nn.Module), `tokenizer`, and its verbs.
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine):
-        self.model, self.tokenizer, self.machine = model, tokenizer, machine
-        texts = {*tokenizer.text_ids, *tokenizer.stop_tokens}
+    draft: what guesses tokens ahead, which makes generation faster and changes no token.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine,
+                 draft: Draft | None = None):
+        self.model, self.tokenizer, self.machine, self.draft = model, tokenizer, machine, draft
         form = saved_format(tokenizer)
-        self._both_ways = form is not None and form.prefix == "bidirectional"
-        self._never = torch.tensor(  # padding of the vocabulary, and control tokens
-            [i for i in range(model.output_weight.size(0)) if i not in texts], dtype=torch.int64)
+        self._reads_both_ways = form is not None and form.prefix == "bidirectional"
+        self._grammar = grammars(tokenizer)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
@@ -42,42 +48,70 @@ class LanguageModel:
 
         A prompt's result depends on itself and the settings, not on the others in the list.
         """
-        if isinstance(prompt, list):
-            return [self.generate(one, **settings) for one in prompt]
-        return "".join(self.stream(prompt, **settings))
+        config = sampling_config(**settings)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        texts = [""] * len(prompts)
+        for index, piece in self.write([self.request(self.prompt_tokens(one), config)
+                                        for one in prompts]):
+            texts[index] += piece.text
+        return texts[0] if isinstance(prompt, str) else texts
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
         """`generate`, piece by piece as it appears; multi-byte characters are never broken."""
-        config = sampling_config(**settings)
-        return self.stream_from(self.prompt_tokens(prompt), config)
+        request = self.request(self.prompt_tokens(prompt), sampling_config(**settings))
+        return (piece.text for _, piece in self.write([request]) if piece.text)
 
-    def stream_from(self, prompt: list[int], config: SamplingConfig,
-                    on_token: Callable[[Generation], None] | None = None) -> Iterator[str]:
-        """Text that follows a prompt of token ids; on_token hears of every token behind it."""
-        return stream_text(self._token_bytes(prompt, config, on_token), config.stop)
+    def request(self, prompt: Sequence[int], config: SamplingConfig,
+                prefix: int | None = None) -> Request:
+        """A prompt of token ids, read as the model was trained to read one.
 
-    def _token_bytes(self, prompt: list[int], config: SamplingConfig,
-                     on_token: Callable[[Generation], None] | None) -> Iterator[bytes]:
-        try:
-            for new in generate_tokens(self.model, prompt, config, self.machine,
-                                       self.tokenizer.stop_tokens, self._never,
-                                       self._both_ways):
-                if on_token is not None:
-                    on_token(new)
-                if new.token in self.tokenizer.stop_tokens:
-                    return
-                yield self.tokenizer.decode_bytes([new.token])
-        except ContextFull:
-            print(f"(the context of {self.model.config.block_size} tokens is full; slide=True, or "
-                  "--slide, goes on from its last half)", file=sys.stderr)
+        prefix: of a conversation, the tokens before its first answer; None: all.
+        """
+        prefix = len(prompt) if prefix is None else prefix
+        return Request(prompt, config, prefix if self._reads_both_ways else 0)
 
-    def answer(self, prompt: list[int], max_new_tokens: int) -> tuple[str, bool]:
-        """(what the model writes after a prompt of token ids, whether it came to an end); the
-        likeliest token each time."""
-        made: list[Generation] = []
-        config = SamplingConfig(temperature=0.0, max_new_tokens=max_new_tokens)
-        text = "".join(self.stream_from(prompt, config, made.append))
-        return text, bool(made) and made[-1].token in self.tokenizer.stop_tokens
+    def writer(self, rows: int, max_tokens: int | None = None) -> Writer:
+        """What continues up to `rows` requests at a time, each up to max_tokens with its prompt."""
+        engine = Engine(self.model, self.machine, self.tokenizer.stop_tokens, self.never,
+                        rows=rows, max_tokens=max_tokens, grammar=self._grammar, draft=self.draft)
+        return Writer(engine, self.tokenizer)
+
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Piece]]:
+        """(index of the request, its next piece of text), until all have ended.
+
+        Raises UserError for a prompt that is longer than the context, or for a setting that cannot
+        be fulfilled.
+        """
+        drawn = [i for i, request in enumerate(requests) if request.config.beams == 1]
+        rows = [requests[i] for i in drawn]
+        if rows:
+            writer = self.writer(min(ROWS, len(rows)),
+                                 room_for(rows, self.model.config.block_size))
+            for row, piece in writer.write(rows):
+                yield drawn[row], piece
+        for i in sorted(set(range(len(requests))) - set(drawn)):
+            made = beam_search(self.model, requests[i], self.machine, self.tokenizer.stop_tokens,
+                               self.never)
+            for piece in pieces_of(made, requests[i].config, self.tokenizer):
+                yield i, piece
+
+    @cached_property
+    def never(self) -> list[int]:
+        """Ids that are not to be chosen: padding of the vocabulary, and control tokens."""
+        texts = {*self.tokenizer.text_ids, *self.tokenizer.stop_tokens}
+        return [i for i in range(self.model.vocab_size) if i not in texts]
+
+    def answers(self, prompts: Sequence[Sequence[int]], most: Sequence[int]
+                ) -> list[tuple[str, bool]]:
+        """What the model writes after each prompt of token ids, the likeliest token each time, and
+        whether it came to an end. most: how many tokens each may have."""
+        texts, ended = [""] * len(prompts), [False] * len(prompts)
+        for index, piece in self.write([
+                self.request(prompt, SamplingConfig(temperature=0.0, max_new_tokens=count))
+                for prompt, count in zip(prompts, most, strict=True)]):
+            texts[index] += piece.text
+            ended[index] = piece.end == "stop"
+        return list(zip(texts, ended, strict=True))
 
     def prompt_tokens(self, prompt: str | bytes) -> list[int]:
         """Token ids of a prompt, as `Tokenizer.encode_prompt` gives them."""
@@ -96,31 +130,54 @@ class LanguageModel:
         inputs = [self.tokenizer.end_of_text if begin is None else begin, *tokens[:-1]]
         scores: list[float] = []
         for start in range(0, len(tokens), self.model.config.block_size):
-            stop = min(start + self.model.config.block_size, len(tokens))
+            window = slice(start, start + self.model.config.block_size)
+            read = torch.tensor([inputs[window]], device=self.machine.device)
+            targets = torch.tensor(tokens[window], device=self.machine.device)
             with self.machine.autocast():
-                losses = token_losses(self.model, MicroBatch(
-                    torch.tensor([inputs[start:stop]], device=self.machine.device),
-                    torch.tensor([tokens[start:stop]], device=self.machine.device), stop - start))
-            scores += (-losses[0]).tolist()
+                x = self.model.hidden(read)[0]
+                for part, ids in zip(x.split(SCORED), targets.split(SCORED), strict=True):
+                    logprobs = self.model.logits(part).float().log_softmax(dim=-1)
+                    scores += logprobs.gather(1, ids.unsqueeze(1)).squeeze(1).tolist()
         return scores
 
 
-def load(run: str, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+def load(run: str, device: str = "auto", dtype: str = "auto",
+         draft: str | None = None) -> LanguageModel:
     """Open a run folder (its newest sound checkpoint), one checkpoint folder, a Hugging Face folder
     (GPT-2, Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
 
-    device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16.
+    device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, or int8: matrices in 8
+    bits, all else as in auto. draft: what guesses tokens ahead to save time: "prompt" (what
+    followed the same words before), or a smaller model with the same tokenizer, named as `run` is.
     Raises UserError (a ValueError) if there is none, if its files are damaged, or if it has options
     that this toolkit does not have.
     """
-    return opened(find_model(str(run)), device, dtype)
+    return opened(find_model(str(run)), device, dtype, draft)
 
 
-def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
+           draft: str | None = None) -> LanguageModel:
     """`load` for a model that has been found, and verified, already."""
-    machine = choose_machine(device, dtype)
-    tokenizer = saved.tokenizer()
-    return LanguageModel(saved.model(machine.dtype).to(machine.device), tokenizer, machine)
+    machine = choose_machine(device, "auto" if dtype == "int8" else dtype)
+    tokenizer, model = saved.tokenizer(), saved.model(machine.dtype).to(machine.device)
+    if dtype == "int8":
+        quantize(model)
+    lm = LanguageModel(model, tokenizer, machine)
+    if draft == "prompt":
+        lm.draft = PromptLookup()
+    elif draft is not None:
+        smaller = opened(find_model(draft), device, dtype)
+        if _ids_of(smaller.tokenizer) != _ids_of(tokenizer):
+            raise UserError(f"draft={draft} has another tokenizer than {saved.path}; a draft needs "
+                            "the same one")
+        lm.draft = DraftModel(smaller.model, machine, smaller.never)
+    return lm
+
+
+def _ids_of(tokenizer: Tokenizer) -> dict[int, bytes | str]:
+    """What each id stands for."""
+    names = {i: name for name, i in tokenizer.specials.items()}
+    return names | {i: tokenizer.decode_bytes([i]) for i in tokenizer.text_ids}
 
 
 def sampling_config(**settings: Any) -> SamplingConfig:
@@ -131,6 +188,8 @@ def sampling_config(**settings: Any) -> SamplingConfig:
         return SamplingConfig(**settings)
     except ValidationError as error:
         problem = error.errors()[0]
+        if not problem["loc"]:  # of settings that do not go together
+            raise UserError(problem["msg"].removeprefix("Value error, ")) from error
         name = ".".join(map(str, problem["loc"][:1]))
         if problem["type"] == "extra_forbidden":
             known = ", ".join(SamplingConfig.model_fields)

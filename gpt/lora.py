@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gpt.adapter_config import AdapterConfig
 from gpt.config import ModelConfig
 from gpt.errors import UserError
+from gpt.int8 import quantized
 from gpt.model import GPT
 
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -153,12 +154,10 @@ class AdaptedLinear(nn.Linear):
 
     @torch.no_grad()
     def quantize(self) -> None:
-        """Keep the frozen matrix as int8; in each row, 127 stands for the largest weight."""
+        """Keep the frozen matrix as int8."""
         if self.weight_scale is None:
-            W = self.weight.float()
-            self.weight_scale = (W.abs().amax(dim=1, keepdim=True) / 127).clamp_min(_SMALLEST)
-            rounded = (W / self.weight_scale).round().to(torch.int8)
-            self.weight = nn.Parameter(rounded, requires_grad=False)
+            numbers, self.weight_scale = quantized(self.weight)
+            self.weight = nn.Parameter(numbers, requires_grad=False)
 
     def merged(self, dtype: torch.dtype) -> nn.Linear:
         """A plain layer that does the same."""

@@ -202,8 +202,8 @@ def _sampler(lm: LanguageModel, task: Task) -> Callable[[str], str]:
         tokens = (task.prompt_tokens or lm.prompt_tokens)(prompt)
         room = max(0, min(SAMPLE_TOKENS, task.model.block_size - len(tokens)))
         lm.model.eval()
-        text = "".join(lm.stream_from(tokens, SamplingConfig(
-            max_new_tokens=room, temperature=0.8, top_k=50, seed=0)))
+        config = SamplingConfig(max_new_tokens=room, temperature=0.8, top_k=50, seed=0)
+        text = "".join(piece.text for _, piece in lm.write([lm.request(tokens, config)]))
         lm.model.train()
         return text
 

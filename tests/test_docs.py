@@ -38,7 +38,7 @@ def test_a_command_that_is_shown_is_understood(command, monkeypatch, capsys):
     script, *words = shlex.split(command)[1:]
     assert (ROOT / script).is_file()
     if script == "sample.py":
-        sample.parse(words)
+        sample.parse(words, "")
     elif script == "data/prepare.py" and not words[0].endswith(".yaml"):
         sources, fields = split_arguments(words)
         validate(Recipe, {"sources": sources, **fields}, {})

@@ -18,6 +18,7 @@ LAYERS = [
     ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals"],
     ["runtime", "tokenizer", "cli", "tensor_file"],
     ["shards", "model"],
+    ["int8"],
     ["lora"],
     ["batches", "optim", "telemetry", "shard_writer", "interop"],
     ["cross_entropy", "checkpoint"],
@@ -25,7 +26,7 @@ LAYERS = [
     ["finetuning"],
     ["saved_model", "step", "choices"],
     ["language_model", "loop", "plan", "run_folder"],
-    ["training", "verbs"],
+    ["training", "verbs", "terminal"],
     ["__init__", "__main__"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

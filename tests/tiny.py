@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from gpt.batches.text import TokenizedText
 from gpt.config import ModelConfig
 from gpt.errors import run_command
+from gpt.generation import Engine, Generation, Request, SamplingConfig, room_for
 from gpt.model import GPT
 from gpt.runtime import Machine
 from gpt.shards import TokenStream
@@ -58,6 +59,17 @@ def tiny_gpt(seed: int = 0, zero_outputs: bool = False, **changes: Any) -> GPT:
                 if not parameter.any() or parameter.dim() == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
+
+
+def generate_tokens(model: GPT, prompt: Sequence[int], config: SamplingConfig,
+                    machine: Machine = CPU, stop_tokens: Sequence[int] = (),
+                    never: Sequence[int] = (), prefix: int = 0) -> Iterator[Generation]:
+    """Continue one prompt alone."""
+    request = Request(prompt, config, prefix)
+    engine = Engine(model, machine, stop_tokens, never, rows=1,
+                    max_tokens=room_for([request], model.config.block_size))
+    for _, new in engine.run([request]):
+        yield new
 
 
 def random_tokens(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Tensor:

@@ -16,15 +16,15 @@ from gpt.finetuning.task import TaskRows
 from gpt.model import GPT
 from gpt.runtime import Machine
 
-# (token ids of a prompt, most tokens to write) -> (the text, whether it came to an end)
-Answer = Callable[[list[int], int], tuple[str, bool]]
+# (prompts of token ids, most tokens to write for each) -> (text, whether it came to an end) each
+Answers = Callable[[Sequence[Sequence[int]], Sequence[int]], list[tuple[str, bool]]]
 ROOM = 16  # tokens that an answer may be longer than the one that was expected
 
 
-def figures(model: GPT, answer: Answer, task: TaskRows, val_rows: Sequence[Row],
+def figures(model: GPT, answers: Answers, task: TaskRows, val_rows: Sequence[Row],
             config: FinetuneConfig, machine: Machine) -> dict[str, float]:
     """All that the validation data say besides the loss."""
-    found = answer_figures(val_rows, config.finetune.answers, answer)
+    found = answer_figures(val_rows, config.finetune.answers, answers)
     if task.labels:
         found["label_accuracy"] = label_accuracy(model, val_rows, task.labels, task.chat, machine)
     if task.val.pairs:
@@ -33,7 +33,7 @@ def figures(model: GPT, answer: Answer, task: TaskRows, val_rows: Sequence[Row],
     return found
 
 
-def answer_figures(rows: Sequence[Row], limit: int, answer: Answer) -> dict[str, float]:
+def answer_figures(rows: Sequence[Row], limit: int, answers: Answers) -> dict[str, float]:
     """Of the answers to the first `limit` prompts: the shares that are exact, and that end.
 
     exact_match: the same text, but for blanks around it. format_rate: the stop token was reached.
@@ -43,13 +43,14 @@ def answer_figures(rows: Sequence[Row], limit: int, answer: Answer) -> dict[str,
              if row.example.prompt and row.example.messages[-1].learned][:limit]
     if not asked:
         return {}
-    exact, ended = 0, 0
-    for row in asked:
-        start = row.answer_start
-        text, ends = answer(row.tokens[:start].tolist(), len(row.tokens) - start + ROOM)
-        exact += ends and text.strip() == row.example.completion.strip()
-        ended += ends
-    return {"exact_match": exact / len(asked), "format_rate": ended / len(asked)}
+    starts = [row.answer_start for row in asked]
+    prompts = [row.tokens[:start].tolist() for row, start in zip(asked, starts, strict=True)]
+    most = [len(row) + 1 - start + ROOM for row, start in zip(asked, starts, strict=True)]
+    written = answers(prompts, most)
+    exact = sum(ends and text.strip() == row.example.completion.strip()
+                for row, (text, ends) in zip(asked, written, strict=True))
+    return {"exact_match": exact / len(asked),
+            "format_rate": sum(ends for _, ends in written) / len(asked)}
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
-"""Generation: logits → next token (sampling), and the loop around it (engine)."""
+"""Generation: requests for tokens, and the engine that continues many of them at once."""
 
-from gpt.generation.engine import Generation, generate_tokens
+from gpt.generation.engine import Engine, room_for
+from gpt.generation.request import Generation, Request
 from gpt.generation.sampling import SamplingConfig
+from gpt.generation.writer import Piece, Writer
 
-__all__ = ["Generation", "SamplingConfig", "generate_tokens"]
+__all__ = ["Engine", "Generation", "Piece", "Request", "SamplingConfig", "Writer", "room_for"]

@@ -1,84 +1,251 @@
-"""Token by token: prefill the prompt once, then decode one token at a time from the cache."""
+"""Many texts at once, token by token: a text that ends makes room for the next one.
+
+Each request has a row of the cache. A step reads the prompts of new requests or, if there are none,
+one more token of every row (several, where a draft guesses ahead), and draws the next token of
+each. What a request becomes does not depend on which others share a step.
+
+Shape letters: N rows, T tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from gpt.errors import UserError
-from gpt.generation.sampling import SamplingConfig, next_token
+from gpt.generation.controls import Controls, Grammar
+from gpt.generation.drafts import Draft
+from gpt.generation.request import Continuation, Generation, Request
+from gpt.generation.sampling import SamplingConfig, choose, finite_totals
 from gpt.model import GPT, KVCache
 from gpt.runtime import Machine
 
+CHUNK = 512  # tokens of a prompt that are read at once, which bounds the memory that it takes
+SHORT = 64  # tokens: prompts up to here are read side by side; longer ones fill a machine alone
 
-@dataclass(frozen=True)
-class Generation:
-    """One new token, and what the model thought of it."""
-
-    token: int
-    logprob: float  # natural logarithm, before temperature and filters
+MakeGrammar = Callable[[SamplingConfig], Grammar | None]
 
 
-class ContextFull(Exception):
-    """The sequence has reached block_size."""
+class Engine:
+    """Continues requests of token ids.
 
-
-@torch.inference_mode()
-def generate_tokens(model: GPT, prompt: list[int], config: SamplingConfig, machine: Machine,
-                    stop_tokens: Sequence[int], never: Tensor | None = None,
-                    both_ways: bool = False) -> Iterator[Generation]:
-    """Continue a prompt until a stop token, max_new_tokens, or the end of the context.
-
-    never: ids that are not to be chosen, (n,) int64: those that stand for no text.
-    both_ways: each token of the prompt reads all of it, as the model was trained.
-    The stop token is yielded too, so that a caller can tell why it ended. Raises UserError for a
-    prompt that is longer than the context, ContextFull when there is no room for another token.
+    rows: how many at once. max_tokens: the longest of them, prompt included; block_size by default.
+    stop_tokens: ids that end a text. never: ids that stand for no text, and are never chosen.
+    grammar: what json_schema and regex of a request allow. draft: guesses tokens ahead.
     """
-    block_size = model.config.block_size
-    if len(prompt) > block_size:
-        raise UserError(f"the prompt has {len(prompt)} tokens, the model reads {block_size} "
-                        "(model.block_size); shorten the prompt")
-    assert prompt, "a prompt is never empty: the end-of-text token stands for nothing"
-    generator = torch.Generator().manual_seed(config.seed) if config.seed is not None else None
-    generator = generator or _fresh_generator()
-    sequence = list(prompt)
-    room = block_size if config.slide else min(block_size, len(prompt) + config.max_new_tokens)
-    cache, unread = _new_cache(model, room, machine), sequence
-    for _ in range(config.max_new_tokens):
-        if cache.length + len(unread) > block_size:
-            if not config.slide:
-                raise ContextFull
-            cache, unread = _new_cache(model, room, machine), sequence[-max(1, block_size // 2):]
-        logits = read_tokens(model, unread, cache, machine, both_ways and unread is sequence)
-        if never is not None:
-            logits[never] = -torch.inf
-        seen = torch.tensor(sequence) if config.repetition_penalty != 1.0 else torch.empty(0).long()
-        token = next_token(logits, config, seen, generator)
-        yield Generation(token, float(logits.log_softmax(dim=-1)[token]))
-        if token in stop_tokens:
-            return
-        sequence.append(token)
-        unread = [token]
+
+    def __init__(self, model: GPT, machine: Machine, stop_tokens: Sequence[int] = (),
+                 never: Sequence[int] = (), *, rows: int = 16, max_tokens: int | None = None,
+                 grammar: MakeGrammar | None = None, draft: Draft | None = None):
+        self._model, self._machine, self._grammar, self._draft = model, machine, grammar, draft
+        # Apple's GPUs have no float64, which draws are decided in.
+        self._draws_on = torch.device("cpu") if machine.device.type == "mps" else machine.device
+        self._stop_tokens = tuple(stop_tokens)
+        self._never = torch.tensor([*never], dtype=torch.int64, device=self._draws_on)
+        self._context = min(model.config.block_size, max_tokens or model.config.block_size)
+        self._cache = KVCache(model.config, rows, self._context, machine.device, machine.dtype)
+        self._waiting: deque[tuple[int, Request, Grammar | None]] = deque()
+        self._rows: list[Continuation | None] = []
+        self._submitted = 0
+
+    # ----- Requests come and go
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self._waiting or self._running)
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; returns the number that its tokens will come with.
+
+        Raises UserError for a prompt that is longer than the context, and for a setting that this
+        model cannot fulfil.
+        """
+        assert request.config.beams == 1, "beams are searched for in gpt/generation/beam.py"
+        request.check(self._context, self._model.vocab_size)
+        grammar = None if self._grammar is None else self._grammar(request.config)
+        number, self._submitted = self._submitted, self._submitted + 1
+        if request.config.max_new_tokens:
+            self._waiting.append((number, request, grammar))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Forget a request, if it has not ended already."""
+        for one in self._running:
+            if one.number == number:
+                return self._leave(one)
+        self._waiting = deque(each for each in self._waiting if each[0] != number)
+
+    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:
+        """(index of the request, its next token), until all have ended. Nothing else may be going
+        on."""
+        assert not self.busy, "these indices would be mixed up with others"
+        first = self._submitted
+        for request in requests:
+            self.submit(request)
+        while self.busy:
+            for number, new in self.step():
+                yield number - first, new
+
+    def _seat(self) -> None:
+        """Fill rows that became free with requests that wait or, if none do, with the last row."""
+        for row, taken in enumerate(self._rows):
+            if taken is None and self._waiting:
+                self._rows[row] = self._begin(*self._waiting.popleft())
+        while None in self._rows:
+            row, last = self._rows.index(None), self._rows.pop()
+            if last is not None:
+                self._cache.copy_row(len(self._rows), row)
+                self._rows[row] = last
+        while self._waiting and len(self._rows) < self._cache.batch_size:
+            self._rows.append(self._begin(*self._waiting.popleft()))
+        self._cache.lengths[:len(self._rows)] = [one.read - one.start for one in self._running]
+
+    def _begin(self, number: int, request: Request, grammar: Grammar | None) -> Continuation:
+        controls = None
+        if Controls.needed(request.config):
+            controls = Controls(request.config, request.prompt, self._stop_tokens,
+                                self._model.vocab_size, self._draws_on, grammar)
+        return Continuation(number, request, self._context, controls)
+
+    def _leave(self, one: Continuation) -> None:
+        self._rows[self._rows.index(one)] = None
+        if self._draft is not None:
+            self._draft.forget(one.number)
+
+    @property
+    def _running(self) -> list[Continuation]:
+        return [row for row in self._rows if row is not None]
+
+    # ----- One step
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Generation]]:
+        """The next tokens of requests that have a row: (number, token) each."""
+        self._seat()
+        new = [row for row, one in enumerate(self._running) if one.unread > 1]
+        if new:
+            return self._read_prompts(new)
+        return self._decode() if self._running else []
+
+    def _read_prompts(self, rows: list[int]) -> list[tuple[int, Generation]]:
+        """Read what some rows have not read; what is equal, once."""
+        running = self._running
+        prompts = {row: (running[row].prefix, *running[row].tokens[running[row].read:])
+                   for row in rows}
+        firsts = {prompt: row for row, prompt in reversed(prompts.items())}
+        scores: dict[int, Tensor] = {}
+        for span in spans(sorted(firsts.values()), lambda row: running[row].unread):
+            scores |= zip(span, self._read(span), strict=True)
+        for row, prompt in prompts.items():
+            if firsts[prompt] != row:
+                self._cache.copy_row(firsts[prompt], row)
+        logits = torch.stack([scores[firsts[prompts[row]]] for row in rows])
+        return self._accept([running[row] for row in rows], logits.unsqueeze(1))
+
+    def _read(self, rows: range) -> Tensor:
+        """Read all unread tokens of neighbouring rows: the scores behind the last of each, (N, V).
+
+        Rows are padded on the right: what causal attention reads at a token never is behind it.
+        """
+        running = self._running[rows.start:rows.stop]
+        cache = self._cache.rows(rows.start, rows.stop)
+        tokens = self._padded([one.tokens[one.read:] for one in running])
+        prompts, size = None, CHUNK
+        if any(one.prefix for one in running):
+            places = torch.arange(tokens.size(1), device=tokens.device)
+            prompts = places < torch.tensor([[one.prefix] for one in running], device=tokens.device)
+            size = tokens.size(1)
+        for start in range(0, tokens.size(1), size):
+            with self._machine.autocast():
+                x = self._model.hidden(tokens[:, start:start + size], cache, prompts=prompts)
+        ends = [one.unread - 1 - start for one in running]
+        return self._scores(x[range(len(running)), ends])
+
+    def _decode(self) -> list[tuple[int, Generation]]:
+        """Read the newest token of every row, and what a draft expects to follow it."""
+        running = self._running
+        room = self._context - int(self._cache.lengths[:len(running)].max())
+        drafts = [self._draft.propose(one, room - 1) if self._draft is not None else []
+                  for one in running]
+        tokens = self._padded([[one.tokens[-1], *draft]
+                               for one, draft in zip(running, drafts, strict=True)])
+        with self._machine.autocast():
+            x = self._model.hidden(tokens, self._cache.rows(0, len(running)))
+        return self._accept(running, self._scores(x), drafts)
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """(N, longest) int64"""
+        width = max(map(len, rows))
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows],
+                            device=self._machine.device)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """(…, C) -> (…, V) float32, where draws are made"""
+        with self._machine.autocast():
+            return self._model.logits(x).float().to(self._draws_on)
+
+    def _accept(self, running: Sequence[Continuation], scores: Tensor,
+                drafts: Sequence[Sequence[int]] = ()) -> list[tuple[int, Generation]]:
+        """Draw the next token of each row and, while that is what its draft expected, the next.
+
+        scores: (N, T, V), behind the newest token and each one of the draft. A guess thus decides
+        nothing: every token is drawn as it would be if there were no draft.
+        """
+        made: list[tuple[int, Generation]] = []
+        rows = list(range(len(running)))
+        for t in range(scores.size(1)):
+            tokens, logprobs = self._draw([running[row] for row in rows], scores[rows, t])
+            as_expected = []
+            for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+                one = running[row]
+                end = one.accept(token, self._stop_tokens)
+                made.append((one.number, Generation(token, logprob, end)))
+                if end is not None:
+                    self._leave(one)
+                elif drafts and drafts[row][t:t + 1] == [token]:
+                    as_expected.append(row)
+            rows = as_expected
+            if not rows:
+                break
+        return made
+
+    def _draw(self, running: Sequence[Continuation], scores: Tensor
+              ) -> tuple[list[int], list[float]]:
+        """(tokens, their log-probabilities) for scores (N, V)."""
+        totals = finite_totals(scores)
+        changed = scores.index_fill(1, self._never, -torch.inf)
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for row, one in enumerate(running):
+            if one.controls is not None:
+                changed[row] = one.controls.apply(changed[row])
+            alike.setdefault(one.config.filters, []).append(row)
+        tokens = torch.empty(len(running), dtype=torch.int64, device=scores.device)
+        for rows in alike.values():
+            uniforms = torch.tensor([running[row].uniform() for row in rows], dtype=torch.float64,
+                                    device=scores.device)
+            tokens[rows] = choose(changed[rows], running[rows[0]].config, uniforms)
+        chosen = scores.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        return tokens.tolist(), (chosen - totals).tolist()
 
 
-def read_tokens(model: GPT, tokens: list[int], cache: KVCache, machine: Machine,
-                both_ways: bool = False) -> Tensor:
-    """Feed tokens to the model; returns the scores of the next one, (V,) float32 on the CPU."""
-    read = torch.tensor([tokens], device=machine.device)
-    prompts = torch.ones_like(read, dtype=torch.bool) if both_ways else None
-    with machine.autocast():
-        x = model.hidden(read, cache, prompts=prompts)
-        return model.logits(x[:, -1]).squeeze(0).float().cpu()
+def spans(rows: Sequence[int], length: Callable[[int], int]) -> Iterator[range]:
+    """Neighbouring rows, from the first to the last, whose prompts are read side by side.
+
+    Those of several rows are never longer than SHORT, which is less than a CHUNK.
+    """
+    start = None
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        start = row if start is None else start
+        if following != row + 1 or max(length(row), length(following)) > SHORT:
+            yield range(start, row + 1)
+            start = None
 
 
-def _new_cache(model: GPT, room: int, machine: Machine) -> KVCache:
-    return KVCache(model.config, 1, room, machine.device, machine.dtype)
-
-
-def _fresh_generator() -> torch.Generator:
-    generator = torch.Generator()
-    generator.seed()
-    return generator
+def room_for(requests: Sequence[Request], block_size: int) -> int:
+    """Tokens that the longest of some requests can come to."""
+    return min(block_size, max((block_size if request.config.slide else
+                                len(request.prompt) + request.config.max_new_tokens
+                                for request in requests), default=1))

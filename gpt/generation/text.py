@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 
-def stream_text(pieces: Iterable[bytes], stop: Sequence[str] = ()) -> Iterator[str]:
-    """Turn the bytes of tokens into text that can be shown at once.
+class TextStream:
+    """Turns the bytes of tokens into text that can be shown at once.
 
     A character whose bytes are spread over tokens appears when it is complete. Text that may turn
     out to be the beginning of a stop text waits; a stop text itself is never shown and ends it all.
     """
-    stop = [text for text in stop if text]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    waiting = ""
-    for piece in pieces:
-        waiting += decoder.decode(piece)
-        found = [at for text in stop if (at := waiting.find(text)) >= 0]
-        if found:
-            if min(found):
-                yield waiting[:min(found)]
-            return
-        keep = max((_overlap(waiting, text) for text in stop), default=0)
-        ready, waiting = waiting[:len(waiting) - keep], waiting[len(waiting) - keep:]
-        if ready:
-            yield ready
-    if rest := waiting + decoder.decode(b"", final=True):
-        yield rest
+
+    def __init__(self, stop: Sequence[str] = ()):
+        self._stop = [text for text in stop if text]
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._waiting = ""
+        self.stopped = False  # a stop text was found
+
+    def push(self, piece: bytes, may_stop: bool = True) -> str:
+        """What can be shown now. may_stop: whether stop texts that this completes count."""
+        assert not self.stopped, "nothing follows a stop text"
+        self._waiting += self._decoder.decode(piece)
+        found = [at for text in self._stop if (at := self._waiting.find(text)) >= 0]
+        if found and may_stop:
+            self.stopped = True
+            return self._waiting[:min(found)]
+        kept = max((_overlap(self._waiting, text) for text in self._stop), default=0)
+        return self._take(len(self._waiting) - kept)
+
+    def finish(self) -> str:
+        """What was still waiting, when nothing follows."""
+        if self.stopped:
+            return ""
+        return self._take(len(self._waiting)) + self._decoder.decode(b"", final=True)
+
+    def _take(self, length: int) -> str:
+        ready, self._waiting = self._waiting[:length], self._waiting[length:]
+        return ready
 
 
 def _overlap(text: str, stop: str) -> int:

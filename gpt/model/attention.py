@@ -45,11 +45,14 @@ class Attention(nn.Module):
         q, k = q.transpose(1, 2).to(v.dtype), k.transpose(1, 2).to(v.dtype)
         if cache is not None:
             k, v = cache.append(k, v)                                 # (B, n_kv_head, S, D)
-        if visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
+        if T == 1:  # the heads of a group read the same keys, as queries of one head would
+            q = q.view(B, k.size(1), -1, self.head_dim)
+        elif visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
             k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=visible is None and T > 1,
             enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
+        y = y.reshape(B, -1, 1, self.head_dim) if T == 1 else y
         return self.dropout(self.out_proj(y.transpose(1, 2).flatten(2)))
 
 

@@ -2,45 +2,118 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpt.config import ModelConfig
-from gpt.model.visibility import within_reach
-
-
-class LayerCache:
-    """One layer's keys and values, in space set aside beforehand.
-
-    window: how many tokens its attention reaches back, the reading one included; None: to the
-    first.
-    """
-
-    def __init__(self, batch_size: int, max_tokens: int, config: ModelConfig, window: int | None,
-                 device: torch.device, dtype: torch.dtype):
-        shape = (batch_size, config.n_kv_head, max_tokens, config.head_dim)
-        self._keys = torch.empty(shape, device=device, dtype=dtype)
-        self._values = torch.empty(shape, device=device, dtype=dtype)
-        self._window, self._length = window, 0
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add T tokens' keys and values; returns the last S, those that any of the T may read.
-
-        (B, n_kv_head, T, D) -> (B, n_kv_head, S, D)
-        """
-        start, self._length = self._length, self._length + k.size(2)
-        self._keys[:, :, start:self._length] = k
-        self._values[:, :, start:self._length] = v
-        first = self._length - within_reach(self._length, k.size(2), self._window)
-        return self._keys[:, :, first:self._length], self._values[:, :, first:self._length]
+from gpt.model.visibility import visible_in_rows, visible_keys, within_reach
 
 
 class KVCache:
-    """A LayerCache for every layer."""
+    """Space for the keys and values of several texts, a row each, set aside beforehand.
+
+    lengths: how many tokens of each row have been read, (B,) int64: the position of its next one.
+    What lies behind them is never read, so a row is emptied or cut by setting its length.
+    """
 
     def __init__(self, config: ModelConfig, batch_size: int, max_tokens: int,
                  device: torch.device, dtype: torch.dtype):
-        self.length = 0  # tokens read so far: the position of the next one
-        self.max_tokens = max_tokens
-        self.layers = [LayerCache(batch_size, max_tokens, config, window, device, dtype)
-                       for window in config.windows]
+        shape = (batch_size, config.n_kv_head, max_tokens, config.head_dim)
+        # Not whatever was there: attention multiplies hidden values by 0, and 0 · NaN is NaN.
+        self._keys, self._values = ([torch.zeros(shape, device=device, dtype=dtype)
+                                     for _ in range(config.n_layer)] for _ in "kv")
+        self._windows, self._device, self.max_tokens = config.windows, device, max_tokens
+        self.lengths = np.zeros(batch_size, dtype=np.int64)
+
+    @property
+    def batch_size(self) -> int:
+        """How many texts there is space for."""
+        return len(self.lengths)
+
+    def layers(self, T: int) -> list[LayerCache]:
+        """Each layer's part, for the next T tokens."""
+        spans = {window: self._span(T, window) for window in set(self._windows)}
+        places: slice | Tensor
+        if self._alike:
+            places = slice(int(self.lengths[0]), int(self.lengths[0]) + T)
+        else:
+            places = self.positions(T)
+        return [LayerCache(keys, values, places, slice(*spans[window])) for keys, values, window
+                in zip(self._keys, self._values, self._windows, strict=True)]
+
+    def rows(self, start: int, stop: int) -> KVCache:
+        """Some of the rows, as a cache that shares their space and their lengths."""
+        part = copy.copy(self)
+        part._keys, part._values = ([space[start:stop] for space in spaces]
+                                    for spaces in (self._keys, self._values))
+        part.lengths = self.lengths[start:stop]
+        return part
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Make one row what another is."""
+        length = self.lengths[target] = self.lengths[source]
+        for space in (*self._keys, *self._values):
+            space[target, :, :length] = space[source, :, :length]
+
+    def reorder(self, sources: Tensor) -> None:
+        """Make row i what row sources[i] is, for the first rows.  (n,) int64"""
+        n, length = len(sources), int(self.lengths.max())
+        for space in (*self._keys, *self._values):
+            space[:n, :, :length] = space[sources.to(self._device), :, :length]
+        self.lengths[:n] = self.lengths[sources.cpu().numpy()]
+
+    def positions(self, T: int) -> Tensor:
+        """Where the next T tokens stand: (T,) if all rows are equally long, else (B, T)."""
+        starts = torch.tensor(self.lengths[:1] if self._alike else self.lengths[:, None],
+                              device=self._device)
+        return starts + torch.arange(T, device=self._device)
+
+    def visible(self, T: int, window: int | None) -> Tensor | None:
+        """What the next T tokens may read of the S keys that `LayerCache.append` returns.
+
+        (T, S), (B, 1, T, S), or None: see gpt/model/visibility.py.
+        """
+        if self._alike:
+            return visible_keys(T, int(self.lengths[0]) + T, window, self._device)
+        keys = torch.arange(*self._span(T, window), device=self._device)
+        return visible_in_rows(self.positions(T), keys, window)
+
+    def advance(self, T: int) -> None:
+        """T tokens more have been read, in every row."""
+        self.lengths += T
+
+    @property
+    def _alike(self) -> bool:
+        return bool((self.lengths == self.lengths[0]).all())
+
+    def _span(self, T: int, window: int | None) -> tuple[int, int]:
+        """From the first key that any of the next T tokens of any row may read, to the last."""
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        return shortest + T - within_reach(shortest + T, T, window), longest + T
+
+
+class LayerCache:
+    """One layer's keys and values, (B, n_kv_head, max_tokens, D) each.
+
+    places: where the next T tokens go, alike in all rows or (B, T). span: keys that any of them may
+    read.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, places: slice | Tensor, span: slice):
+        self._keys, self._values, self._places, self._span = keys, values, places, span
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T tokens' keys and values; returns the S that any of the T may read.
+
+        (B, n_kv_head, T, D) -> (B, n_kv_head, S, D)
+        """
+        for space, new in ((self._keys, k), (self._values, v)):
+            if isinstance(self._places, slice):
+                space[:, :, self._places] = new
+            else:
+                rows = torch.arange(len(space), device=space.device).unsqueeze(1)  # (B, 1)
+                space[rows, :, self._places] = new.transpose(1, 2)
+        return self._keys[:, :, self._span], self._values[:, :, self._span]

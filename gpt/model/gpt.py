@@ -58,38 +58,44 @@ class GPT(nn.Module):
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, segments: Tensor | None = None,
                prompts: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
-        T = tokens.size(1)
-        start = cache.length if cache is not None else 0
-        if start + T > self.config.block_size:
-            raise ValueError(f"a sequence of {start + T} tokens is longer than block_size "
-                             f"({self.config.block_size})")
-        if cache is not None and start + T > cache.max_tokens:
-            raise ValueError(f"a sequence of {start + T} tokens does not fit into a cache of "
-                             f"{cache.max_tokens}")
-        positions = torch.arange(start, start + T, device=tokens.device)
-        windows, device = self.config.windows, tokens.device
-        if segments is None and prompts is None:
-            visible = {w: visible_keys(T, start + T, w, device) for w in set(windows)}
-        elif start or (cache is not None and segments is not None):
-            raise ValueError("a cache continues one text: it cannot be used with segments, nor "
-                             "with prompts that come later")
-        else:
+        T, windows, device = tokens.size(1), self.config.windows, tokens.device
+        visible: dict[int | None, Tensor | None]
+        self._refuse_too_long(T, cache)
+        if segments is not None or prompts is not None:
+            if cache is not None and (segments is not None or cache.lengths.any()):
+                raise ValueError("a cache continues one text: it cannot be used with segments, nor "
+                                 "with prompts that come later")
             segments = torch.zeros_like(tokens) if segments is None else segments
             positions = positions_within(segments)
             visible = {w: visible_within(segments, w, prompts) for w in set(windows)}
+        elif cache is not None:
+            positions = cache.positions(T)
+            visible = {w: cache.visible(T, w) for w in set(windows)}
+        else:
+            positions = torch.arange(T, device=device)
+            visible = {w: visible_keys(T, T, w, device) for w in set(windows)}
         rotation = None
         if self.config.position == "rope":
             rotation = rotations(positions, rope_frequencies(self.config, device))
         x = self.embedding(tokens, positions)
-        for i, block in enumerate(self.blocks):
-            layer_cache = cache.layers[i] if cache is not None else None
+        layer_caches = [None] * len(self.blocks) if cache is None else cache.layers(T)
+        for i, (block, layer_cache) in enumerate(zip(self.blocks, layer_caches, strict=True)):
             if self.recompute and self.training:
                 x = recomputed(block, x, rotation, None, visible[windows[i]], use_reentrant=False)
             else:
                 x = block(x, rotation, layer_cache, visible[windows[i]])
         if cache is not None:
-            cache.length += T
+            cache.advance(T)
         return self.final_norm(x)
+
+    def _refuse_too_long(self, T: int, cache: KVCache | None) -> None:
+        length = T if cache is None else T + int(cache.lengths.max())
+        if length > self.config.block_size:
+            raise ValueError(f"a sequence of {length} tokens is longer than block_size "
+                             f"({self.config.block_size})")
+        if cache is not None and length > cache.max_tokens:
+            raise ValueError(f"a sequence of {length} tokens does not fit into a cache of "
+                             f"{cache.max_tokens}")
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile in place all but the output layer, whose loss is computed in chunks.
@@ -106,8 +112,20 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V).  Soft cap: Gemma 2, arXiv:2408.00118, section 2."""
-        scores, limit = F.linear(x, self.output_weight), self.config.logit_softcap
+        scores, limit = self.project(x), self.config.logit_softcap
         return scores if limit is None else limit * torch.tanh(scores / limit)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The output layer alone.  (B, T, C) -> (B, T, V)"""
+        if hasattr(self, "lm_head"):
+            scores: Tensor = self.lm_head(x)
+            return scores
+        return F.linear(x, self.embedding.token_embedding.weight)
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that it scores; some may be padding, and no token of its tokenizer."""
+        return self.embedding.token_embedding.num_embeddings
 
     @property
     def output_weight(self) -> Tensor:

@@ -30,6 +30,20 @@ def visible_keys(T: int, length: int, window: int | None, device: torch.device) 
     return causal if window is None else causal.triu(S - T - window + 1)
 
 
+def visible_in_rows(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """The same for rows of different lengths.
+
+    positions: of each row's queries, (B, T) int64. keys: positions of the keys, (S,) int64; what a
+    row's keys hold behind its last query is not read.
+    (B, T) and (S,) -> (B, 1, T, S), to broadcast over heads.
+    """
+    distance = positions.unsqueeze(-1) - keys                       # (B, T, S)
+    visible = distance >= 0
+    if window is not None:
+        visible = visible & (distance < window)
+    return visible.unsqueeze(1)
+
+
 def visible_within(segments: Tensor, window: int | None, prompts: Tensor | None = None) -> Tensor:
     """What each token of documents side by side may read: in its own, and within the window.
 

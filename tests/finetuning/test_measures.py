@@ -27,29 +27,29 @@ def test_exact_answers_and_answers_that_end_are_counted():
     said = {(97,): ("one", True), (98,): ("two", False), (99,): ("three\n", True)}
     asked = []
 
-    def answer(prompt: list[int], most: int) -> tuple[str, bool]:
-        asked.append((prompt, most))
-        return said[tuple(prompt)]
+    def answers(prompts: list[list[int]], most: list[int]) -> list[tuple[str, bool]]:
+        asked.extend(zip(prompts, most, strict=True))
+        return [said[tuple(prompt)] for prompt in prompts]
 
-    assert answer_figures(ROWS, 3, answer) == {"exact_match": 2 / 3, "format_rate": 2 / 3}
+    assert answer_figures(ROWS, 3, answers) == {"exact_match": 2 / 3, "format_rate": 2 / 3}
     assert asked == [([97], 4 + ROOM), ([98], 4 + ROOM), ([99], 7 + ROOM)]
 
 
 def test_no_more_prompts_are_answered_than_asked_for():
-    assert answer_figures(ROWS, 1, lambda prompt, most: ("one", True))["exact_match"] == 1.0
-    assert answer_figures(ROWS, 0, lambda prompt, most: ("", True)) == {}
+    assert answer_figures(ROWS, 1, lambda prompts, most: [("one", True)])["exact_match"] == 1.0
+    assert answer_figures(ROWS, 0, lambda prompts, most: []) == {}
 
 
 def test_a_text_without_a_prompt_is_not_answered():
     rows = [encode_row(pair("", "text"), chat_of())]
-    assert answer_figures(rows, 5, lambda prompt, most: ("", True)) == {}
+    assert answer_figures(rows, 5, lambda prompts, most: []) == {}
 
 
 def test_an_answer_that_is_not_learned_is_not_asked_for():
     example = Example((Message("user", "a"), Message("assistant", "b", learned=True),
                        Message("user", "c"), Message("assistant", "d")))
     rows = [encode_row(example, chat_of())]
-    assert answer_figures(rows, 5, lambda prompt, most: ("", True)) == {}
+    assert answer_figures(rows, 5, lambda prompts, most: []) == {}
 
 
 @pytest.mark.parametrize("prompt", ["abcdefgh" * 4, "ab"])

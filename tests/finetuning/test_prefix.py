@@ -7,11 +7,10 @@ import torch
 
 from gpt.finetuning.chat import FORMATS
 from gpt.generation import SamplingConfig
-from gpt.generation.engine import generate_tokens
 from gpt.language_model import LanguageModel
 from gpt.model import KVCache
 from gpt.tokenizer import build_tokenizer
-from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
+from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
 
 PROMPT = 6  # tokens of it, of ten
 
@@ -54,7 +53,7 @@ def test_a_causal_model_reads_no_prompt_ahead():
 def test_sampling_reads_a_prompt_as_training_did(name):
     model, tokens = tiny_gpt(**ARCHITECTURES[name]), random_tokens(1, PROMPT)[0].tolist()
     config = SamplingConfig(temperature=0.0, max_new_tokens=8)
-    made = [new.token for new in generate_tokens(model, tokens, config, CPU, (), both_ways=True)]
+    made = [new.token for new in generate_tokens(model, tokens, config, CPU, (), prefix=PROMPT)]
     for _ in range(8):
         read = torch.tensor([tokens])
         tokens.append(int(model(read, prompts=both_ways(read))[0, -1].argmax()))
@@ -68,10 +67,9 @@ def test_a_model_samples_by_the_format_that_it_was_trained_with():
     for prefix in ("causal", "bidirectional"):
         form = FORMATS["plain"].model_copy(update={"prefix": prefix})
         tokenizer.chat_format = form.model_dump_json()
-        made: list = []
-        "".join(LanguageModel(model, tokenizer, CPU).stream_from(
-            list(b"a prompt"), SamplingConfig(temperature=0.0, max_new_tokens=4), made.append))
-        found.append([new.logprob for new in made])
+        lm = LanguageModel(model, tokenizer, CPU)
+        asked = lm.request(list(b"a prompt"), SamplingConfig(temperature=0.0, max_new_tokens=4))
+        found.append([piece.new.logprob for _, piece in lm.write([asked])])
     assert found[0] != found[1]
 
 

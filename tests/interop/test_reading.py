@@ -48,12 +48,11 @@ def test_logits_and_gradients_are_those_of_transformers(imported):
 
 def test_a_hundred_greedy_tokens_are_those_of_transformers(imported):
     theirs, _, lm = imported
-    prompt, made = lm.prompt_tokens("def read"), []
+    prompt = lm.prompt_tokens("def read")
     settings = gpt.language_model.sampling_config(max_new_tokens=100, temperature=0)
     never = sorted({*range(VOCAB)} - lm.tokenizer.text_ids)  # control tokens and padding
-    lm._never = torch.tensor(never)
-    for _ in lm.stream_from(prompt, settings, made.append):
-        pass
+    lm.never = never
+    made = [piece.new for _, piece in lm.write([lm.request(prompt, settings)])]
     found = theirs.generate(torch.tensor([prompt]), max_new_tokens=100, do_sample=False,
                             attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
                             suppress_tokens=never, pad_token_id=0, eos_token_id=None)
@@ -64,7 +63,7 @@ def test_a_hundred_greedy_tokens_are_those_of_transformers(imported):
 def test_a_padded_vocabulary_keeps_its_rows_and_never_samples_them(imported):
     _, _, lm = imported
     assert lm.model.config.vocab_size == VOCAB > lm.tokenizer.vocab_size
-    assert set(range(lm.tokenizer.vocab_size, VOCAB)) <= set(lm._never.tolist())
+    assert set(range(lm.tokenizer.vocab_size, VOCAB)) <= set(lm.never)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama 3"])

@@ -19,7 +19,6 @@ from gpt.config import PretrainConfig
 from gpt.errors import UserError
 from gpt.finetuning.chat import FORMATS, Chat
 from gpt.generation import SamplingConfig
-from gpt.generation.engine import generate_tokens
 from gpt.interop import export_huggingface, read_config, read_model, writing
 from gpt.interop.gguf_writing import export_gguf
 from gpt.interop.model_card import About
@@ -35,7 +34,7 @@ from tests.interop.models import (
     largest_difference,
     saved,
 )
-from tests.tiny import ARCHITECTURES, CPU, ROOT, SHARED, random_tokens, tiny_gpt
+from tests.tiny import ARCHITECTURES, CPU, ROOT, SHARED, generate_tokens, random_tokens, tiny_gpt
 
 ABOUT = About("tiny")
 LAYERNORM = {"norm": "layernorm", "mlp": "gelu", "qk_norm": False, "n_kv_head": 4}

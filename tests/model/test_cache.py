@@ -9,7 +9,6 @@ import torch
 from torch.testing import assert_close
 
 from gpt.model import GPT, KVCache
-from gpt.model.cache import LayerCache
 from tests.tiny import ARCHITECTURES, random_tokens, tiny_config, tiny_gpt
 
 CPU = torch.device("cpu")
@@ -27,7 +26,7 @@ def cache_for(model: GPT, batch_size: int, max_tokens: int = 32) -> KVCache:
 def in_portions(model: GPT, tokens: torch.Tensor, portions: list[int]) -> torch.Tensor:
     cache = cache_for(model, len(tokens))
     parts = [model(part, cache) for part in tokens.split(portions, dim=1)]
-    assert cache.length == tokens.size(1)
+    assert set(cache.lengths) == {tokens.size(1)}
     return torch.cat(parts, dim=1)
 
 
@@ -64,15 +63,16 @@ def test_a_window_slides_over_every_way_of_cutting_a_text(changes):
 
 @pytest.mark.parametrize("window", [None, 1, 3, 20])
 def test_a_layer_gives_back_the_keys_and_values_that_the_new_queries_may_read(window):
-    config, generator = tiny_config(n_kv_head=2), torch.Generator().manual_seed(0)
+    config, generator = tiny_config(n_kv_head=2, window=window), torch.Generator().manual_seed(0)
     for portions in cuts(6):
-        layer = LayerCache(2, 6, config, window, CPU, torch.float32)
+        cache = KVCache(config, 2, 6, CPU, torch.float32)
         keys, values = torch.randn(2, 2, 2, 6, 8, generator=generator)  # (B, n_kv_head, S, D)
         stop = 0
         for T in portions:
             start, stop = stop, stop + T
             first = 0 if window is None else max(0, start - window + 1)
-            k, v = layer.append(keys[:, :, start:stop], values[:, :, start:stop])
+            k, v = cache.layers(T)[0].append(keys[:, :, start:stop], values[:, :, start:stop])
+            cache.advance(T)
             assert torch.equal(k, keys[:, :, first:stop])
             assert torch.equal(v, values[:, :, first:stop])
 
@@ -81,8 +81,8 @@ def test_every_layer_has_its_own_window_and_the_asked_for_room():
     model = tiny_gpt(n_layer=3, window=2, window_pattern="FS", n_kv_head=1, head_dim=6)
     cache = KVCache(model.config, 3, 7, CPU, torch.float64)
     k = torch.ones(3, 1, 7, 6)
-    for layer, reach in zip(cache.layers, (7, 2, 7), strict=True):
-        layer.append(k[:, :, :6], k[:, :, :6])
+    cache.advance(6)
+    for layer, reach in zip(cache.layers(1), (7, 2, 7), strict=True):
         for found in layer.append(k[:, :, :1], k[:, :, :1]):
             assert found.shape == (3, 1, reach, 6) and found.dtype == torch.float64
 
@@ -94,7 +94,7 @@ def test_a_full_cache_refuses_more_tokens_by_its_size():
     model(tokens[:, :8], cache)
     with pytest.raises(ValueError, match="9 tokens does not fit into a cache of 8"):
         model(tokens[:, 8:], cache)
-    assert cache.length == 8
+    assert cache.lengths.tolist() == [8]
 
 
 def test_a_cached_text_ends_at_block_size():
@@ -103,3 +103,41 @@ def test_a_cached_text_ends_at_block_size():
     model(random_tokens(1, 1), cache)
     with pytest.raises(ValueError, match=r"33 tokens is longer than block_size \(32\)"):
         model(random_tokens(1, 1), cache)
+
+
+@pytest.mark.parametrize("changes", [*ARCHITECTURES.values(), *SLIDING.values()],
+                         ids=[*ARCHITECTURES, *SLIDING])
+@torch.no_grad()
+def test_rows_of_different_lengths_are_read_as_if_each_were_alone(changes):
+    model = tiny_gpt(**changes)
+    texts = [random_tokens(length, seed=length) for length in (3, 9, 1, 14)]
+    cache = cache_for(model, 4)
+    for row, text in enumerate(texts):
+        if len(text) > 2:
+            model(text[None, :-2], cache.rows(row, row + 1))
+    lengths = cache.lengths.tolist()
+    assert lengths == [1, 7, 0, 12]
+    new = torch.stack([torch.cat([text, random_tokens(2)])[start:start + 2]
+                       for text, start in zip(texts, lengths, strict=True)])
+    for T in (2, 1):
+        cache.lengths[:] = lengths
+        found = model(new[:, :T], cache)
+        for row, text in enumerate(texts):
+            whole = torch.cat([text[:lengths[row]], new[row, :T]])
+            assert_close(found[row], model(whole[None])[0, -T:], **ROUNDING)
+
+
+@torch.no_grad()
+def test_a_copied_or_reordered_row_goes_on_as_the_one_it_came_from():
+    model, texts = tiny_gpt(), random_tokens(3, 6)
+    cache = cache_for(model, 4)
+    model(texts, cache.rows(0, 3))
+    cache.copy_row(1, 3)
+    expected = model(torch.cat([texts, texts[1:2]])[:, [0, 1, 2, 3, 4, 5, 0]])[:, -1]
+    following = torch.cat([texts, texts[1:2]])[:, :1]
+    kept = cache.lengths.copy()
+    assert_close(model(following, cache)[:, -1], expected, **ROUNDING)
+    cache.lengths[:] = kept
+    cache.reorder(torch.tensor([2, 0, 3]))
+    found = model(following[[2, 0, 3, 3]], cache)[:, -1]
+    assert_close(found, expected[[2, 0, 3, 3]], **ROUNDING)

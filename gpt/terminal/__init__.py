@@ -1,0 +1,1 @@
+"""What sample.py shows and reads: its options, texts as they grow, conversations."""

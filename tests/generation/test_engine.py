@@ -1,0 +1,350 @@
+"""Every way of generating gives the tokens of reading everything again for every token."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+
+from gpt.errors import UserError
+from gpt.generation import Engine, Request, SamplingConfig, room_for
+from gpt.generation import engine as engine_module
+from gpt.generation.drafts import DraftModel, PromptLookup
+from gpt.generation.engine import spans
+from gpt.generation.request import Continuation
+from gpt.generation.sampling import choose
+from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
+
+NO_STOP = ()
+
+
+def generated(model, prompt, stop_tokens=NO_STOP, **settings):
+    config = SamplingConfig(**settings)
+    return [new.token for new in generate_tokens(model, prompt, config, CPU, stop_tokens)]
+
+
+def together(model, requests, rows=4, **settings):
+    """Tokens of each request, from one engine."""
+    made = [[] for _ in requests]
+    for index, new in Engine(model, CPU, rows=rows, **settings).run(requests):
+        made[index].append(new.token)
+    return made
+
+
+@torch.no_grad()
+def uncached_greedy(model, prompt, count):
+    """The definition: read everything again for every token."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+    return tokens[len(prompt):]
+
+
+@torch.no_grad()
+def uncached(model, request):
+    """The same for any request, until the context is full."""
+    config, tokens = request.config, list(request.prompt)
+    generator = torch.Generator().manual_seed(config.seed)
+    while (len(tokens) - len(request.prompt) < config.max_new_tokens
+           and len(tokens) <= model.config.block_size):
+        uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+        tokens += choose(model(torch.tensor([tokens]))[:, -1], config, uniform).tolist()
+    return tokens[len(request.prompt):]
+
+
+def random_requests(count, seed=0, longest=24, vocab_size=61):
+    """Prompts of every length, greedy and drawn, some of them twice."""
+    generator = random.Random(seed)
+    requests = []
+    for number in range(count):
+        prompt = generator.choices(range(vocab_size), k=generator.randint(1, longest))
+        settings = generator.choice(({"temperature": 0}, {}, {"top_k": 5}, {"top_p": 0.9},
+                                     {"min_p": 0.1, "temperature": 1.3}))
+        if requests and generator.random() < 0.2:
+            prompt = requests[-1].prompt
+        requests.append(Request(prompt, SamplingConfig(
+            seed=number, max_new_tokens=generator.randint(1, 12), **settings)))
+    return requests
+
+
+def assert_same(model, requests, found, expected):
+    """Equal tokens, but for a draw that fell within float32's rounding of a border."""
+    differing = [i for i, pair in enumerate(zip(found, expected, strict=True))
+                 if pair[0] != pair[1]]
+    for i in differing:
+        place = next(t for t, (a, b) in enumerate(zip(found[i], expected[i], strict=False))
+                     if a != b)
+        assert borders_within(1e-6, model, requests[i], expected[i][:place]), (i, place)
+    assert len(differing) <= len(requests) // 500
+
+
+@torch.no_grad()
+def borders_within(distance, model, request, made):
+    """Whether the number that draws the token behind `made` is that close to another token's."""
+    generator = torch.Generator().manual_seed(request.config.seed)
+    uniform = torch.rand(len(made) + 1, generator=generator, dtype=torch.float64)[-1:]
+    logits = model(torch.tensor([[*request.prompt, *made]]))[:, -1]
+    near = [choose(logits, request.config, (uniform + d).clamp(0, 1 - 1e-12)).item()
+            for d in (-distance, distance)]
+    return near[0] != near[1]
+
+
+# ----- One definition, many ways
+
+def test_a_thousand_prompts_are_continued_alike_by_every_way_of_generating(monkeypatch):
+    """Naive, alone from the cache, prompts in chunks, in ragged batches, with drafts."""
+    model, requests = tiny_gpt(seed=2), random_requests(1000)
+    expected = [uncached(model, request) for request in requests]
+    assert len({tuple(tokens) for tokens in expected}) > 700
+    assert_same(model, requests, [[new.token for new in generate_tokens(
+        model, request.prompt, request.config, CPU)] for request in requests], expected)
+    assert_same(model, requests, together(model, requests, rows=7), expected)
+    monkeypatch.setattr(engine_module, "CHUNK", 3)
+    monkeypatch.setattr(engine_module, "SHORT", 2)
+    assert_same(model, requests, together(model, requests, rows=5), expected)
+    for draft in (PromptLookup(), DraftModel(tiny_gpt(seed=3), CPU), DraftModel(model, CPU)):
+        assert_same(model, requests[:200], together(model, requests[:200], draft=draft),
+                    expected[:200])
+
+
+OTHERS = {"sliding": {"window": 3}, "one slides": {"window": 4, "window_pattern": "FS"},
+          "itself alone": {"window": 1}, "grouped": {"n_kv_head": 2}}
+
+
+@pytest.mark.parametrize("changes", [*ARCHITECTURES.values(), *OTHERS.values()],
+                         ids=[*ARCHITECTURES, *OTHERS])
+def test_every_architecture_is_continued_alike_in_every_way(changes, monkeypatch):
+    model, requests = tiny_gpt(seed=2, **changes), random_requests(60, seed=1)
+    expected = [uncached(model, request) for request in requests]
+    assert len({token for tokens in expected for token in tokens}) > 5
+    assert_same(model, requests, together(model, requests), expected)
+    monkeypatch.setattr(engine_module, "CHUNK", 4)
+    monkeypatch.setattr(engine_module, "SHORT", 3)
+    for draft in (None, PromptLookup(), DraftModel(tiny_gpt(seed=3), CPU)):
+        assert_same(model, requests, together(model, requests, draft=draft), expected)
+
+
+def test_batch_mates_change_nothing():
+    """Nor do their number, their order, or when they come."""
+    model, requests = tiny_gpt(), random_requests(40, seed=5)
+    alone = [together(model, [request])[0] for request in requests]
+    order = list(range(40))
+    for rows in (1, 2, 3, 16, 40):
+        random.Random(rows).shuffle(order)
+        mixed = together(model, [requests[i] for i in order], rows=rows)
+        assert_same(model, requests, [mixed[order.index(i)] for i in range(40)], alone)
+
+
+def test_requests_can_come_and_go_at_any_time():
+    model, requests = tiny_gpt(), random_requests(60, seed=7)
+    expected = [uncached(model, request) for request in requests]
+    generator, engine = random.Random(0), Engine(model, CPU, rows=3)
+    made, numbers, cancelled = {}, {}, set()
+    waiting = list(range(60))
+    while waiting or engine.busy:
+        while waiting and generator.random() < 0.4:
+            index = waiting.pop()
+            numbers[engine.submit(requests[index])] = index
+        for number, new in engine.step() if engine.busy else ():
+            assert number not in cancelled
+            made.setdefault(numbers[number], []).append(new.token)
+        if numbers and generator.random() < 0.05:
+            cancelled.add(number := generator.choice(list(numbers)))
+            engine.cancel(number)
+    assert len(cancelled) > 3
+    for number, index in numbers.items():
+        tokens = made.get(index, [])
+        assert tokens == expected[index][:len(tokens)]
+        assert number in cancelled or len(tokens) == len(expected[index])
+
+
+def test_a_draft_that_is_right_saves_steps_and_one_that_is_wrong_costs_no_token():
+    model = tiny_gpt()
+    request = Request([1, 2, 3], SamplingConfig(seed=0, max_new_tokens=25))
+
+    def steps(draft):
+        engine = Engine(model, CPU, rows=1, draft=draft)
+        engine.submit(request)
+        return next(n for n in range(1, 100) if engine.step() is not None and not engine.busy)
+
+    assert steps(None) == 25
+    assert steps(DraftModel(model, CPU, tokens=4)) == 6  # the prompt's, then 5 tokens each
+    assert 20 < steps(DraftModel(tiny_gpt(seed=9), CPU)) <= 25
+
+
+def test_a_prompt_look_up_guesses_what_followed_the_same_tokens():
+    def guess(text, most=5, **settings):
+        return PromptLookup(**settings).propose(Continuation(0, Request(text), 100), most)
+
+    assert guess([1, 2, 3, 4, 5, 1, 2, 3]) == [4, 5, 1, 2, 3]
+    assert guess([1, 2, 3, 4, 5, 1, 2, 3], most=2) == [4, 5]
+    assert guess([1, 2, 3, 4, 5, 1, 2, 3], tokens=1) == [4]
+    assert guess([1, 9, 2, 3, 7, 2, 3, 8, 1, 2, 3], longest=2)[:4] == [8, 1, 2, 3]  # the latest
+    assert guess([7, 2, 3, 9, 2, 3, 8, 7, 2, 3]) == [9, 2, 3, 8, 7]  # the longest ending
+    assert guess([1, 2, 3]) == [] and guess([1]) == []
+    assert guess([4, 1, 2, 1, 2]) == [1, 2, 1, 2, 1]  # what repeats goes on
+
+
+def test_a_look_up_that_has_read_along_guesses_as_one_that_begins():
+    generator, along = random.Random(0), PromptLookup()
+    text = Continuation(0, Request([1]), 300)
+    for _ in range(200):
+        assert along.propose(text, 6) == PromptLookup().propose(text, 6)
+        text.tokens += generator.choices([1, 2, 3], k=generator.randint(1, 3))
+
+
+def test_equal_prompts_are_read_once(monkeypatch):
+    model, read = tiny_gpt(), []
+    original = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, *args, **kwargs: (
+        read.append(tokens.shape), original(tokens, *args, **kwargs))[1])
+    requests = [Request([1, 2, 3, 4, 5], SamplingConfig(seed=seed, max_new_tokens=1))
+                for seed in range(6)]
+    made = together(model, requests, rows=6)
+    assert read == [(1, 5)] and len({tuple(tokens) for tokens in made}) > 1
+
+
+def test_short_neighbours_are_read_side_by_side_and_long_prompts_alone():
+    lengths = {0: 3, 1: 5, 2: 900, 3: 2, 5: 4, 6: 4}
+    assert list(spans([0, 1, 2, 3, 5, 6], lengths.__getitem__)) == [
+        range(2), range(2, 3), range(3, 4), range(5, 7)]
+    assert list(spans([4], lambda row: 1)) == [range(4, 5)]
+
+
+# ----- Where a text ends
+
+def test_the_last_token_says_why_it_is_the_last():
+    model = tiny_gpt()
+    free = generated(model, [4], max_new_tokens=10, temperature=0)
+
+    def ends(prompt, stops=(), **settings):
+        return [new.end for new in generate_tokens(
+            model, prompt, SamplingConfig(temperature=0, **settings), CPU, stops)]
+
+    assert ends([4], max_new_tokens=3) == [None, None, "length"]
+    assert ends([4], free[:1], max_new_tokens=3) == ["stop"]
+    assert ends([1] * 30) == [None, None, "context"]  # the 33rd token follows all 32
+    assert ends([1] * 30, max_new_tokens=3)[-1] == "length"
+
+
+@pytest.mark.parametrize("pattern", ["S", "SF"])
+def test_with_windows_a_full_context_slides_as_a_model_that_reads_everything_again(pattern):
+    model, prompt = tiny_gpt(window=4, window_pattern=pattern), random_tokens(30).tolist()
+    slid = generated(model, prompt, temperature=0, max_new_tokens=40, slide=True)
+    sequence = list(prompt)
+    for token in slid:  # block_size 32: once 33 tokens would be read, the last 16 are
+        kept = sequence[17 * ((len(sequence) - 16) // 17):]
+        assert token == uncached_greedy(model, kept, 1)[0]
+        sequence.append(token)
+    assert len(set(slid)) > 3
+
+
+def test_generation_uses_the_whole_context_then_stops_or_slides():
+    model, prompt = tiny_gpt(), [1] * 30  # block_size 32
+    made = generated(model, prompt, temperature=0)
+    assert made == uncached_greedy(model, prompt, 3)
+    slid = generated(model, prompt, temperature=0, max_new_tokens=60, slide=True)
+    assert len(slid) == 60 and slid[:3] == made
+    after_sliding = (prompt + slid)[33 - 16:33]
+    assert slid[3] == uncached_greedy(model, after_sliding, 1)[0]
+    for draft in (PromptLookup(), DraftModel(tiny_gpt(seed=1), CPU), DraftModel(model, CPU)):
+        config = SamplingConfig(temperature=0, max_new_tokens=60, slide=True)
+        assert together(model, [Request(prompt, config), Request([3], config)],
+                        draft=draft)[0] == slid
+
+
+def test_a_context_of_one_token_slides_on_the_last_token_alone():
+    model = tiny_gpt(block_size=1)
+    made = generated(model, [7], temperature=0, max_new_tokens=5, slide=True)
+    assert made == [uncached_greedy(model, [token], 1)[0] for token in [7, *made[:-1]]]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_unless_it_slides():
+    model, long = tiny_gpt(), random_tokens(50).tolist()
+    assert len(generated(model, [1] * 32, max_new_tokens=1)) == 1
+    with pytest.raises(UserError, match="50 tokens, the model reads 32"):
+        generated(model, long, max_new_tokens=1)
+    made = generated(model, long, max_new_tokens=4, temperature=0, slide=True)
+    assert made == uncached_greedy(model, long[-16:], 4)
+
+
+def test_generation_ends_with_the_first_of_the_stop_tokens():
+    model = tiny_gpt()
+    free = generated(model, [4], max_new_tokens=10, temperature=0)
+    early, late = sorted({free.index(token) for token in free})[1::2][:2]  # first occurrences
+    for stops in ([early], [late, early], [early, late], [late]):
+        ended = generated(model, [4], [free[i] for i in stops], max_new_tokens=10, temperature=0)
+        assert ended == free[:min(stops) + 1]
+
+
+def test_no_tokens_are_made_when_none_are_asked_for():
+    assert generated(tiny_gpt(), [4], max_new_tokens=0) == []
+    assert together(tiny_gpt(), []) == []
+
+
+def test_the_cache_has_room_for_the_longest_request_and_no_more():
+    short = Request([1] * 5, SamplingConfig(max_new_tokens=3))
+    assert room_for([short, Request([1], SamplingConfig(max_new_tokens=20))], 32) == 21
+    assert room_for([Request([1] * 30, SamplingConfig(max_new_tokens=20))], 32) == 32
+    assert room_for([Request([1], SamplingConfig(max_new_tokens=2, slide=True))], 32) == 32
+
+
+# ----- What is drawn
+
+@torch.no_grad()
+def test_a_tokens_logprob_is_the_models_own_before_temperature_filters_and_controls():
+    model, sequence = tiny_gpt(), [3, 1, 4]
+    config = SamplingConfig(temperature=0.3, top_k=5, max_new_tokens=10, seed=0,
+                            frequency_penalty=1.0)
+    for new in generate_tokens(model, sequence, config, CPU, NO_STOP):
+        scores = model(torch.tensor([sequence]))[0, -1]
+        assert new.logprob == pytest.approx(float(scores.log_softmax(-1)[new.token]), abs=1e-4)
+        sequence = [*sequence, new.token]
+    assert len(sequence) == 13
+
+
+def test_ids_that_stand_for_no_text_are_never_chosen():
+    model = tiny_gpt()
+    free = generated(model, [4], max_new_tokens=20, temperature=0)
+    config = SamplingConfig(max_new_tokens=20, temperature=0)
+    made = list(generate_tokens(model, [4], config, CPU, NO_STOP, sorted(set(free))))
+    assert len(made) == 20 and not {new.token for new in made} & set(free)
+    assert all(math.isfinite(new.logprob) for new in made)
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others():
+    model, prompt = tiny_gpt(), [1, 2, 3]
+    first = generated(model, prompt, max_new_tokens=20, seed=5)
+    assert generated(model, prompt, max_new_tokens=20, seed=5) == first
+    assert generated(model, prompt, max_new_tokens=20, seed=6) != first
+    assert generated(model, prompt, max_new_tokens=20) != generated(model, prompt,
+                                                                    max_new_tokens=20)
+
+
+def test_speculative_draws_follow_the_models_distribution():
+    """Over many seeds, of the third token: chi-squared against its exact distribution."""
+    model, prompt = tiny_gpt(vocab_size=5), [1, 2, 1, 2, 1]
+    requests = [Request(prompt, SamplingConfig(seed=seed, max_new_tokens=3))
+                for seed in range(1200)]
+    with torch.no_grad():
+        pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+        first = model(torch.tensor([prompt]))[0, -1].softmax(-1)
+        rows = torch.cat([torch.tensor([prompt]).expand(25, -1), pairs], dim=1)
+        scores = model(rows).softmax(-1)
+        joint = first[pairs[:, 0]] * scores[:, 4 + 1][torch.arange(25), pairs[:, 1]]
+        expected = (joint.unsqueeze(1) * scores[:, -1]).sum(0)
+    for draft in (PromptLookup(), DraftModel(tiny_gpt(vocab_size=5, seed=1), CPU)):
+        made = torch.tensor(together(model, requests, rows=64, draft=draft))[:, 2]
+        counts = made.bincount(minlength=5)
+        chi2 = ((counts - 1200 * expected) ** 2 / (1200 * expected)).sum()
+        assert chi2 < 18.5  # 4 degrees of freedom: above it one time in a thousand
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_not_a_text():
+    model = tiny_gpt()
+    with torch.no_grad():
+        model.final_norm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not numbers"):
+        generated(model, [1, 2], max_new_tokens=3)

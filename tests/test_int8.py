@@ -1,0 +1,81 @@
+"""Matrices in 8 bits compute with the numbers that they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from gpt import checkpoint
+from gpt.errors import UserError
+from gpt.generation import Engine, Request, SamplingConfig
+from gpt.int8 import FEW, Int8Linear, quantize, quantized
+from gpt.language_model import load
+from gpt.tokenizer import build_tokenizer
+from tests.tiny import CPU, random_tokens, tiny_gpt
+
+
+def test_a_weight_is_off_by_at_most_half_a_step_and_zeros_stay_zeros():
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0
+    numbers, scale = quantized(weight)
+    assert numbers.dtype == torch.int8 and numbers.abs().amax(1).tolist() == [127] * 3 + [0] + [
+        127] * 5
+    assert ((numbers * scale - weight).abs() <= scale / 2 * 1.0001).all() and scale.all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, FEW, FEW + 1, 200])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_and_many_are_multiplied_alike(rows, bias):
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(64, 96, bias=bias)
+    layer = Int8Linear(linear.weight, linear.bias)
+    x = torch.randn(rows, 64, generator=generator).bfloat16().float()
+    exact = F.linear(x.double(), (layer.weight * layer.scale.unsqueeze(1)).double(),
+                     None if linear.bias is None else linear.bias.double())
+    # Sums of 64 products around 0.1 in float32; those of few rows are rounded to bfloat16, by 2^-9
+    # of what they are before the bias, which is at most 2.
+    assert_close(layer(x).double(), exact, rtol=0, atol=2**-8 if rows <= FEW else 1e-5)
+    assert layer(x.view(rows, 1, 64)).shape == (rows, 1, 96)
+    assert 1e-4 < (layer(x) - linear(x)).std() < 0.02  # rounding shows
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"bias": True, "n_embd": 64}],
+                         ids=str)
+@torch.no_grad()
+def test_a_model_keeps_what_it_says_but_for_rounding(changes):
+    model, rounded = tiny_gpt(**changes), tiny_gpt(**changes)
+    quantize(rounded)
+    tokens = random_tokens(4, 20)
+    expected, found = model(tokens), rounded(tokens)
+    assert 0 < (found - expected).std() < 0.05 * expected.std()
+    assert not any(isinstance(module, nn.Linear) for module in rounded.modules())
+
+
+def test_int8_is_generated_from_as_it_reads():
+    model = tiny_gpt()
+    quantize(model)
+    prompts = [random_tokens(1 + n, seed=n).tolist() for n in range(20)]
+    made = [[] for _ in prompts]
+    for index, new in Engine(model, CPU, rows=5).run([
+            Request(prompt, SamplingConfig(temperature=0, max_new_tokens=8))
+            for prompt in prompts]):
+        made[index].append(new.token)
+    with torch.no_grad():
+        for prompt, tokens in zip(prompts, made, strict=True):
+            logits = model(torch.tensor([prompt + tokens]))[0, len(prompt) - 1:-1]
+            chosen = logits.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
+            assert (logits.amax(1) - chosen <= 0.1 * logits.std()).all()  # bfloat16 inputs
+
+
+def test_a_saved_model_is_opened_in_int8(tmp_path):
+    checkpoint.save_model(tmp_path / "m", tiny_gpt(vocab_size=257), build_tokenizer("byte"), "x")
+    lm = load(str(tmp_path / "m"), "cpu", "int8")
+    assert lm.model.blocks[0].attention.qkv_proj.weight.dtype == torch.int8
+    text = lm.generate("ab", max_new_tokens=8, seed=0)
+    assert text == lm.generate("ab", max_new_tokens=8, seed=0)
+    assert len(lm.score("abc")) == 3
+    with pytest.raises(UserError, match="dtype=int4 is unknown"):
+        load(str(tmp_path / "m"), "cpu", "int4")
