@@ -35,9 +35,9 @@ def test_few_rows_and_many_are_multiplied_alike(rows, bias):
     x = torch.randn(rows, 64, generator=generator).bfloat16().float()
     exact = F.linear(x.double(), (layer.weight * layer.scale.unsqueeze(1)).double(),
                      None if linear.bias is None else linear.bias.double())
-    # Sums of 64 products around 0.1 in float32; those of few rows are rounded to bfloat16, by 2^-9
-    # of what they are before the bias, which is at most 2.
-    assert_close(layer(x).double(), exact, rtol=0, atol=2**-8 if rows <= FEW else 1e-5)
+    # Sums of 64 products around 0.1 in float32; those of few rows are rounded to bfloat16, by 2^-8
+    # of what they are before the bias, which is at most 4.
+    assert_close(layer(x).double(), exact, rtol=0, atol=2**-6 if rows <= FEW else 1e-5)
     assert layer(x.view(rows, 1, 64)).shape == (rows, 1, 96)
     assert 1e-4 < (layer(x) - linear(x)).std() < 0.02  # rounding shows
 
