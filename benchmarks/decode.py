@@ -201,7 +201,7 @@ def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> None:
         print(f"{arm:26} {figures['one']:8.1f} tokens/s, "
               f"{figures.get('many', float('nan')):8.1f} with {BATCH} texts, first of "
               f"{LONG_PROMPT} after {1000 * figures['first']:7.1f} ms")
-        for peer in (f"transformers {number} {shape}", f"llama.cpp {PEERS[number]} {shape}"):
+        for peer in (f"transformers {number} {shape}", f"llama.cpp {PEERS.get(number)} {shape}"):
             if tool == "ours" and peer in medians:
                 ratios[f"{arm} / {peer}"] = {
                     name: medians[peer][name] / value if name == "first" else
