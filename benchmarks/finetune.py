@@ -1,12 +1,13 @@
 """Fine-tuning with all weights and with adapters: ours against transformers and peft, same job.
 
-usage: python benchmarks/finetune.py
+usage: python benchmarks/finetune.py [ARM ...]
 
 A model of 6 layers of width 384 (Qwen3's architecture, random weights, bytes) learns the style
 task (data/tasks/style.jsonl): 16 examples a step, float32, eager. The peers' arm is the plain loop
 that peft's documentation shows: rows padded to the longest of each micro-batch of 8, labels masked,
 torch's fused AdamW, gradients clipped. Arms take turns, each in a process of its own. Speed is
-tokens of text per second, padding not counted. Writes benchmarks/results/finetune.json.
+tokens of text per second, padding not counted. Writes benchmarks/results/finetune.json, in which
+arms that were not asked for keep what they have.
 Needs peft and transformers.
 """
 
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from gpt.errors import run_command  # noqa: E402
+from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
@@ -40,21 +41,24 @@ RANK, ALPHA, GOAL = 8, 16, 1.2
 
 
 def main(argv: list[str]) -> None:
-    """Without arguments: every arm in turn, then the report. With two: that arm, in here."""
-    if argv:
-        print(json.dumps(measure(argv[0], Path(argv[1]))))
+    """Every arm in turn, then the report. With --arm ARM FOLDER: that arm, in here."""
+    if argv[:1] == ["--arm"]:
+        print(json.dumps(measure(argv[1], Path(argv[2]))))
         return
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    if unknown := set(argv) - set(ARMS):
+        raise UserError(f"there is no arm {unknown.pop()}; choose from {', '.join(ARMS)}")
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in argv or ARMS}
     with tempfile.TemporaryDirectory() as folder:
         make_base(Path(folder))
         for _ in range(ROUNDS):
-            for arm in ARMS:
-                done = subprocess.run([sys.executable, __file__, arm, folder], capture_output=True,
-                                      text=True, check=False)
+            for arm in found:
+                done = subprocess.run([sys.executable, __file__, "--arm", arm, folder],
+                                      capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(f"{arm}: {done.stderr}")
                 found[arm].append(json.loads(done.stdout.splitlines()[-1]))
-    report(found)
+    there = json.loads(RESULTS.read_text())["all"] if argv and RESULTS.is_file() else {}
+    report(there | found)
 
 
 def report(found: dict[str, list[dict[str, float]]]) -> None:
