@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 from gpt.runtime import choose_machine, computes_in_bfloat16  # noqa: E402
@@ -55,26 +55,17 @@ def arms() -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Every arm in turn, then the report. Two arguments --arm and FOLDER: that arm, in here."""
+    """Every arm in turn, then the report. With --arm ARM FOLDER: that arm, in here."""
     if argv[:1] == ["--arm"]:
         print(json.dumps(measure(argv[1], Path(argv[2]))))
         return
     if unknown := set(argv) - set(arms()):
         raise UserError(f"there is no arm {unknown.pop()}; choose from {', '.join(arms())}")
-    chosen = argv or arms()
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in chosen}
-    bandwidths = []
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder))
-        for _ in range(ROUNDS):
-            bandwidths.append(bytes_per_second())
-            for arm in chosen:
-                done = subprocess.run([sys.executable, __file__, "--arm", arm, folder],
-                                      capture_output=True, text=True, check=False)
-                if done.returncode:
-                    sys.exit(f"{arm}: {done.stderr}")
-                found[arm].append(json.loads(done.stdout.splitlines()[-1]))
-    report(found, statistics.median(bandwidths))
+        bandwidth = bytes_per_second()
+        found = arms_in_turn(__file__, argv or arms(), folder, ROUNDS)
+    report(found, max(bandwidth, bytes_per_second()))
 
 
 def bytes_per_second() -> float:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 
@@ -47,16 +47,9 @@ def main(argv: list[str]) -> None:
         return
     if unknown := set(argv) - set(ARMS):
         raise UserError(f"there is no arm {unknown.pop()}; choose from {', '.join(ARMS)}")
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in argv or ARMS}
     with tempfile.TemporaryDirectory() as folder:
         make_base(Path(folder))
-        for _ in range(ROUNDS):
-            for arm in found:
-                done = subprocess.run([sys.executable, __file__, "--arm", arm, folder],
-                                      capture_output=True, text=True, check=False)
-                if done.returncode:
-                    sys.exit(f"{arm}: {done.stderr}")
-                found[arm].append(json.loads(done.stdout.splitlines()[-1]))
+        found = arms_in_turn(__file__, argv or ARMS, folder, ROUNDS)
     there = json.loads(RESULTS.read_text())["all"] if argv and RESULTS.is_file() else {}
     report(there | found)
 

@@ -47,6 +47,21 @@ def run_script(folder: Path, script: str, *arguments: str) -> None:
         sys.exit(f"{script} {' '.join(arguments)} failed: {done.stderr}")
 
 
+def arms_in_turn(script: str, arms: Sequence[str], folder: str, rounds: int
+                 ) -> dict[str, list[dict[str, float]]]:
+    """What each arm prints last, as JSON, round by round: `script --arm ARM folder`, each in a
+    process of its own."""
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm in arms:
+            done = subprocess.run([sys.executable, script, "--arm", arm, folder],
+                                  capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"{arm}: {done.stderr}")
+            found[arm].append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
 def events(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -30,21 +30,23 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scale: Tensor
+    ones: Tensor
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         numbers, scale = quantized(weight.detach())
         self.register_buffer("weight", numbers)
-        self.register_buffer("scale", scale.flatten().to(weight.dtype))
+        self.register_buffer("scale", scale.flatten())
+        # The kernel would round scales to bfloat16: it gets ones.
+        self.register_buffer("ones", torch.ones_like(self.scale, dtype=torch.bfloat16))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) -> (…, O)"""
         if x.is_cpu and x.numel() <= FEW * x.size(-1):
-            ones = torch.ones_like(self.scale, dtype=torch.bfloat16)  # scales are not rounded
-            y = torch._weight_int8pack_mm(x.flatten(0, -2).bfloat16(), self.weight, ones)
-            y = (y.to(x.dtype) * self.scale).unflatten(0, x.shape[:-1])
+            y = torch._weight_int8pack_mm(x.flatten(0, -2).bfloat16(), self.weight, self.ones)
+            y = (y * self.scale).to(x.dtype).unflatten(0, x.shape[:-1])
             return y if self.bias is None else y + self.bias
         return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype).unsqueeze(1), self.bias)
 

@@ -60,7 +60,7 @@ def beam_search(model: GPT, request: Request, machine: Machine, stop_tokens: Seq
         ended = sorted(ended, key=lambda beam: beam.rank, reverse=True)[:config.beams]
         going = [each for each in found if not each[1].made[-1].end][:config.beams]
         beams = [beam for _, beam in going]
-        if len(ended) == config.beams and beams[0].rank <= ended[-1].rank:
+        if not beams or (len(ended) == config.beams and beams[0].rank <= ended[-1].rank):
             break
         cache.reorder(torch.tensor([parent for parent, _ in going]))
         unread = [[beam.made[-1].token] for beam in beams]

@@ -66,6 +66,7 @@ def bits(name: str) -> dict[str, bytes]:
     return files | {"logged": repr(logged).encode()}
 
 
+PREFERENCES = [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"} for i in range(20)]
 METHODS = {"full": (), "frozen": ("finetune.freeze=[embedding.*]",),
            "lora": ("finetune.method=lora", "lora.dropout=0.1"),
            "dora": ("finetune.method=dora", "optim.ema_half_life=100"),
@@ -157,8 +158,7 @@ def test_options_without_a_use_are_refused(options, message, tune):
 
 
 def test_the_beginning_of_a_preference_is_not_cut(tune):
-    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
-                           for i in range(20)])
+    write("prefer.jsonl", PREFERENCES)
     code, _, stderr = tune("finetune.long_rows=cut", data="prefer.jsonl")
     assert code == 2 and "is not for preferences" in stderr
 
@@ -215,8 +215,7 @@ def test_warm_up_is_a_tenth_of_a_short_run_unless_it_is_given(tune):
 
 
 def test_the_reference_of_preferences_is_the_model_that_training_starts_from(tune):
-    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
-                           for i in range(20)])
+    write("prefer.jsonl", PREFERENCES)
     done(tune("run.name=p", "finetune.method=lora", "lora.base=int8", "train.steps=1", *QUIET,
               data="prefer.jsonl"))
     assert events("p", "eval")[0]["val_margin"] == pytest.approx(0.0, abs=1e-6)
@@ -271,8 +270,7 @@ def test_validation_data_that_are_trained_on_are_announced(tune):
 
 
 def test_preferences_are_learned_and_logged(tune):
-    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
-                           for i in range(20)])
+    write("prefer.jsonl", PREFERENCES)
     done(tune("run.name=p", "train.steps=12", "train.batch_size=6", "optim.lr=0.003",
               "optim.warmup_steps=0", *QUIET, data="prefer.jsonl"))
     first, last = events("p", "eval")
@@ -285,8 +283,7 @@ def test_preferences_are_learned_and_logged(tune):
 
 
 def test_the_best_of_preferences_is_where_their_own_loss_is_lowest(tune):
-    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
-                           for i in range(20)])
+    write("prefer.jsonl", PREFERENCES)
     done(tune("run.name=p", "train.steps=8", "optim.lr=0.003", "eval.every_steps=4",
               "finetune.answers=0", data="prefer.jsonl"))
     losses = {e["step"]: e["val_preference_loss"] for e in events("p", "eval") if e["step"]}
@@ -303,15 +300,13 @@ def test_the_learning_rate_follows_method_and_width(settings, rate, tune):
 
 
 def test_preferences_are_learned_at_a_tenth_of_the_rate(tune):
-    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"}
-                           for i in range(20)])
+    write("prefer.jsonl", PREFERENCES)
     done(tune("run.name=p", "train.steps=1", *QUIET, data="prefer.jsonl"))
     assert f"adamw at {0.01 / 32:.3g}, " in Path("runs/p/train.log").read_text()
 
 
 def test_preferences_are_not_mixed_with_texts(tune):
-    write("prefer.jsonl", [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"}
-                           for i in range(20)])
+    write("prefer.jsonl", PREFERENCES)
     code, _, stderr = tune("finetune.pretrain_data=corpus", data="prefer.jsonl")
     assert code == 2 and "cannot be mixed with preferences" in stderr
 

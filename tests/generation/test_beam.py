@@ -85,6 +85,11 @@ def test_ids_that_are_never_chosen_are_in_no_beam():
     assert len(found) == 6 and not {*free} & {*found}
 
 
+def test_beams_that_can_only_stop_do():
+    [new] = searched(tiny_gpt(), [3], 2, 6, stops=[60], never=range(60))
+    assert (new.token, new.end) == (60, "stop")
+
+
 def test_beams_end_where_the_context_does():
     model = tiny_gpt()
     made = searched(model, [1] * 30, 3, 10)

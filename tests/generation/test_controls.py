@@ -124,11 +124,7 @@ def test_controls_act_on_whole_texts_alone_and_beside_others():
 
 
 def test_a_text_that_must_be_longer_does_not_stop_early():
-    model = tiny_gpt()
-    with torch.no_grad():
-        model.lm_head.weight[60] = 100 * model.lm_head.weight[60].sign()
-    stops = {4: 60}
-    made = {least: generated(model, [4], max_new_tokens=9, min_new_tokens=least,
+    made = {least: generated(tiny_gpt(), [4], max_new_tokens=9, min_new_tokens=least,
                              logit_bias={60: 1000.0}) for least in (0, 5)}
-    assert made[0] == [60] and len(made[5]) == 6 and made[5][-1] == stops[4]
-    assert 60 not in made[5][:-1]
+    assert made[0] == [60]
+    assert len(made[5]) == 6 and made[5][-1] == 60 and 60 not in made[5][:-1]
