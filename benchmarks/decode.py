@@ -140,7 +140,8 @@ def start_ours(folder: Path, number: str) -> Callable[[list[list[int]], int], fl
     def seconds(texts: list[list[int]], count: int) -> float:
         config = SamplingConfig(temperature=0, max_new_tokens=count)
         start = time.perf_counter()
-        engine = Engine(lm.model, lm.machine, rows=len(texts), max_tokens=len(texts[0]) + count)
+        engine = Engine(lm.inference_model, lm.machine, rows=len(texts),
+                        max_tokens=len(texts[0]) + count)
         made = sum(1 for _ in engine.run([Request(text, config) for text in texts]))
         assert made == len(texts) * count
         return time.perf_counter() - start

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.model import GPT
+from gpt.packed import replace_linear_layers
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 FEW = 16  # rows of inputs, up to which a product takes as long as reading its weights does
@@ -56,9 +57,4 @@ def quantize(model: GPT) -> None:
 
     It generates and scores; it can be neither trained nor saved any more.
     """
-    for block in model.blocks:
-        for parent in list(block.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.Linear):
-                    setattr(parent, name, Int8Linear(layer.weight, layer.bias))
-    model.lm_head = Int8Linear(model.output_weight, None)  # type: ignore[assignment]
+    replace_linear_layers(model, Int8Linear)

@@ -18,6 +18,7 @@ LAYERS = [
     ["files", "strict_yaml", "config", "holdout", "allocator", "lock", "signals"],
     ["runtime", "tokenizer", "cli", "tensor_file"],
     ["shards", "model"],
+    ["packed"],
     ["int8"],
     ["lora"],
     ["batches", "optim", "telemetry", "shard_writer", "interop"],

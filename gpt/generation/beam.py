@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt.generation.request import End, Generation, Request
-from gpt.generation.sampling import finite_totals
+from gpt.generation.sampling import log_probabilities
 from gpt.model import GPT, KVCache
 from gpt.runtime import Machine
 
@@ -90,6 +90,6 @@ def _logprobs(model: GPT, tokens: Sequence[Sequence[int]], cache: KVCache, machi
         prompts = torch.arange(read.size(1), device=machine.device).unsqueeze(0) < prefix
     with machine.autocast():
         scores = model.logits(model.hidden(read, cache, prompts=prompts)[:, -1]).float()
-    logprobs = scores - finite_totals(scores).unsqueeze(1)
+    logprobs = log_probabilities(scores)
     logprobs[:, [*never]] = -torch.inf
     return logprobs

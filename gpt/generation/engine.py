@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from gpt.generation.controls import Controls, Grammar
+from gpt.generation.cuda_graph import GraphedStep
 from gpt.generation.drafts import Draft
 from gpt.generation.request import Continuation, Generation, Request
-from gpt.generation.sampling import SamplingConfig, choose, finite_totals
+from gpt.generation.sampling import SamplingConfig, choose, log_probabilities
 from gpt.model import GPT, KVCache
 from gpt.runtime import Machine
 
@@ -46,6 +47,8 @@ class Engine:
         self._never = torch.tensor([*never], dtype=torch.int64, device=self._draws_on)
         self._context = min(model.config.block_size, max_tokens or model.config.block_size)
         self._cache = KVCache(model.config, rows, self._context, machine.device, machine.dtype)
+        self._graph = (GraphedStep(model, machine, self._cache)
+                       if machine.device.type == "cuda" else None)
         self._waiting: deque[tuple[int, Request, Grammar | None]] = deque()
         self._rows: list[Continuation | None] = []
         self._submitted = 0
@@ -172,8 +175,13 @@ class Engine:
                   for one in running]
         tokens = self._padded([[one.tokens[-1], *draft]
                                for one, draft in zip(running, drafts, strict=True)])
+        cache = self._cache.rows(0, len(running))
+        if self._graph is not None and tokens.size(1) == 1:
+            scores = self._graph(tokens, cache.lengths)
+            cache.advance(1)
+            return self._accept(running, scores, drafts)
         with self._machine.autocast():
-            x = self._model.hidden(tokens, self._cache.rows(0, len(running)))
+            x = self._model.hidden(tokens, cache)
         return self._accept(running, self._scores(x), drafts)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -215,7 +223,7 @@ class Engine:
     def _draw(self, running: Sequence[Continuation], scores: Tensor
               ) -> tuple[list[int], list[float]]:
         """(tokens, their log-probabilities) for scores (N, V)."""
-        totals = finite_totals(scores)
+        logprobs = log_probabilities(scores)
         changed = scores.index_fill(1, self._never, -torch.inf)
         alike: dict[tuple[object, ...], list[int]] = {}
         for row, one in enumerate(running):
@@ -227,8 +235,8 @@ class Engine:
             uniforms = torch.tensor([running[row].uniform() for row in rows], dtype=torch.float64,
                                     device=scores.device)
             tokens[rows] = choose(changed[rows], running[rows[0]].config, uniforms)
-        chosen = scores.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        return tokens.tolist(), (chosen - totals).tolist()
+        chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        return tokens.tolist(), chosen.tolist()
 
 
 def spans(rows: Sequence[int], length: Callable[[int], int]) -> Iterator[range]:

@@ -114,14 +114,13 @@ def choose(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, drawn, right=True).squeeze(1)
 
 
-def finite_totals(logits: Tensor) -> Tensor:
-    """What log-probabilities are logits less of: (n, V) -> (n,). Raises UserError for NaN and for
-    scores that are too large."""
-    totals = logits.logsumexp(dim=-1)
-    if not totals.isfinite().all():
+def log_probabilities(logits: Tensor) -> Tensor:
+    """(n, V) -> (n, V). Raises UserError for NaN and for scores that are too large."""
+    logprobs = logits.log_softmax(dim=-1)
+    if logprobs[:, 0].isnan().any():  # one such score makes all of its row NaN
         raise UserError("the model's scores are not numbers (NaN), or too large: its weights are "
                         "damaged, or do not fit this number format; try dtype=float32")
-    return totals
+    return logprobs
 
 
 def filtered_logits(logits: Tensor, config: SamplingConfig) -> Tensor:

@@ -3,8 +3,8 @@
 Beside them: visibility (which keys a query may read) and the cache of generation.
 """
 
-from gpt.model.cache import KVCache
+from gpt.model.cache import KVCache, StaticCache
 from gpt.model.gpt import GPT
 from gpt.model.size import flops_per_token, parameter_count
 
-__all__ = ["GPT", "KVCache", "flops_per_token", "parameter_count"]
+__all__ = ["GPT", "KVCache", "StaticCache", "flops_per_token", "parameter_count"]

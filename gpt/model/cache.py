@@ -95,6 +95,36 @@ class KVCache:
         return shortest + T - within_reach(shortest + T, T, window), longest + T
 
 
+class StaticCache(KVCache):
+    """A cache for one more token of each row, at places that a tensor holds.
+
+    No shape, and no number outside of tensors, depends on how long the texts are, so the same
+    kernels serve every token. It shares the space of the cache that it is made of.
+    """
+
+    def __init__(self, cache: KVCache, places: Tensor):
+        """places: of each row's token, (B, 1) int64; what it reads lies up to there."""
+        vars(self).update(vars(cache))
+        self.lengths, self._places = np.zeros_like(cache.lengths), places
+
+    def layers(self, T: int) -> list[LayerCache]:
+        """Each layer's part."""
+        return [LayerCache(keys, values, self._places, slice(None)) for keys, values
+                in zip(self._keys, self._values, strict=True)]
+
+    def positions(self, T: int) -> Tensor:
+        """(B, 1)"""
+        return self._places
+
+    def visible(self, T: int, window: int | None) -> Tensor:
+        """(B, 1, 1, max_tokens)"""
+        keys = torch.arange(self.max_tokens, device=self._device)
+        return visible_in_rows(self._places, keys, window)
+
+    def advance(self, T: int) -> None:
+        """Nothing: whoever fills in the places counts."""
+
+
 class LayerCache:
     """One layer's keys and values, (B, n_kv_head, max_tokens, D) each.
 

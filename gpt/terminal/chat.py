@@ -22,7 +22,7 @@ class Conversation:
     def __init__(self, lm: LanguageModel, config: SamplingConfig, system: str | None):
         name, form = choose_format("auto", True, lm.tokenizer)
         self._chat, self._config = Chat(form, lm.tokenizer), config
-        self._lm = LanguageModel(lm.model, self._chat.tokenizer, lm.machine, lm.draft)
+        self._lm = lm.with_tokenizer(self._chat.tokenizer)
         self.notice = None
         if form != saved_format(lm.tokenizer):
             self.notice = f"this model was not trained to converse: turns are written as {name}"
@@ -37,7 +37,7 @@ class Conversation:
 
         Raises UserError if the new message alone is too long.
         """
-        block_size = self._lm.model.config.block_size
+        block_size = self._lm.block_size
         room = block_size - min(self._config.max_new_tokens, block_size // SHARE_FOR_ANSWERS)
         turns = [*self.turns, Message("user", text)]
         for first in range(0, len(turns), 2):

@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> None:
     data = _data_section(saved.path)
     tokens = (_text(lm, Path(options.text)) if options.text
               else _validation_split(lm, saved.path, data))
-    length = min(lm.model.config.block_size, LONGEST_WINDOW)
-    if length < lm.model.config.block_size:
+    length = min(lm.block_size, LONGEST_WINDOW)
+    if length < lm.block_size:
         print(f"(scored in windows of {length:,} tokens; the model could read "
-              f"{lm.model.config.block_size:,})", file=sys.stderr)
+              f"{lm.block_size:,})", file=sys.stderr)
     windows = EvaluationWindows(tokens, length, BATCH_TOKENS // length,
                                 isolate=data.get("isolate_documents", False))
     score = evaluate(lm.model, windows, torch.from_numpy(lm.tokenizer.byte_lengths()),

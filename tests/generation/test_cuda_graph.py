@@ -1,0 +1,73 @@
+"""The kernels of one step, recorded once, continue every text.
+
+Without a GPU torch.fx records the operations instead, and plays them with the same tensors: what
+depended on a length in Python would be wrong at the next one.
+"""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gpt.generation import Engine, Request, SamplingConfig
+from gpt.generation.cuda_graph import GraphedStep
+from gpt.runtime import Machine
+from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
+
+
+def recorded(step):
+    """GraphedStep._record for a processor."""
+    nothing = torch.zeros(())
+    play = make_fx(lambda _: step._compute())(nothing)
+    scores = torch.empty_like(play(nothing))
+    return SimpleNamespace(replay=lambda: scores.copy_(play(nothing))), scores
+
+
+def engines(model, machine, **settings):
+    """One that reads as ever, and one with a graph."""
+    eager, graphed = (Engine(model, machine, **settings) for _ in range(2))
+    eager._graph, graphed._graph = None, GraphedStep(model, machine, graphed._cache)
+    return eager, graphed
+
+
+def tokens(engine, requests):
+    made = [[] for _ in requests]
+    for index, new in engine.run(requests):
+        made[index].append(new.token)
+    return made
+
+
+def some_requests(count):
+    generator = random.Random(count)
+    return [Request(random_tokens(generator.randint(1, 32), seed=n).tolist(),
+                    SamplingConfig(max_new_tokens=generator.randint(1, 40), seed=n,
+                                   temperature=n % 2, slide=n % 3 == 0)) for n in range(count)]
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def test_what_was_recorded_continues_texts_of_any_length(changes, monkeypatch):
+    monkeypatch.setattr(GraphedStep, "_record", recorded)
+    eager, graphed = engines(tiny_gpt(**changes), CPU, rows=3)
+    requests = some_requests(12)
+    assert tokens(graphed, requests) == tokens(eager, requests)
+
+
+def test_it_is_recorded_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(GraphedStep, "_record", lambda step: calls.append(step) or recorded(step))
+    _, graphed = engines(tiny_gpt(), CPU, rows=2)
+    tokens(graphed, some_requests(5))
+    assert len(calls) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def test_a_gpu_continues_texts_with_a_graph_as_without(changes):
+    machine = Machine(torch.device("cuda"), torch.float32)
+    eager, graphed = engines(tiny_gpt(**changes).cuda(), machine, rows=3)
+    requests = some_requests(12)
+    assert tokens(graphed, requests) == tokens(eager, requests)
