@@ -17,12 +17,14 @@ from gpt.tokenizer import build_tokenizer
 from tests.tiny import CPU, random_tokens, tiny_gpt
 
 
-def test_a_weight_is_off_by_at_most_half_a_step_and_zeros_stay_zeros():
+@pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16])
+def test_a_weight_is_off_by_at_most_half_a_step_and_zeros_stay_zeros(scales):
     weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
     weight[3] = 0
-    numbers, scale = quantized(weight)
+    numbers, scale = quantized(weight, scales)
     assert numbers.dtype == torch.int8 and numbers.abs().amax(1).tolist() == [127] * 3 + [0] + [
         127] * 5
+    scale = scale.float()
     assert ((numbers * scale - weight).abs() <= scale / 2 * 1.0001).all() and scale.all()
 
 
@@ -33,7 +35,7 @@ def test_few_rows_and_many_are_multiplied_alike(rows, bias):
     linear = nn.Linear(64, 96, bias=bias)
     layer = Int8Linear(linear.weight, linear.bias)
     x = torch.randn(rows, 64, generator=generator).bfloat16().float()
-    exact = F.linear(x.double(), (layer.weight * layer.scale.unsqueeze(1)).double(),
+    exact = F.linear(x.double(), layer.weight * layer.scale.double().unsqueeze(1),
                      None if linear.bias is None else linear.bias.double())
     # Sums of 64 products around 0.1 in float32; those of few rows are rounded to bfloat16, by 2^-8
     # of what they are before the bias, which is at most 4.

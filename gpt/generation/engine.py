@@ -205,7 +205,8 @@ class Engine:
         made: list[tuple[int, Generation]] = []
         rows = list(range(len(running)))
         for t in range(scores.size(1)):
-            tokens, logprobs = self._draw([running[row] for row in rows], scores[rows, t])
+            behind = scores[:, t] if len(rows) == len(running) else scores[rows, t]
+            tokens, logprobs = self._draw([running[row] for row in rows], behind)
             as_expected = []
             for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
                 one = running[row]
