@@ -8,7 +8,8 @@ time, in float32, bfloat16 where the processor computes in it, and int8; and the
 token behind 512. Each arm is a process of its own, its model made or read before anything is timed;
 the arms take turns, and medians count. The limit is what is read in a second, in a sum over 512
 MiB, over the bytes of the weights. llama.cpp (llama-cpp-python) reads our GGUF export, and is left
-out where it is not installed; transformers uses its own cache. Writes
+out where it is not installed; transformers uses its own cache. `command` arms are whole processes:
+sample.py and 100 tokens, with matrices packed (gpt/packed.py) and plain. Writes
 benchmarks/results/decode.json.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,6 +49,7 @@ def arms() -> list[str]:
     found = [f"{tool} {number} {shape}" for shape in SHAPES for number in formats
              for tool in ("ours", "transformers")]
     found += [f"ours int8 {shape}" for shape in SHAPES]
+    found += [f"command {how} {shape}" for shape in SHAPES for how in ("packed", "plain")]
     if find_spec("llama_cpp") is not None:
         kinds = {"float32": "f32", "bfloat16": "bf16"}
         found += [f"llama.cpp {kinds[number]} {shape}" for shape in SHAPES for number in formats]
@@ -114,6 +117,8 @@ def prompts(count: int, length: int) -> list[list[int]]:
 def measure(arm: str, folder: Path) -> dict[str, float]:
     """Tokens per second of one text and of many, and seconds to the first token of a long one."""
     tool, number, shape = arm.split()
+    if tool == "command":
+        return {"seconds": command_line(folder / shape / "ours", number)}
     start = {"ours": start_ours, "transformers": start_transformers,
              "llama.cpp": start_llama}[tool]
     seconds = start(folder / shape, number)
@@ -123,6 +128,17 @@ def measure(arm: str, folder: Path) -> dict[str, float]:
         found["many"] = per_token(seconds, BATCH)
     found["first"] = statistics.median(seconds(prompts(1, LONG_PROMPT), 1) for _ in range(3))
     return found
+
+
+def command_line(model: Path, how: str) -> float:
+    """Seconds of a process that writes 100 tokens."""
+    plain = "import gpt.packed; gpt.packed.packs = lambda dtype: False; " * (how == "plain")
+    words = [str(model), "--prompt", "The quick", "--max-new-tokens", "100", "--min-new-tokens",
+             "100", "--temperature", "0", "--device", "cpu", "--dtype", "float32"]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"{plain}import sample; sample.main({words!r})"],
+                   cwd=ROOT, capture_output=True, check=True)
+    return time.perf_counter() - start
 
 
 def per_token(seconds: Callable[[list[list[int]], int], float], count: int) -> float:
@@ -187,18 +203,10 @@ def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> None:
     """A line per arm, the ratios, and the file."""
     medians = {arm: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
                for arm, rounds in found.items()}
-    ratios = {}
     for arm, figures in medians.items():
-        tool, number, shape = arm.split()
-        print(f"{arm:26} {figures['one']:8.1f} tokens/s, "
-              f"{figures.get('many', float('nan')):8.1f} with {BATCH} texts, first of "
-              f"{LONG_PROMPT} after {1000 * figures['first']:7.1f} ms")
-        for peer in (f"transformers {number} {shape}", f"llama.cpp {PEERS.get(number)} {shape}"):
-            if tool == "ours" and peer in medians:
-                ratios[f"{arm} / {peer}"] = {
-                    name: medians[peer][name] / value if name == "first" else
-                    value / medians[peer][name] for name, value in figures.items()
-                    if name in medians[peer]}
+        print(f"{arm:26}", ", ".join(LINE[name].format(value) for name, value in figures.items()))
+    ratios = {f"{arm} / {peer}": faster(medians[arm], medians[peer])
+              for arm in medians for peer in peers(arm) if peer in medians}
     for pair, ratio in ratios.items():
         print(pair, ", ".join(f"{name} {value:.2f} x" for name, value in ratio.items()))
     limits = {shape: bandwidth / (4 * weights(shape)) for shape in SHAPES}
@@ -209,7 +217,25 @@ def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> None:
                          "ratios": ratios, "medians": medians, "all": found})
 
 
-PEERS = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
+LINE = {"one": "{:.1f} tokens/s", "many": f"{{:.1f}} with {BATCH} texts",
+        "first": f"first of {LONG_PROMPT} after {{:.3f}} s", "seconds": "{:.2f} s"}
+
+
+def peers(arm: str) -> list[str]:
+    """What an arm is compared with."""
+    tool, number, shape = arm.split()
+    if tool == "command":
+        return [f"command plain {shape}"] * (number == "packed")
+    if tool != "ours":
+        return []
+    theirs = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}[number]
+    return [f"transformers {number} {shape}", f"llama.cpp {theirs} {shape}"]
+
+
+def faster(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    """How many times as fast: rates are divided one way, durations the other."""
+    return {name: theirs[name] / ours[name] if name in ("first", "seconds") else
+            ours[name] / theirs[name] for name in ours if name in theirs}
 
 
 def weights(shape: str) -> int:
