@@ -43,6 +43,8 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/dry_run.py
 	$(PY) benchmarks/recipe.py
+	$(PY) benchmarks/finetune.py
+	$(PY) benchmarks/decode.py
 	$(PY) benchmarks/quickstart.py --write
 
 .venv/installed: pyproject.toml constraints.txt

@@ -10,9 +10,11 @@ that, the start of a document.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 
 from gpt.errors import run_command
+from gpt.finetuning.chat import converses_in, saved_format
 from gpt.generation import Request
 from gpt.language_model import LanguageModel, load
 from gpt.terminal.chat import converse
@@ -25,6 +27,9 @@ def main(argv: list[str]) -> None:
     options = parse(argv, __doc__)
     prompts = [] if options.chat else read_prompts(options)
     lm = load(options.run, options.device, options.dtype, options.draft)
+    if prompts and converses_in(saved_format(lm.tokenizer)):
+        print("(this model was trained on conversations; --chat asks it in their format)",
+              file=sys.stderr)
     if options.chat:
         converse(lm, options.config, options.system)
     elif options.json:

@@ -160,6 +160,8 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
     message = problem["msg"].removeprefix("Value error, ")
     if message.startswith(("Input", "List", "String", "Value")):  # pydantic's own words
         message = message[:1].lower() + message[1:]
+    if problem["type"] == "list_type" and isinstance(problem["input"], (str, int, float)):
+        message += f"; write [{problem['input']}]"
     given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
     return f"{origin}: {name}: {message}{given}"
 
@@ -171,9 +173,10 @@ def _origin_of(path: str, problem: Any, origins: dict[str, str]) -> str:
         inside = [origin for p, origin in origins.items() if p.startswith(prefix)]
         if inside:
             return "command line" if "command line" in inside else inside[0]
+    inside = [origin for p, origin in origins.items() if p.startswith(f"{path}.")]
     while path and path not in origins:
         path = path.rpartition(".")[0]
-    return origins.get(path, "defaults")
+    return origins.get(path, "defaults" if not inside else inside[0])
 
 
 def _field_path(schema: type[BaseModel], loc: tuple[Any, ...]) -> str:

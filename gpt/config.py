@@ -175,8 +175,9 @@ class FinetuneSection(Section):
         "auto", description="what the fields of the examples mean; auto: by their names")
     chat: str = Field(
         "auto", description="text around the turns: plain, turns, chatml, llama3, or a YAML file; "
-                            "auto: plain for prompts and completions; for conversations what the "
-                            "base model has, or its control tokens suggest, else turns")
+                            "auto: what the base model has; else plain for prompts and "
+                            "completions, and for conversations what its control tokens suggest, "
+                            "else turns")
     prefix: Literal["causal", "bidirectional"] | None = Field(
         None, description="how a prompt is read; bidirectional: all of it by each of its tokens, "
                           "in training and in sampling, for examples with one answer; null: as the "
@@ -200,8 +201,7 @@ class FinetuneSection(Section):
     pretrain_data: str | None = Field(
         None, description="prepared dataset that is mixed in, against forgetting")
     pretrain_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="the share of all sequences that come from pretrain_data, every token of "
-                         "which is learned")
+        0.1, description="its share of all tokens that are learned")
 
     @model_validator(mode="after")
     def _one_validation_set(self) -> FinetuneSection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -46,6 +46,13 @@ class NextToken:
     def take_figures(self) -> dict[str, Tensor]:
         """None."""
         return {}
+
+
+class Measured(NamedTuple):
+    """What an evaluation finds besides the loss: figures by name, and some (prompt, text)."""
+
+    figures: dict[str, float]
+    texts: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from gpt.batches import MicroBatch, SizedBatches
 from gpt.budget import Budget
 from gpt.config import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
-from gpt.evaluate import Objective, Score, evaluate
+from gpt.evaluate import Measured, Objective, Score, evaluate
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
-from gpt.runtime import Machine
+from gpt.runtime import Machine, discard_unfinished_code
 from gpt.signals import resume_command
 from gpt.step import Step
 from gpt.telemetry import RunLog, progress_bar
@@ -73,7 +73,7 @@ class Trainer:
     sample: Callable[[str], str]
     average: WeightAverage | None = None
     evaluate_first: bool = False  # also score the model before it learns
-    measure: Callable[[], dict[str, float]] = dict  # other figures of an evaluation
+    measure: Callable[[], Measured] = lambda: Measured({}, [])  # what else an evaluation finds
     objective: Objective | None = None
     best_by: str | None = None  # the figure that says which checkpoint is best; None: the loss
     _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
@@ -115,7 +115,13 @@ class Trainer:
             lr_factor(self.config.optim, step, self.budget.progress(self.state)))
         batch = self.read(step)
         waited = time.monotonic() - asked
-        loss, norm = self._update.gradients(batch, lambda: self.machine.seed_step(step))
+        try:
+            loss, norm = self._update.gradients(batch, lambda: self.machine.seed_step(step))
+        except Exception:
+            if self.machine.stop.signal_name is None:
+                raise
+            discard_unfinished_code()  # a terminal's Ctrl-C goes to a compiler at work as well
+            return  # and the run leaves between steps
         if not self.machine.runs_ahead:
             self._refuse_non_finite(step, float(loss), float(norm))
         self._update.apply()
@@ -195,7 +201,7 @@ class Trainer:
             score = evaluate(self.model, batches, self._byte_lengths, self.machine, bar.update)
         state = self.state
         self.model.eval()
-        figures = self.measure()
+        figures, texts = self.measure()
         self.model.train()
         self.log.event("eval", state.step, tokens=state.tokens,
                        elapsed_seconds=state.elapsed_seconds, val_loss=score.loss,
@@ -205,6 +211,8 @@ class Trainer:
             f"step {state.step}: validation loss {score.loss:.4f} nats per token",
             f"{score.bits_per_byte:.4f} bits per byte",
             *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
+        for prompt, text in texts:
+            self.log.sample(state.step, prompt, text)
         self._scored = state.step, score
         decides = score.loss if self.best_by is None else figures[self.best_by]
         if state.step and (self._best is None or decides < self._best.val_loss):

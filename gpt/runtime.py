@@ -118,6 +118,15 @@ class Machine:
         return f"{where}, {numbers}{', compiled' if self.compile else ''}"
 
 
+def discard_unfinished_code() -> None:
+    """Delete what a compiler that was interrupted has left, which torch would load the next time.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    for file in Path(cache_dir()).rglob("*.so"):
+        if not file.stat().st_size:
+            file.unlink()
+
+
 @contextlib.contextmanager
 def launch(run: RunConfig) -> Iterator[Machine]:
     """Make the machine ready for training, and listen for signals while it runs."""

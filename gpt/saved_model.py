@@ -12,6 +12,7 @@ import torch
 from gpt import checkpoint
 from gpt.config import ModelConfig
 from gpt.errors import UserError
+from gpt.finetuning.chat import Chat, read_format
 from gpt.interop import hub
 from gpt.interop.peft_layout import base_of, is_peft_folder, peft_digest
 from gpt.interop.peft_reading import read_peft
@@ -19,7 +20,7 @@ from gpt.interop.reading import is_huggingface_folder, read_config, read_model
 from gpt.interop.weight_files import WeightFiles
 from gpt.lora import adapt, load_adapter_state, merge
 from gpt.model import GPT
-from gpt.tokenizer import Tokenizer, read_huggingface_tokenizer
+from gpt.tokenizer import CHAT_FORMAT, Tokenizer, read_huggingface_tokenizer
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class SavedModel:
         if tokenizer.vocab_size > rows:
             raise UserError(f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
                             f"{rows}; they belong to different models")
+        if self.peft is not None and (file := self.peft / CHAT_FORMAT).is_file():
+            tokenizer = Chat(read_format(file), tokenizer).own_tokenizer()
         return tokenizer
 
     def weight_hash(self) -> str:

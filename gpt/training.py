@@ -22,7 +22,8 @@ from gpt.budget import Budget
 from gpt.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
 from gpt.config import ModelConfig, RunSections
 from gpt.errors import UserError
-from gpt.evaluate import Objective, Score, evaluate
+from gpt.evaluate import Measured, Objective, Score, evaluate
+from gpt.finetuning.chat import converses_in, saved_format
 from gpt.generation import SamplingConfig
 from gpt.language_model import LanguageModel
 from gpt.loop import Trainer, gave_up
@@ -49,7 +50,7 @@ class Task:
     objective: what is made small; None: the next token's loss.
     best_by: the figure of `measure` that says which checkpoint is best; None: the validation loss.
     before_learning: what is done with the model that training starts from, on its machine.
-    measure: figures besides the validation loss.
+    measure: figures besides the validation loss, and answers to look at.
     prompt_tokens: how samples are asked for; None: as plain text.
     keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
     """
@@ -65,7 +66,7 @@ class Task:
     objective: Objective | None = None
     best_by: str | None = None
     before_learning: Callable[[GPT, Machine], None] | None = None
-    measure: Callable[[LanguageModel], dict[str, float]] = lambda lm: {}
+    measure: Callable[[LanguageModel], Measured] = lambda lm: Measured({}, [])
     prompt_tokens: Callable[[str], list[int]] | None = None
     keep_base: Callable[[Path], None] | None = None
 
@@ -90,9 +91,9 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         if run.is_complete and (budget.is_spent(run.state)
                                 or gave_up(config.eval, run.state.step, best)):
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
-                  f"python sample.py {run.path}")
+                  f"{_sample_command(run, budget, run.state, task.tokenizer)}")
             return None
-        model, optimizer = _build(task, config, rates, budget, machine)
+        model, optimizer = _build(task, config, rates, batches, budget, machine)
         run.record(config, machine)
         _keep_base(task, run)
         if task.before_learning is not None:
@@ -111,16 +112,28 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
                               _sampler(lm, task), average, task.evaluate_first,
                               lambda: task.measure(lm), task.objective, task.best_by)
             score = trainer.run()
-            log.say(f"done; sample from it with: python sample.py {run.path}")
+            log.say("done; sample from it with: "
+                    + _sample_command(run, budget, trainer.state, task.tokenizer))
             return score
 
 
-def _build(task: Task, config: RunSections, rates: Rates, budget: Budget,
+def _sample_command(run: RunFolder, budget: Budget, state: checkpoint.TrainState,
+                    tokenizer: Tokenizer) -> str:
+    """How the trained model is asked: in the format that it learned, and the best checkpoint of a
+    run that ended because nothing better was found."""
+    folder, checkpoints = run.path, run.path / "checkpoints"
+    best = checkpoint.read_best(checkpoints, state.step)
+    if best is not None and not budget.is_spent(state):
+        folder = checkpoint.steps_in(checkpoints)[best.step]
+    return f"python sample.py {folder}{' --chat' if converses_in(saved_format(tokenizer)) else ''}"
+
+
+def _build(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
            machine: Machine) -> tuple[GPT, Optimizer]:
     """(model on its device, its optimizer)"""
     model = task.build_model()
     model.recompute = config.train.recompute_activations
-    tokens = (budget.steps or 0) * config.train.sequences_per_step * task.model.block_size
+    tokens = (budget.steps or 0) * config.train.sequences_per_step * batches.tokens_per_sequence
     machine.compile = compile_pays(config.run, tokens * flops_per_token(model), budget, machine)
     machine.place(model)
     return model, build_optimizer(model, config.optim, rates)
@@ -136,7 +149,7 @@ def _keep_base(task: Task, run: RunFolder) -> None:
 def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
           machine: Machine) -> Plan:
     """What this run would cost, from doing a little of it."""
-    model, optimizer = _build(task, config, rates, budget, machine)
+    model, optimizer = _build(task, config, rates, batches, budget, machine)
     step = Step(model.train(), optimizer, machine, config.train.grad_clip,
                 average=WeightAverage.continued(model, optimizer.state, rates.ema_decay),
                 objective=task.objective)

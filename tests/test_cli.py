@@ -126,6 +126,7 @@ def test_a_section_whose_fields_are_all_commented_out_has_its_defaults():
     (["optim.n_layer=5"],
      "command line: there is no field optim.n_layer; did you mean model.n_layer?"),
     (["qqqqqqqqq=5"], "command line: there is no field qqqqqqqqq; --help lists all fields"),
+    (["modle.n_layer=5"], "command line: there is no field modle; did you mean model?"),
     (["train.steps=ten"], "command line: train.steps: input should be a valid integer, unable to "
                           "parse string as an integer (given: 'ten')"),
     (["train.steps=0"],

@@ -81,3 +81,23 @@ def test_a_saved_model_is_opened_in_int8(tmp_path):
     assert len(lm.score("abc")) == 3
     with pytest.raises(UserError, match="dtype=int4 is unknown"):
         load(str(tmp_path / "m"), "cpu", "int4")
+
+
+def test_up_to_few_inputs_are_rounded_to_bfloat16_and_more_are_not():
+    layer = Int8Linear(torch.randn(96, 64, generator=torch.Generator().manual_seed(0)), None)
+    x = torch.randn(FEW + 1, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(layer(x[:FEW]), layer(x[:FEW].bfloat16().float()))
+    assert not torch.equal(layer(x), layer(x.bfloat16().float()))
+
+
+def test_weights_in_bfloat16_have_scales_in_float32():
+    weight = torch.randn(9, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for found, expected in zip(quantized(weight), quantized(weight.float()), strict=True):
+        assert found.dtype == expected.dtype and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("rows", [1, FEW + 1])
+def test_outputs_have_the_type_of_inputs(rows):
+    linear = nn.Linear(64, 96).bfloat16()
+    found = Int8Linear(linear.weight, linear.bias)(torch.ones(rows, 64, dtype=torch.bfloat16))
+    assert found.dtype == torch.bfloat16

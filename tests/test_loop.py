@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt import checkpoint, loop
-from gpt.errors import TrainingFailed
+from gpt.errors import Stopped, TrainingFailed
 from gpt.evaluate import evaluate
 from gpt.loop import is_due, no_garbage_collection
 from gpt.runtime import Machine
@@ -246,3 +246,29 @@ def test_sequences_in_other_portions_give_the_same_run(tmp_path):
     # Rounding of a gradient grows where Adam divides it by its own size, so the first are alike
     # to 2^-23 and later ones a little less.
     torch.testing.assert_close(losses(4), losses(1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_compiler_that_a_signal_interrupts_ends_the_run_as_the_signal_does(
+        asked, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr("torch._inductor.runtime.cache_dir_utils.cache_dir",
+                        lambda: str(tmp_path / "cache"))
+    for name, content in (("half.so", b""), ("whole.so", b"code")):
+        (tmp_path / "cache" / name).write_bytes(content)
+    trainer = trainer_of(tmp_path / "run", cpu(), eval={"every_steps": None})
+    gradients = Step.gradients
+
+    def interrupted(step: Step, *arguments):
+        if trainer.state.step == 2:
+            trainer.machine.stop.signal_name = "SIGINT" if asked else None
+            raise RuntimeError("the compiler was killed")
+        return gradients(step, *arguments)
+
+    monkeypatch.setattr(Step, "gradients", interrupted)
+    with pytest.raises(Stopped if asked else RuntimeError):
+        finish(trainer)
+    kept = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert kept == ({"whole.so"} if asked else {"half.so", "whole.so"})
+    saved = checkpoint.newest_sound(tmp_path / "run/checkpoints")
+    assert (saved is not None and saved.name.endswith("2")) == asked

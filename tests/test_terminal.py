@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import sample
 from gpt import checkpoint
 from gpt.errors import UserError
 from gpt.finetuning.chat import FORMATS
-from gpt.generation import SamplingConfig
+from gpt.finetuning.examples import Message
+from gpt.generation import Generation, Piece, Request, SamplingConfig
+from gpt.generation.drafts import PromptLookup
 from gpt.language_model import LanguageModel
-from gpt.terminal.chat import Conversation
+from gpt.terminal.chat import Conversation, converse
 from gpt.terminal.options import parse, read_prompts
-from gpt.terminal.show import Sample, generate
+from gpt.terminal.show import Sample, closing_line, generate, record, write
 from gpt.tokenizer import build_tokenizer
+from tests.finetuning.conversations import with_controls
 from tests.tiny import CPU, tiny_gpt
 
 TOKENIZER = build_tokenizer("byte")
@@ -89,7 +95,8 @@ def test_wrong_options_are_named(words, message):
 
 
 @pytest.mark.parametrize("words", [["--logit-bias", "x"], ["--logit-bias", "3"],
-                                   ["--chat", "--prompt", "x"], ["--banned-tokens", "x"]])
+                                   ["--chat", "--prompt", "x"], ["--banned-tokens", "x"],
+                                   ["--beams", "2.5"], ["--max-new", "3"]])
 def test_options_that_cannot_be_read_are_one_line(words, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(["r", *words], "")
@@ -112,6 +119,41 @@ def test_prompts_come_from_lines_or_records(tmp_path):
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(UserError, match="has no prompts"):
         read_prompts(parse(["r", "--prompts", str(tmp_path / "none.txt")], ""))
+
+
+@pytest.mark.parametrize("schema", [' {"type": "object"}', "true", "false"])
+def test_a_schema_that_is_a_text_is_no_file(schema):
+    assert parse(["r", "--json-schema", schema], "").config.json_schema == schema
+
+
+def test_a_schema_in_a_file_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "true.json").write_text('{"type": "array"}')
+    options = parse(["r", "--json-schema", "true.json"], "")
+    assert options.config.json_schema == '{"type": "array"}'
+
+
+def test_the_largest_seed_is_read_to_its_last_digit():
+    assert parse(["r", "--seed", str(2**63 - 1)], "").config.seed == 2**63 - 1
+    with pytest.raises(UserError, match="seed"):
+        parse(["r", "--seed", str(2**63)], "")
+
+
+@pytest.mark.parametrize(("words", "terminal", "expected"), [
+    (["--prompt", "given"], False, "given"), (["--prompt-file", "{file}"], False, b"of a file"),
+    (["--prompt-file", "-"], True, b"piped"), ([], False, b"piped"), ([], True, "")])
+def test_a_prompt_is_given_or_in_a_file_or_piped(words, terminal, expected, tmp_path, monkeypatch):
+    (tmp_path / "p.txt").write_bytes(b"of a file")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"piped"),
+                                                     isatty=lambda: terminal))
+    words = [word.format(file=tmp_path / "p.txt") for word in words]
+    assert read_prompts(parse(["r", *words], "")) == [expected]
+
+
+def test_spaces_around_a_line_belong_to_its_prompt(tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"  def f():\nthe \n")
+    assert read_prompts(parse(["r", "--prompts", str(tmp_path / "p.txt")], "")) == [
+        b"  def f():", b"the "]
 
 
 # ----- Texts
@@ -165,6 +207,54 @@ def test_no_tokens_are_no_division_by_zero(capsys, folder):
     assert out == "ab\n" and err == "(no tokens)\n"
     out, _ = sampled(capsys, folder, "--prompt", "ab", "--max-new-tokens", "0", "--json")
     assert json.loads(out)["tokens"] == [] and json.loads(out)["first_token_seconds"] is None
+
+
+def sample_of(count, first, last, end):
+    return Sample(Request([1]), made=[Generation(97, -1.0)] * count, end=end, first_seconds=first,
+                  seconds=last)
+
+
+def test_the_closing_line_sums_texts_up_that_were_written_side_by_side():
+    texts = [sample_of(6, 0.5, 2.0, "length"), sample_of(2, 1.0, 4.0, "length")]
+    assert closing_line(texts) == ("(8 tokens in 2 texts, 2 per second, the first after 0.50 s; "
+                                   "max-new-tokens reached)")
+    texts[1].end = "stop"
+    assert closing_line(texts).endswith("the first after 0.50 s)")
+    assert closing_line([sample_of(1, 0.0, 0.0, "stop")]).endswith("0.00 s; came to its end)")
+
+
+def test_a_texts_first_token_keeps_its_time():
+    one = Sample(Request([1]))
+    for seconds in (0.5, 2.0):
+        one.add(Piece("a", Generation(97, -1.0), None), seconds)
+    assert (one.text, one.first_seconds, one.seconds) == ("aa", 0.5, 2.0)
+
+
+def test_records_are_json_that_every_program_reads(capsys, folder):
+    made = [Generation(98, -torch.inf), Generation(99, -0.5)]
+    found = record(lm_of(), Sample(Request([97]), made=made))
+    assert json.loads(json.dumps(found, allow_nan=False))["logprobs"] == [None, -0.5]
+    out, _ = sampled(capsys, folder, "--prompt", "ü", "--json", "--max-new-tokens", "1")
+    assert '"prompt": "ü"' in out
+
+
+def test_nothing_stands_before_a_text_without_a_prompt(capsys, folder):
+    out, _ = sampled(capsys, folder, "--prompt", "", "--max-new-tokens", "2", "--seed", "1")
+    assert "endoftext" not in out
+
+
+def test_log_probabilities_are_listed_where_they_are_asked_for_alone(capsys, folder):
+    words = ("--prompt", "ab", "--seed", "5", "--max-new-tokens", "3")
+    plain, _ = sampled(capsys, folder, *words)
+    listed, _ = sampled(capsys, folder, *words, "--logprobs")
+    assert listed.startswith(plain) and listed[len(plain):].count("\n") == 3
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    write("aü")
+    assert shown.getvalue() == b"a?"
 
 
 # ----- Conversations
@@ -232,6 +322,88 @@ def test_a_talk_on_standard_input(capsys, folder, monkeypatch):
     assert err.count(" per second") == 3 and next(lines) == "never"
     answers = out.split("\n")[:-1]  # the same question to a conversation that is empty each time
     assert len(answers) == 3 and len(set(answers)) == 1
+
+
+@pytest.mark.parametrize(("count", "room"), [(10, 90), (50, 75)])
+def test_a_message_has_room_for_all_but_an_answer_or_a_quarter(count, room):
+    lm = lm_of(FORMATS["turns"], block_size=100)
+    talk = Conversation(lm, SamplingConfig(max_new_tokens=count), None)
+    around = len(talk.prompt("")[0].prompt)
+    request, _ = talk.prompt("x" * (room - around))
+    assert len(request.prompt) == room
+    with pytest.raises(UserError, match=f"the message has {room + 1} tokens .* room for {room}"):
+        talk.prompt("x" * (room - around + 1))
+
+
+def test_a_shortened_talk_begins_with_the_system_message_and_the_first_question_left(capsys):
+    form = FORMATS["turns"].model_copy(update={"prefix": "bidirectional"})
+    talk = Conversation(lm_of(form, block_size=100), SamplingConfig(max_new_tokens=10), "Be kind.")
+    talk.turns = [Message(role, text) for role, text in (
+        ("user", "a" * 30), ("assistant", "yes"), ("user", "bcd"), ("assistant", "no"))]
+    request, left_out = talk.prompt("and?")
+    assert left_out == 2 and request.prompt[:request.prefix] == [
+        *b"Be kind.\n\nUser:\nbcd\n\nAssistant:\n"]
+    talk.answer("and?")
+    assert "the first 2 messages do not fit" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_an_answer_and_what_came_is_part_of_the_talk(monkeypatch):
+    talk, shown = Conversation(lm_of(), SamplingConfig(max_new_tokens=50, seed=0), None), []
+
+    def show_three(text):
+        shown.append(text)
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpt.terminal.chat.write", show_three)
+    try:
+        answer = talk.answer("Hello")
+    except KeyboardInterrupt:
+        pytest.fail("it ended the talk")
+    assert answer.text == "".join(shown) and len(answer.made) < 50
+    assert talk.turns == [Message("user", "Hello"), Message("assistant", answer.text)]
+
+
+@pytest.mark.parametrize("ending", [EOFError, KeyboardInterrupt])
+def test_a_talk_outlives_a_message_that_is_too_long_and_ends_with_its_input(ending, capsys,
+                                                                           monkeypatch):
+    lines = iter(["x" * 300, "Hello"])
+
+    def read(prompt):
+        line = next(lines, None)
+        if line is None:
+            raise ending
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    try:
+        converse(lm_of(FORMATS["turns"]), SamplingConfig(max_new_tokens=3, seed=0), None)
+    except (EOFError, KeyboardInterrupt):
+        pytest.fail("it ends with an error")
+    err = capsys.readouterr().err
+    assert "the message has" in err and err.count(" per second") == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_who_types_is_told_the_commands_and_a_pipe_is_not(terminal, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or "/quit")
+    converse(lm_of(FORMATS["turns"]), SamplingConfig(), None)
+    out, err = capsys.readouterr()
+    assert asked == ["> " if terminal else ""] and ("/undo" in err) == terminal and out == ""
+
+
+def test_a_tokenizer_with_a_chats_control_tokens_talks_in_them_without_a_stop_text():
+    lm = LanguageModel(tiny_gpt(vocab_size=262), with_controls(), CPU)
+    talk = Conversation(lm, SamplingConfig(stop=["x"]), None)
+    assert talk.notice.endswith("written as chatml") and talk._config.stop == ["x"]
+
+
+def test_a_talk_has_the_models_draft():
+    lm = lm_of()
+    lm.draft = PromptLookup()
+    assert Conversation(lm, SamplingConfig(), None)._lm.draft is lm.draft
 
 
 # ----- Prompts that are odd: row 19 of what has to be survived

@@ -6,6 +6,7 @@ whatever it spells.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from gpt.errors import UserError
 from gpt.finetuning.examples import Message
 from gpt.section import Section
 from gpt.tokenizer import Tokenizer
+
+SYSTEM_ROLES = ("system", "developer")
 
 
 class Turn(Section):
@@ -137,18 +140,28 @@ class Chat:
         """Token ids after which the model answers."""
         return [i for ids, _ in self.encode(self.pieces(messages, asks=True)) for i in ids]
 
+    def own_tokenizer(self) -> Tokenizer:
+        """The tokenizer as it is saved with a model that learned this format."""
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer.chat_template = self.jinja()
+        tokenizer.chat_format = self.format.model_dump_json(indent=1)
+        return tokenizer
+
     def jinja(self) -> str:
         """The same rendering for other tools, as a Jinja template."""
         form, begin = self.format, "{{- bos_token }}" if self._begin is not None else ""
         cases = "".join(
-            f'{{%- {"el" if number else ""}if message["role"] == "{role}" %}}'
+            f'{{%- {"el" if number else ""}if message["role"] in {list(roles)} %}}'
             + _shown(turn.before, 'message["content"]',
                      (form.stop or "eos_token", form.stop is None) if role == "assistant" else None,
                      turn.after)
-            for number, (role, turn) in enumerate(
-                (("system", form.system), ("user", form.user), ("assistant", form.assistant))))
+            for number, (role, roles, turn) in enumerate(
+                (("system", SYSTEM_ROLES, form.system), ("user", ["user"], form.user),
+                 ("assistant", ["assistant"], form.assistant))))
+        cases += ('{%- else %}{{- raise_exception("this model knows no role " ~ message["role"]) '
+                  "}}")
         default = "" if form.default_system is None else (
-            '{%- if messages[0]["role"] != "system" %}'
+            f'{{%- if messages[0]["role"] not in {list(SYSTEM_ROLES)} %}}'
             + _literal(form.system.before + form.default_system + form.system.after)
             + "{%- endif %}")
         return (f"{begin}{default}{{%- for message in messages %}}{cases}{{%- endif %}}"
@@ -190,15 +203,16 @@ def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
 def choose_format(name: str, converses: bool, tokenizer: Tokenizer) -> tuple[str, ChatFormat]:
     """(name, format) by its name, or from a YAML file.
 
-    auto: plain for prompts and completions. For conversations (converses): what the model was
-    trained with, else by the control tokens that the tokenizer has, else turns.
+    auto: what the model was trained with. Where that is not known, or plain: plain for prompts and
+    completions; for conversations (converses) by the control tokens that the tokenizer has, else
+    turns.
     """
     if name == "auto":
         saved = saved_format(tokenizer)
-        if not converses:
-            return "plain", FORMATS["plain"]
         if saved is not None and saved != FORMATS["plain"]:
             return "the base model's", saved
+        if not converses:
+            return "plain", FORMATS["plain"]
         name = next((known for known in ("chatml", "llama3")
                      if set(_controls_of(FORMATS[known])) <= tokenizer.specials.keys()), "turns")
     if name in FORMATS:
@@ -207,7 +221,12 @@ def choose_format(name: str, converses: bool, tokenizer: Tokenizer) -> tuple[str
     if not path.is_file():
         raise UserError(f"finetune.chat: there is no chat format {name}: choose auto, "
                         f"{', '.join(FORMATS)}, or the path of a YAML file")
-    return name, _validated(strict_yaml.load_file(path).values, str(path))
+    return name, read_format(path)
+
+
+def read_format(file: Path) -> ChatFormat:
+    """From YAML, or from JSON. Raises UserError."""
+    return _validated(strict_yaml.load_file(file).values, str(file))
 
 
 def saved_format(tokenizer: Tokenizer) -> ChatFormat | None:
@@ -215,6 +234,12 @@ def saved_format(tokenizer: Tokenizer) -> ChatFormat | None:
     if tokenizer.chat_format is None:
         return None
     return _validated(json.loads(tokenizer.chat_format), "the model's chat_format.json")
+
+
+def converses_in(form: ChatFormat | None) -> bool:
+    """Whether a format puts anything around the turns, so that a bare text is no question in it."""
+    return form is not None and any(turn.before or turn.after
+                                    for turn in (form.system, form.user, form.assistant))
 
 
 def _validated(values: object, where: str) -> ChatFormat:

@@ -67,7 +67,8 @@ class Fields:
     def refuse_what_is_not_text(self) -> None:
         """Refuse tools, pictures and sound, unless there are none in them."""
         for name in _NOT_TEXT:
-            if self.get(name) and self.get(name) != "[]":
+            value = self.get(name)  # numbers count what is elsewhere
+            if isinstance(value, (str, list, dict)) and value and value != "[]":
                 raise self.wrong(name, "cannot be learned, only text can; take such records out")
 
     def __str__(self) -> str:

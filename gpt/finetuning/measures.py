@@ -8,33 +8,36 @@ import numpy as np
 import torch
 
 from gpt.config import FinetuneConfig
-from gpt.evaluate import token_losses
+from gpt.evaluate import Measured
 from gpt.finetuning.chat import Chat
 from gpt.finetuning.preferences import preference_figures
-from gpt.finetuning.rows import Row, side_by_side
+from gpt.finetuning.rows import Row
 from gpt.finetuning.task import TaskRows
-from gpt.model import GPT
+from gpt.model import GPT, KVCache
 from gpt.runtime import Machine
 
 # (prompts of token ids, most tokens to write for each) -> (text, whether it came to an end) each
 Answers = Callable[[Sequence[Sequence[int]], Sequence[int]], list[tuple[str, bool]]]
+SHOWN = 2  # answers of each evaluation, in the log
+TOGETHER = 32  # labels that are scored side by side
 ROOM = 16  # tokens that an answer may be longer than the one that was expected
 
 
 def figures(model: GPT, answers: Answers, task: TaskRows, val_rows: Sequence[Row],
-            config: FinetuneConfig, machine: Machine) -> dict[str, float]:
+            config: FinetuneConfig, machine: Machine) -> Measured:
     """All that the validation data say besides the loss."""
-    found = answer_figures(val_rows, config.finetune.answers, answers)
+    found, shown = answer_figures(val_rows, config.finetune.answers, answers)
     if task.labels:
         found["label_accuracy"] = label_accuracy(model, val_rows, task.labels, task.chat, machine)
     if task.val.pairs:
         pairs = task.val.pairs[:len(val_rows)]  # as many as validation rows are scored
         found |= preference_figures(model, pairs, config.preference, machine, task.marks_prompts)
-    return found
+    return Measured(found, shown)
 
 
-def answer_figures(rows: Sequence[Row], limit: int, answers: Answers) -> dict[str, float]:
-    """Of the answers to the first `limit` prompts: the shares that are exact, and that end.
+def answer_figures(rows: Sequence[Row], limit: int, answers: Answers) -> Measured:
+    """Of the answers to the first `limit` prompts: the shares that are exact, and that end; and
+    some of them to look at.
 
     exact_match: the same text, but for blanks around it. format_rate: the stop token was reached.
     Empty where there is nothing to answer.
@@ -42,39 +45,57 @@ def answer_figures(rows: Sequence[Row], limit: int, answers: Answers) -> dict[st
     asked = [row for row in rows
              if row.example.prompt and row.example.messages[-1].learned][:limit]
     if not asked:
-        return {}
+        return Measured({}, [])
     starts = [row.answer_start for row in asked]
     prompts = [row.tokens[:start].tolist() for row, start in zip(asked, starts, strict=True)]
     most = [len(row) + 1 - start + ROOM for row, start in zip(asked, starts, strict=True)]
     written = answers(prompts, most)
     exact = sum(ends and text.strip() == row.example.completion.strip()
                 for row, (text, ends) in zip(asked, written, strict=True))
-    return {"exact_match": exact / len(asked),
-            "format_rate": sum(ends for _, ends in written) / len(asked)}
+    shown = [("\n".join(message.content for message in row.example.prompt), text)
+             for row, (text, _) in zip(asked[:SHOWN], written[:SHOWN], strict=True)]
+    return Measured({"exact_match": exact / len(asked),
+                     "format_rate": sum(ends for _, ends in written) / len(asked)}, shown)
 
 
 @torch.inference_mode()
 def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat: Chat,
                    machine: Machine) -> float:
     """The share of rows whose label is the likeliest of all, each with its stop token."""
-    answers = [np.array([*chat.tokenizer.encode_behind(label), chat.stop_token])
-               for label in labels]
+    answers = [[*chat.tokenizer.encode_behind(label), chat.stop_token] for label in labels]
+    longest, block_size = max(map(len, answers)), model.config.block_size
+    room = min(block_size, max(row.answer_start for row in rows) + longest)
+    cache = KVCache(model.config, min(TOGETHER, len(labels)), room, machine.device, machine.dtype)
     right = 0
     for row in rows:
-        candidates = with_answers(row, answers, model.config.block_size)
-        batch = side_by_side([[candidate] for candidate in candidates],
-                             marks_prompts=chat.format.prefix == "bidirectional").on(machine)
-        with machine.autocast():
-            losses = token_losses(model, batch)
-        right += labels[int(losses.sum(dim=1).argmin())] == row.example.label
+        # All see as much of the prompt as fits before the longest of them.
+        prompt = row.tokens[:row.answer_start][-(block_size + 1 - longest):]
+        both_ways = chat.format.prefix == "bidirectional"
+        scores = [score for first in range(0, len(answers), TOGETHER)
+                  for score in answer_scores(model, prompt, answers[first:first + TOGETHER], cache,
+                                             machine, both_ways)]
+        right += labels[int(np.argmax(scores))] == row.example.label
     return right / len(rows)
 
 
-def with_answers(row: Row, answers: Sequence[np.ndarray], block_size: int) -> list[Row]:
-    """A row with other answers behind its prompt, of which all see as much as fits with each."""
-    room = block_size + 1 - max(map(len, answers))
-    prompt = row.tokens[:row.answer_start][-room:]
-    unlearned = np.zeros(len(prompt), dtype=bool)
-    return [Row(np.concatenate([prompt, answer]),
-                np.concatenate([unlearned, np.ones(len(answer), dtype=bool)]), row.example)
-            for answer in answers]
+def answer_scores(model: GPT, prompt: np.ndarray, answers: Sequence[Sequence[int]], cache: KVCache,
+                  machine: Machine, both_ways: bool = False) -> list[float]:
+    """Log-probability of each of several answers behind a prompt, which is read once.
+
+    both_ways: the tokens of the prompt read each other in both directions.
+    """
+    device, width = machine.device, max(map(len, answers))
+    read = torch.tensor(prompt, device=device).unsqueeze(0)
+    padded = torch.tensor([[*answer, *[0] * (width - len(answer))] for answer in answers],
+                          device=device)
+    cache.lengths[:] = 0
+    with machine.autocast():
+        before = model.hidden(read, cache.rows(0, 1),
+                              prompts=torch.ones_like(read, dtype=torch.bool) if both_ways
+                              else None)[:, -1:]
+        for row in range(1, len(answers)):
+            cache.copy_row(0, row)
+        after = model.hidden(padded[:, :-1], cache.rows(0, len(answers)))
+        logits = model.logits(torch.cat([before.expand(len(answers), 1, -1), after], dim=1))
+    logprobs = logits.float().log_softmax(dim=-1).gather(2, padded.unsqueeze(2)).squeeze(2)
+    return [float(one[:len(answer)].sum()) for one, answer in zip(logprobs, answers, strict=True)]

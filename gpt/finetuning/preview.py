@@ -44,8 +44,10 @@ def _shown(task: TaskRows, row: Row, colour: bool) -> str:
 
 
 def _text(tokenizer: Tokenizer, tokens: list[int], names: dict[int, str]) -> str:
-    return b"".join(names[i].encode() if i in names else tokenizer.decode_bytes([i])
+    """What they spell; characters that would command a terminal as escapes."""
+    text = b"".join(names[i].encode() if i in names else tokenizer.decode_bytes([i])
                     for i in tokens).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _in_colour(kind: str, text: str, colour: bool) -> str:

@@ -22,14 +22,14 @@ def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData
     if section.val_data is not None:
         return data, read_task(Path(section.val_data), data.format)
     fraction = section.val_fraction or VAL_FRACTION
-    examples = hold_out(data.examples, fraction, seed)
+    examples = _all_labels_to_learn(*hold_out(data.examples, fraction, seed))
     preferences = hold_out(data.preferences, fraction, seed)
     train, val = (TaskData(data.format, *split)
                   for split in zip(examples, preferences, strict=True))
     if not (train.examples or train.preferences) or not (val.examples or val.preferences):
-        count = len(data.examples) + len(data.preferences)
-        raise UserError(f"{section.data} has {count} examples, too few to hold out {fraction:.0%}; "
-                        "give finetune.val_data, or more data")
+        count = len({*map(_name, data.examples), *map(_name, data.preferences)})
+        raise UserError(f"{section.data} has {count} different prompts, or texts, too few to hold "
+                        f"out {fraction:.0%}; give finetune.val_data, or more data")
     return train, val
 
 
@@ -39,6 +39,19 @@ def hold_out(examples: Sequence[One], fraction: float, seed: int) -> tuple[list[
     held_out = held_out_names(names, fraction, seed)
     return ([e for e, name in zip(examples, names, strict=True) if name not in held_out],
             [e for e, name in zip(examples, names, strict=True) if name in held_out])
+
+
+def _all_labels_to_learn(train: list[Example], val: list[Example]
+                         ) -> tuple[list[Example], list[Example]]:
+    """With examples of labels that would be held out alone among those to learn from."""
+    known = labels_of(train)
+    rare = [example for example in val if example.label is not None and example.label not in known]
+    return train + rare, [example for example in val if example not in rare]
+
+
+def labels_of(examples: Sequence[Example]) -> set[str]:
+    """The classes that some examples name."""
+    return {example.label for example in examples if example.label is not None}
 
 
 def _name(example: Example | Preference) -> str:

@@ -11,7 +11,7 @@ from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Wi
 from gpt.config import FinetuneConfig, FinetuneSection, PreferenceConfig
 from gpt.errors import UserError
 from gpt.files import sha256_of
-from gpt.finetuning.chat import Chat, choose_format
+from gpt.finetuning.chat import FORMATS, Chat, ChatFormat, choose_format, saved_format
 from gpt.finetuning.examples import Example, Message
 from gpt.finetuning.formats import TaskData
 from gpt.finetuning.preferences import Pair, Pairs, encode_pairs, with_reference
@@ -24,7 +24,7 @@ from gpt.finetuning.rows import (
     first_rows,
     refuse_useless,
 )
-from gpt.finetuning.splits import VAL_FRACTION, load_splits
+from gpt.finetuning.splits import VAL_FRACTION, labels_of, load_splits
 from gpt.model import GPT
 from gpt.runtime import Machine
 from gpt.shards import Dataset
@@ -91,19 +91,19 @@ class TaskRows:
         section = config.finetune
         train, val = load_splits(section, config.run.seed)
         _refuse_what_has_no_use(config, train)
-        name, form = choose_format(section.chat, converses(train), tokenizer)
+        name, form = format_for(section.chat, train, tokenizer)
         if section.prefix is not None:
             form = form.model_copy(update={"prefix": section.prefix})
         chat = Chat(form, tokenizer)
         if form.prefix == "bidirectional":
             _refuse_several_answers([*train.examples, *val.examples])
-        chat.tokenizer.chat_template = chat.jinja()
-        chat.tokenizer.chat_format = chat.format.model_dump_json(indent=1)
-        labels = {example.label for example in train.examples if example.label is not None}
+        labels = labels_of(train.examples)
         for example in val.examples:
             if example.label is not None and example.label not in labels:
                 raise UserError(f"{example.where}: no training example has the label "
-                                f"{example.label}; they have {', '.join(sorted(labels)[:8])}")
+                                f"{example.label}; they have {', '.join(sorted(labels)[:8])}; add "
+                                "some, or take it out of the validation data")
+        chat.tokenizer = chat.own_tokenizer()
         return cls(train.format, name, chat,
                    Split.of(train, chat, block_size, section, "training"),
                    Split.of(val, chat, block_size, section, "validation"),
@@ -136,8 +136,11 @@ class TaskRows:
             raise UserError(f"{section.pretrain_data} was prepared with another tokenizer than the "
                             "base model's; prepare it again with that one")
         texts = Windows(TokenizedText.training(dataset), self.block_size)
-        share = section.pretrain_share
-        return Mixture([own, texts], [1 - share, share], seed, epoch_of=0)
+        learned = sum(int(row.learned[1:].sum()) for row in self.train.rows.rows) / len(own)
+        # So many of each that the share is one of all tokens that are learned.
+        weights = [(1 - section.pretrain_share) / learned,
+                   section.pretrain_share / texts.tokens_per_sequence]
+        return Mixture([own, texts], weights, seed, epoch_of=0)
 
     def validation_rows(self, max_tokens: int | None) -> list[Row]:
         """Rows to score."""
@@ -188,6 +191,9 @@ def _refuse_what_has_no_use(config: FinetuneConfig, data: TaskData) -> None:
     if data.preferences and section.pretrain_data is not None:
         raise UserError("finetune.pretrain_data cannot be mixed with preferences, which have "
                         "another loss; learn from one after the other")
+    if data.preferences and section.packing:
+        raise UserError("finetune.packing is not for preferences, whose two answers stand side by "
+                        "side")
     if data.preferences and section.long_rows == "cut":
         raise UserError("finetune.long_rows=cut is not for preferences: both answers of a pair "
                         "have to stand behind the same prompt")
@@ -204,10 +210,24 @@ def _refuse_several_answers(examples: Sequence[Example]) -> None:
                             "finetune.prefix=causal, or one example for each answer")
 
 
+def format_for(name: str, data: TaskData, tokenizer: Tokenizer) -> tuple[str, ChatFormat]:
+    """(name, format), in which plain texts stay plain."""
+    if name == "auto" and data.format == "text":
+        name = "plain"
+    chosen, form = choose_format(name, converses(data), tokenizer)
+    saved = saved_format(tokenizer)
+    if saved is not None and saved not in (form, FORMATS["plain"]):
+        chosen += " (instead of the base model's)"
+    elif saved is None and tokenizer.chat_template is not None:
+        chosen += (" (warning: the base model's own chat template, in Jinja, is not used; where "
+                   "they differ, give finetune.chat)")
+    return chosen, form
+
+
 def converses(data: TaskData) -> bool:
     """Whether turns need text around them to be told apart."""
-    several = any(len(each.prompt) > 1 for each in data.preferences)
-    return data.format in CONVERSATIONS or several
+    prompts = [each.prompt for each in data.examples] + [each.prompt for each in data.preferences]
+    return data.format in CONVERSATIONS or any(len(prompt) > 1 for prompt in prompts)
 
 
 def sequences_per_step(rows: Sequence[Row], sequences: Sequences) -> int:

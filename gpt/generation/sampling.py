@@ -154,7 +154,6 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
         if reached[-1] >= p:
             break
     dropped = reached - ordered >= p
-    dropped[0] = False
     kept = logits[tokens].masked_fill(dropped, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(0, tokens, kept)
 

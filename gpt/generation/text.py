@@ -22,8 +22,10 @@ class TextStream:
     def push(self, piece: bytes, may_stop: bool = True) -> str:
         """What can be shown now. may_stop: whether stop texts that this completes count."""
         assert not self.stopped, "nothing follows a stop text"
+        old = len(self._waiting)  # what it holds complete did not count
         self._waiting += self._decoder.decode(piece)
-        found = [at for text in self._stop if (at := self._waiting.find(text)) >= 0]
+        found = [at for text in self._stop
+                 if (at := self._waiting.find(text, max(0, old + 1 - len(text)))) >= 0]
         if found and may_stop:
             self.stopped = True
             return self._waiting[:min(found)]

@@ -12,7 +12,8 @@ from gpt.interop.weight_files import CONVERT
 FILES = ["config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
          "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
          "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-         "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors"]
+         "chat_template.jinja", "chat_format.json", "adapter_config.json",
+         "adapter_model.safetensors"]
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -21,19 +21,26 @@ from gpt.interop import proof
 from gpt.interop.new_folder import new_folder
 from gpt.interop.peft_layout import CONFIG, PREFIX, WEIGHTS, Matrix, frozen_lengths, matrices_of
 from gpt.interop.peft_reading import read_peft
+from gpt.interop.reading import is_huggingface_folder, read_model
+from gpt.interop.writing import write_chat
 from gpt.model import GPT
 from gpt.tensor_file import save_tensors
+from gpt.tokenizer import Tokenizer
+
+ROUNDING = 1e-3  # of the largest logit: sums in another order, and standard_form's products
 
 
-def export_peft(model: GPT, out: Path, base_name: str) -> str:
+def export_peft(model: GPT, tokenizer: Tokenizer, out: Path, base_name: str) -> str:
     """Write a model's adapter to `out`, and prove it; returns one line saying how.
 
-    base_name: where PEFT finds the exported base. Raises UserError if there is no adapter, if the
-    name is taken or an option of the model cannot be expressed, and WorkFailed, with nothing left
-    of the folder, if what was written is not the same adapter.
+    base_name: where PEFT finds the exported base; of a folder that is here, the weights are
+    compared. Raises UserError if there is no adapter, if the base is another one, if the name is
+    taken or an option of the model cannot be expressed, and WorkFailed, with nothing left of the
+    folder, if what was written is not the same adapter.
     """
     if model.adapter is None:
         raise UserError("this model has no adapter; export the model itself with --format hf")
+    about_base = _compared_with_base(model, base_name)
     state = {name: tensor.cpu().float() for name, tensor in lora.adapter_state(model).items()}
     learned = [matrix for matrix in matrices_of(model) if matrix.learned(state)]
     tensors = {f"{PREFIX}{matrix.theirs}.{name}": tensor for matrix in learned
@@ -42,7 +49,46 @@ def export_peft(model: GPT, out: Path, base_name: str) -> str:
         save_tensors(tensors, folder / WEIGHTS)
         write_json(folder / CONFIG, {"base_model_name_or_path": base_name,
                                      **_their_config(model.adapter, state, learned)})
-        return _prove(folder, model)
+        write_chat(folder, tokenizer)
+        return f"{_prove(folder, model)}; {about_base}"
+
+
+@torch.no_grad()
+def _compared_with_base(model: GPT, name: str) -> str:
+    """What is known of the base that PEFT will find. Raises UserError if it is another model."""
+    if not is_huggingface_folder(Path(name)):
+        return f"the base {name} is not here, and was not compared"
+    assert model.adapter is not None
+    theirs, ours = read_model(Path(name)), _plain(model, lora.base_state(model))
+    if theirs.vocab_size == ours.vocab_size:
+        length = min(theirs.config.block_size, ours.config.block_size)
+        tokens = _tokens(ours, length)
+        expected = ours(tokens)
+        difference = float((theirs(tokens) - expected).abs().max())
+        if model.adapter.base == "int8":
+            return (f"with the base in {name}, which is not rounded to int8 as in training, logits "
+                    f"differ by up to {difference:.2g}")
+        if difference <= ROUNDING * float(expected.abs().max()):
+            return f"the base in {name} is the one of training"
+    raise UserError(f"{name} is not the model that the adapters were trained on; export that one "
+                    "and give it as --base")
+
+
+def _tokens(model: GPT, length: int) -> Tensor:
+    """Some to compare models with, (2, T)."""
+    return torch.randint(model.vocab_size, (2, min(length, 256)),
+                         generator=torch.Generator().manual_seed(0))
+
+
+def _plain(model: GPT, state: dict[str, Tensor], adapter: AdapterConfig | None = None) -> GPT:
+    """A model of the same architecture in float32 on the CPU, with these weights."""
+    with torch.device("meta"):
+        copy = GPT(model.config)
+    if adapter is not None:
+        lora.adapt(copy, adapter.model_copy(update={"base": "full"}))
+    copy.load_state_dict({name: tensor.cpu().float() for name, tensor in state.items()},
+                         assign=True)
+    return copy.eval()
 
 
 def _their_update(matrix: Matrix, model: GPT, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -79,25 +125,15 @@ def _their_config(config: AdapterConfig, state: dict[str, Tensor],
 
 def _prove(folder: Path, model: GPT) -> str:
     """Read a folder back, and compare what leaves each layer."""
-    assert model.adapter is not None and model.config.vocab_size is not None
+    assert model.adapter is not None
     try:
         read = read_peft(folder, model)
     except UserError as error:
         raise WorkFailed(f"the export is wrong and was deleted: {error}") from error
-    tokens = torch.randint(model.config.vocab_size, (2, min(model.config.block_size, 256)),
-                           generator=torch.Generator().manual_seed(0))
+    tokens, base = _tokens(model, model.config.block_size), lora.base_state(model)
     written = (model.adapter, lora.adapter_state(model))
-    expected, found = (proof.layer_states(_rebuilt(model, *one), tokens) for one in (written, read))
+    expected, found = (proof.layer_states(_plain(model, base | tensors, config), tokens)
+                       for config, tensors in (written, read))
     difference = proof.compare_states(expected, found, "this toolkit")
     return (f"read back by this toolkit: logits differ by at most {difference:.2g} on "
             f"{tokens.numel()} tokens")
-
-
-def _rebuilt(model: GPT, config: AdapterConfig, tensors: dict[str, Tensor]) -> GPT:
-    """A model's base in float32 on the CPU, with an adapter."""
-    with torch.device("meta"):
-        copy = GPT(model.config)
-    lora.adapt(copy, config.model_copy(update={"base": "full"}))
-    copy.load_state_dict({name: tensor.cpu().float() for name, tensor in
-                          (lora.base_state(model) | tensors).items()}, assign=True)
-    return copy.eval()

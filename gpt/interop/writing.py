@@ -21,6 +21,8 @@ from gpt.interop.weight_files import INDEX, ONE_FILE
 from gpt.model import GPT
 from gpt.tensor_file import save_tensors
 from gpt.tokenizer import (
+    CHAT_FORMAT,
+    CHAT_TEMPLATE,
     Tokenizer,
     read_huggingface_tokenizer,
     tokenizer_config,
@@ -63,8 +65,15 @@ def write_folder(folder: Path, model: GPT, tokenizer: Tokenizer, architecture: A
     write_atomically(folder / "tokenizer.json", tokenizer_json(tokenizer))
     write_json(folder / "tokenizer_config.json",
                tokenizer_config(tokenizer, model.config.block_size))
-    if tokenizer.chat_template is not None:
-        write_atomically(folder / "chat_template.jinja", tokenizer.chat_template)
+    write_chat(folder, tokenizer)
+
+
+def write_chat(folder: Path, tokenizer: Tokenizer) -> None:
+    """The chat template, and its source, which this toolkit reads."""
+    for name, text in ((CHAT_TEMPLATE, tokenizer.chat_template),
+                       (CHAT_FORMAT, tokenizer.chat_format)):
+        if text is not None:
+            write_atomically(folder / name, text)
 
 
 def their_tensors(model: GPT, architecture: Architecture) -> dict[str, Tensor]:

@@ -77,7 +77,8 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
                 if name in SamplingConfig.model_fields}
     settings["logit_bias"] = dict(settings.get("logit_bias", []))
     schema = settings.get("json_schema")
-    if schema is not None and not schema.lstrip().startswith(("{", "true", "false")):
+    if schema is not None and not (schema.lstrip().startswith("{")
+                                   or schema.strip() in ("true", "false")):
         settings["json_schema"] = read_file(schema, "the schema").decode("utf-8", "replace")
     options.config = sampling_config(**settings)
     if options.num_samples < 1:

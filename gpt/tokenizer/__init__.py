@@ -1,6 +1,6 @@
 """Text to token ids and back, whichever library does it; from and to Hugging Face's files."""
 
-from gpt.tokenizer.base import END_OF_TEXT, Boundaries, Tokenizer
+from gpt.tokenizer.base import CHAT_FORMAT, CHAT_TEMPLATE, END_OF_TEXT, Boundaries, Tokenizer
 from gpt.tokenizer.building import (
     KNOWN_FILES,
     NAMED,
@@ -20,6 +20,8 @@ from gpt.tokenizer.to_json import tokenizer_config, tokenizer_json
 
 __all__ = [
     "BPE_PATTERN",
+    "CHAT_FORMAT",
+    "CHAT_TEMPLATE",
     "CL100K_PATTERN",
     "END_OF_TEXT",
     "GPT2_PATTERN",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.tokenizer.base import END_OF_TEXT, Boundaries, Tokenizer
+from gpt.tokenizer.base import CHAT_FORMAT, END_OF_TEXT, Boundaries, Tokenizer
 from gpt.tokenizer.definition import (
     Definition,
     control_tokens,
@@ -44,7 +44,9 @@ def read_huggingface_tokenizer(path: Path) -> Tokenizer:
     """
     folder, file = ((path.parent, path.name) if path.is_file() else (path, "tokenizer.json"))
     try:
-        return _tokenizer(str(path), HubFolder(folder), file)
+        tokenizer = _tokenizer(str(path), HubFolder(folder), file)
+        tokenizer.chat_format = HubFolder(folder).text(CHAT_FORMAT)
+        return tokenizer
     except UserError:
         raise
     except _MALFORMED as error:

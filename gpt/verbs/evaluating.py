@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from gpt.batches.text import TokenizedText
 from gpt.batches.windows import EvaluationWindows
 from gpt.errors import UserError
 from gpt.evaluate import evaluate
+from gpt.finetuning.chat import Chat
+from gpt.finetuning.formats import read_task
+from gpt.finetuning.measures import answer_figures, label_accuracy
+from gpt.finetuning.rows import encode_examples, padded_batches, refuse_useless
+from gpt.finetuning.splits import labels_of
+from gpt.finetuning.task import format_for
 from gpt.language_model import LanguageModel, opened
 from gpt.runtime import choose_machine
 from gpt.saved_model import find_model
@@ -29,12 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint or Hugging Face folder")
     parser.add_argument("--text", metavar="FILE",
                         help="score this text rather than the run's validation split")
+    parser.add_argument("--data", metavar="FILE",
+                        help="answer this task's prompts, in the model's chat format: examples as "
+                             "finetune.py reads them")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a model's score, and which weights it belongs to."""
     saved = find_model(options.run)
     lm = opened(saved, dtype="float32")  # products as in training: see Machine.autocast
+    if options.data:
+        if options.text:
+            raise UserError("give --text or --data, not both")
+        print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
+        return print("\n".join(_task_lines(lm, Path(options.data))))
     data = _data_section(saved.path)
     tokens = (_text(lm, Path(options.text)) if options.text
               else _validation_split(lm, saved.path, data))
@@ -49,6 +64,29 @@ def run(options: argparse.Namespace) -> None:
     print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
     print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
           f"{score.tokens:,} tokens")
+
+
+def _task_lines(lm: LanguageModel, file: Path) -> Iterator[str]:
+    """What a model makes of a task: the loss of its answers, and its own."""
+    data, machine = read_task(file), choose_machine()
+    if data.preferences:
+        raise UserError(f"{file} holds preferences, which are scored against the model that "
+                        "training started from; finetune.py does that")
+    name, form = format_for("auto", data, lm.tokenizer)
+    chat, both_ways = Chat(form, lm.tokenizer), form.prefix == "bidirectional"
+    found = encode_examples(data.examples, chat, lm.block_size)
+    refuse_useless(found, str(file), lm.block_size, max_long_share=1.0)
+    batches = padded_batches(found.rows, max(1, BATCH_TOKENS // lm.block_size), both_ways)
+    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), machine)
+    yield (f"{len(found.rows):,} examples ({data.format}; chat format: {name}), "
+           f"{len(found.dropped):,} longer than the context left out")
+    yield (f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
+           f"{score.tokens:,} tokens of answers")
+    figures = answer_figures(found.rows, len(found.rows), lm.answers).figures
+    if labels := sorted(labels_of(data.examples)):
+        figures["label_accuracy"] = label_accuracy(lm.model, found.rows, labels, chat, machine)
+    for name, value in figures.items():
+        yield f"{name.replace('_', ' ')} {value:.3f}"
 
 
 def _data_section(path: Path) -> dict[str, Any]:

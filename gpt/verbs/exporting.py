@@ -70,8 +70,9 @@ def export_adapters(saved: SavedModel, out: Path, base: str | None) -> str:
         raise UserError("PEFT has to find the model that the adapters change: export it with "
                         f"python -m gpt export {folder} FOLDER --format hf, then give --base "
                         "FOLDER, or its name on the Hub")
-    _refuse_other_attention(saved.tokenizer())
-    return export_peft(model, out, base)
+    tokenizer = saved.tokenizer()
+    _refuse_other_attention(tokenizer)
+    return export_peft(model, tokenizer, out, base)
 
 
 def _refuse_other_attention(tokenizer: Tokenizer) -> None:

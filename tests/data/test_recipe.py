@@ -112,8 +112,8 @@ def test_there_is_no_source_to_set_where_there_are_none():
     ("tokenizer: byte\n", "sources is missing: give sources=VALUE, or set it in the YAML file"),
     ("sources: []\n", "mine.yaml, line 1: sources: list should have at least 1 item after "
                       "validation, not 0 (given: [])"),
-    ("sources: corpus\n", "mine.yaml, line 1: sources: input should be a valid list "
-                          "(given: 'corpus')"),
+    ("sources: corpus\n", "mine.yaml, line 1: sources: input should be a valid list; "
+                          "write [corpus] (given: 'corpus')"),
     ("sources:\n- corpus\n- 2024\n", "mine.yaml, line 3: sources.1: input should be a valid "
                                      "dictionary or instance of Source (given: 2024)"),
     ("sources:\n- path: a\n  formatt: csv\n",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from gpt.errors import UserError
 from gpt.finetuning import Chat, ChatFormat, Example, Message
-from gpt.finetuning.chat import FORMATS, Turn, choose_format, saved_format
+from gpt.finetuning.chat import FORMATS, Turn, choose_format, converses_in, saved_format
 from gpt.finetuning.rows import encode_row
 from gpt.tokenizer import Tokenizer, build_tokenizer, tokenizer_config, tokenizer_json
 from tests.finetuning.conversations import BYTES, chat_of, conversations, pair, with_controls
@@ -149,8 +149,36 @@ def test_auto_goes_on_with_the_base_models_own_format():
     tokenizer, form = with_controls(), ChatFormat(user=Turn(before="Q: "))
     tokenizer.chat_format = form.model_dump_json()
     assert choose_format("auto", True, tokenizer) == ("the base model's", form)
-    assert choose_format("auto", False, tokenizer)[0] == "plain"
+    assert choose_format("auto", False, tokenizer) == ("the base model's", form)
     assert saved_format(with_controls()) is None
+
+
+def test_auto_keeps_how_the_base_model_reads_prompts():
+    tokenizer = with_controls()
+    form = FORMATS["plain"].model_copy(update={"prefix": "bidirectional"})
+    tokenizer.chat_format = form.model_dump_json()
+    assert choose_format("auto", False, tokenizer)[1] == form
+
+
+def test_a_format_around_turns_is_told_from_none():
+    assert [converses_in(form) for form in (None, *FORMATS.values())] == [
+        False, False, True, True, True]
+    assert converses_in(ChatFormat(assistant=Turn(before="A: ")))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_template_takes_developers_for_the_system_and_refuses_other_roles(name, tmp_path):
+    jinja2 = pytest.importorskip("jinja2")
+
+    def refused(message: str) -> None:
+        raise UserError(message)
+
+    template = jinja2.Environment().from_string(chat_of(name).jinja())
+    texts = [template.render(messages=[{"role": role, "content": "a"}], eos_token="!",
+                             raise_exception=refused) for role in ("system", "developer")]
+    assert texts[0] == texts[1] and "a" in texts[0]
+    with pytest.raises(UserError, match="knows no role tool"):
+        template.render(messages=[{"role": "tool", "content": "a"}], raise_exception=refused)
 
 
 def test_a_format_comes_from_a_file(tmp_path):

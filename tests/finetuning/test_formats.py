@@ -147,6 +147,7 @@ def test_prompts_and_answers_have_several_names_and_may_have_company(record, mes
     ([said("human", "Q"), turn("assistant", "A")], (user("Q"), answer("A")))])
 def test_messages_are_openais(turns, messages):
     assert messages_of({"messages": turns, "tools": [], "functions": None}) == messages
+    assert messages_of({"messages": turns, "functions": 3, "images": 0.5}) == messages
 
 
 @pytest.mark.parametrize("ours", ["assistant", "gpt", "chatgpt", "bard", "bing"])

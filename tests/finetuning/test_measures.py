@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from gpt.config import FinetuneConfig
 from gpt.errors import UserError
-from gpt.finetuning import Example, Message, choose_what_learns
-from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy, with_answers
+from gpt.finetuning import Example, Message, choose_what_learns, measures
+from gpt.finetuning.measures import ROOM, answer_figures, answer_scores, label_accuracy
 from gpt.finetuning.rows import encode_row, side_by_side
+from gpt.model import KVCache
 from tests.finetuning.conversations import chat_of, pair
-from tests.tiny import CPU, tiny_gpt
+from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
 ROWS = [encode_row(pair(prompt, answer), chat_of())
         for prompt, answer in (("a", "one"), ("b", "two"), ("c", " three"))]
@@ -31,39 +31,57 @@ def test_exact_answers_and_answers_that_end_are_counted():
         asked.extend(zip(prompts, most, strict=True))
         return [said[tuple(prompt)] for prompt in prompts]
 
-    assert answer_figures(ROWS, 3, answers) == {"exact_match": 2 / 3, "format_rate": 2 / 3}
+    found = answer_figures(ROWS, 3, answers)
+    assert found.figures == {"exact_match": 2 / 3, "format_rate": 2 / 3}
+    assert found.texts == [("a", "one"), ("b", "two")]
     assert asked == [([97], 4 + ROOM), ([98], 4 + ROOM), ([99], 7 + ROOM)]
 
 
 def test_no_more_prompts_are_answered_than_asked_for():
-    assert answer_figures(ROWS, 1, lambda prompts, most: [("one", True)])["exact_match"] == 1.0
-    assert answer_figures(ROWS, 0, lambda prompts, most: []) == {}
+    found = answer_figures(ROWS, 1, lambda prompts, most: [("one", True)])
+    assert found.figures["exact_match"] == 1.0
+    assert answer_figures(ROWS, 0, lambda prompts, most: []) == ({}, [])
 
 
 def test_a_text_without_a_prompt_is_not_answered():
     rows = [encode_row(pair("", "text"), chat_of())]
-    assert answer_figures(rows, 5, lambda prompts, most: []) == {}
+    assert answer_figures(rows, 5, lambda prompts, most: []) == ({}, [])
 
 
 def test_an_answer_that_is_not_learned_is_not_asked_for():
     example = Example((Message("user", "a"), Message("assistant", "b", learned=True),
                        Message("user", "c"), Message("assistant", "d")))
     rows = [encode_row(example, chat_of())]
-    assert answer_figures(rows, 5, lambda prompts, most: []) == {}
+    assert answer_figures(rows, 5, lambda prompts, most: []) == ({}, [])
 
 
 @pytest.mark.parametrize("prompt", ["abcdefgh" * 4, "ab"])
-def test_labels_that_do_not_fit_behind_a_prompt_shorten_it_for_all(prompt):
-    row = encode_row(labelled(prompt, "x"), chat_of())
-    long, short = (np.frombuffer(text, np.uint8).astype(int) for text in (b"yes, indeed", b"n"))
-    found = with_answers(row, [long, short], 32)
-    starts = [each.answer_start for each in found]
-    assert starts[0] == starts[1] == min(len(prompt), 33 - len(long))
-    assert len(found[0]) <= 32
-    assert [each.tokens[start:].tolist() for each, start in zip(found, starts, strict=True)] == [
-        long.tolist(), short.tolist()]
-    model = tiny_gpt(vocab_size=262)
-    assert label_accuracy(model, [row], ("x", "yes, indeed"), chat_of(), CPU) in (0.0, 1.0)
+def test_labels_that_do_not_fit_behind_a_prompt_shorten_it_for_all(prompt, monkeypatch):
+    seen = []
+    monkeypatch.setattr(measures, "answer_scores", lambda model, prompt, answers, *rest: (
+        seen.append((bytes(prompt.tolist()).decode(), len(answers))), [0.0] * len(answers))[1])
+    row, labels = encode_row(labelled(prompt, "x"), chat_of()), ("x", "yes, indeed", "z")
+    monkeypatch.setattr(measures, "TOGETHER", 2)
+    assert label_accuracy(tiny_gpt(vocab_size=262), [row], labels, chat_of(), CPU) == 1.0
+    shortened = prompt[-(33 - len("yes, indeed") - 1):]
+    assert seen == [(shortened, 2), (shortened, 1)]
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+@torch.no_grad()
+def test_answers_are_as_likely_as_when_each_is_read_alone(changes):
+    model, prompt = tiny_gpt(**changes), random_tokens(9).numpy()
+    cache = KVCache(model.config, 3, 32, CPU.device, CPU.dtype)
+    cache.lengths[:] = 7  # what was there before
+    answers = [random_tokens(n, seed=n).tolist() for n in (2, 5, 3)]
+    for both_ways in (False, True):
+        found = answer_scores(model, prompt, answers, cache, CPU, both_ways)
+        for answer, score in zip(answers, found, strict=True):
+            tokens = torch.tensor([[*prompt, *answer]])
+            marks = torch.arange(tokens.size(1) - 1).unsqueeze(0) < 9 if both_ways else None
+            logprobs = model(tokens[:, :-1], prompts=marks).log_softmax(-1)[0, 8:]
+            expected = float(logprobs[range(len(answer)), answer].sum())
+            assert score == pytest.approx(expected, abs=1e-4)
 
 
 def labelled(text: str, label: str) -> Example:

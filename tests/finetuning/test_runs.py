@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,11 @@ import finetune
 import gpt
 import sample
 from data import prepare
+from gpt import __main__ as verbs
 from gpt import checkpoint
+from gpt.batches import IGNORE, Batches, Order
+from gpt.config import FinetuneConfig
+from gpt.finetuning import TaskRows
 from tests.finetuning.conversations import BYTES
 from tests.tiny import call_main, tiny_gpt
 
@@ -202,7 +207,8 @@ def test_with_texts_mixed_in_an_epoch_is_still_one_of_the_task(tune, monkeypatch
     done(tune("run.name=mixed", *settings, "finetune.pretrain_data=corpus",
               "finetune.pretrain_share=0.5"))
     plain, mixed = (events(name, "end")[0]["step"] for name in ("plain", "mixed"))
-    assert mixed == 2 * plain
+    learned = sum(len(pair["completion"]) + 1 for pair in PAIRS) / len(PAIRS)  # of a window, 48
+    assert mixed == pytest.approx(plain * (1 + learned / 48), abs=2) and mixed > plain
 
 
 def test_warm_up_is_a_tenth_of_a_short_run_unless_it_is_given(tune):
@@ -305,6 +311,12 @@ def test_preferences_are_learned_at_a_tenth_of_the_rate(tune):
     assert f"adamw at {0.01 / 32:.3g}, " in Path("runs/p/train.log").read_text()
 
 
+def test_preferences_are_not_packed(tune):
+    write("prefer.jsonl", PREFERENCES)
+    code, _, stderr = tune("finetune.packing=true", data="prefer.jsonl")
+    assert code == 2 and "packing is not for preferences" in stderr
+
+
 def test_preferences_are_not_mixed_with_texts(tune):
     write("prefer.jsonl", PREFERENCES)
     code, _, stderr = tune("finetune.pretrain_data=corpus", data="prefer.jsonl")
@@ -343,3 +355,99 @@ def test_a_corpus_of_another_tokenizer_is_not_mixed_in(tune, monkeypatch, capsys
                      capsys=capsys)[0] == 0
     code, _, stderr = tune("finetune.pretrain_data=corpus")
     assert code == 2 and "prepared with another tokenizer" in stderr
+
+
+def test_answers_before_and_after_stand_in_the_log(tune):
+    done(tune("run.name=a", "train.steps=3", "eval.every_steps=null"))
+    samples = [json.loads(line) for line in Path("runs/a/samples.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in samples] == [0, 0, 3, 3]
+    assert samples[0]["prompt"] in {pair["prompt"] for pair in PAIRS}
+    assert "sample at step 0: " + samples[0]["prompt"] in Path("runs/a/train.log").read_text()
+
+
+def test_the_share_of_pretraining_data_is_one_of_what_is_learned(tune, monkeypatch, capsys):
+    Path("text.txt").write_text("Some text to go on with.\n" * 400)
+    assert call_main(prepare, "text.txt", "tokenizer=byte", "out=corpus",
+                     monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    config = FinetuneConfig(finetune={"from": "base", "data": "pairs.jsonl",
+                                      "pretrain_data": "corpus", "pretrain_share": 0.25})
+    source = TaskRows.load(config, BYTES, 48).source(config)
+    batches = Batches(source, Order(64, 64))
+    learned = np.array([[int((targets != IGNORE).sum()) for targets in batch.targets]
+                        for step in range(64) for batch in batches.step(step)]).flatten()
+    texts = learned[learned == 48].sum()  # windows are full of tokens to learn
+    assert texts / learned.sum() == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_label_is_not_held_out_alone(tune):
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(40)]
+    write("rare.jsonl", [*rows, *({"text": f"r{i}", "label": f"rare{i}"} for i in range(8))])
+    config = FinetuneConfig(finetune={"from": "base", "data": "rare.jsonl", "val_fraction": 0.5})
+    task = TaskRows.load(config, BYTES, 48)
+    assert {row.example.label for row in task.train.rows.rows} == {
+        "a", "b", *(f"rare{i}" for i in range(8))}
+    assert {row.example.label for row in task.val.rows.rows} == {"a", "b"}
+
+
+def test_prompts_of_several_turns_are_conversations(tune):
+    system = [{"system": "Be brief.", **pair} for pair in PAIRS]
+    write("system.jsonl", system)
+    out = done(tune("--preview", "1", data="system.jsonl"))
+    assert "chat format: turns" in out and "User:\n" in out
+
+
+def test_a_chat_models_format_stays_unless_another_is_asked_for(tune, monkeypatch, capsys):
+    talks = [{"messages": [{"role": "user", "content": pair["prompt"]},
+                           {"role": "assistant", "content": pair["completion"]}]}
+             for pair in PAIRS]
+    write("talks.jsonl", talks)
+    out = done(tune("run.name=talks", "train.steps=1", *QUIET, data="talks.jsonl"))
+    assert "python sample.py runs/talks --chat" in out
+    again = ("finetune.from=runs/talks", "--preview", "1")
+    assert "chat format: the base model's;" in done(tune(*again))
+    assert "chat format: plain (instead of the base model's);" in done(
+        tune(*again, "finetune.chat=plain"))
+    Path("text.txt").write_text("A text of its own, as a document.\n")
+    assert "chat format: plain (instead of the base model's);" in done(
+        tune(*again, "finetune.val_data=text.txt", data="text.txt"))
+    _, _, told = call_main(sample, "runs/talks", "--prompt", "1", "--max-new-tokens", 1,
+                           monkeypatch=monkeypatch, capsys=capsys)
+    assert "trained on conversations; --chat" in told
+    _, _, told = call_main(sample, "base", "--prompt", "1", "--max-new-tokens", 1,
+                           monkeypatch=monkeypatch, capsys=capsys)
+    assert "conversations" not in told
+
+
+def test_a_run_that_found_nothing_better_names_its_best_checkpoint(tune):
+    out = done(tune("run.name=p", "train.steps=9", "eval.every_steps=1", "eval.patience=1",
+                    "optim.lr=0.9", "optim.warmup_steps=0", "finetune.answers=0"))
+    best = json.loads(Path("runs/p/checkpoints/best.json").read_text())["step"]
+    assert events("p", "eval")[-1]["step"] > best
+    assert f"python sample.py runs/p/checkpoints/step-{best:08}" in out
+
+
+def test_a_task_is_evaluated_as_it_is_while_training(tune, monkeypatch, capsys):
+    write("held.jsonl", [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(7)])
+    write("rows.jsonl", [{"text": f"s{i}", "label": "ab"[i % 2]} for i in range(20)])
+    done(tune("run.name=c", "finetune.val_data=held.jsonl", "train.steps=3", "optim.lr=0.01",
+              data="rows.jsonl"))
+    last = events("c", "eval")[-1]
+    code, out, errors = call_main(verbs, "evaluate", "runs/c", "--data", "held.jsonl",
+                                  monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0, errors
+    assert f"{last['val_loss']:.4f} nats per token" in out
+    for name in ("exact_match", "format_rate", "label_accuracy"):
+        assert f"{name.replace('_', ' ')} {last[f'val_{name}']:.3f}" in out
+    for words, problem in ((("--data", "held.jsonl", "--text", "x"), "not both"),
+                           (("--data", "prefer.jsonl"), "preferences")):
+        write("prefer.jsonl", PREFERENCES)
+        code, _, errors = call_main(verbs, "evaluate", "runs/c", *words,
+                                    monkeypatch=monkeypatch, capsys=capsys)
+        assert code == 2 and problem in errors
+
+
+def test_a_preview_shows_what_would_command_a_terminal(tune):
+    write("escape.jsonl", [{"prompt": f"{i}\x1b]0;title\x07", "completion": "a\u202eb"}
+                           for i in range(20)])
+    out = done(tune("--preview", "1", data="escape.jsonl"))
+    assert "\\x1b]0;title\\x07" in out and "\\u202e" in out and "\x1b" not in out

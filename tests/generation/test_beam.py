@@ -10,7 +10,7 @@ import torch
 from gpt.errors import UserError
 from gpt.generation import Request, SamplingConfig
 from gpt.generation.beam import beam_search
-from tests.tiny import ARCHITECTURES, CPU, generate_tokens, tiny_gpt
+from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
 
 
 def searched(model, prompt, beams, count, stops=(), never=()):
@@ -117,3 +117,45 @@ def test_transformers_finds_the_same_texts(tmp_path):
                                attention_mask=torch.ones_like(prompt))[0, 5:].tolist()
         found = [new.token for new in searched(model, prompt[0].tolist(), 4, 12, stops=[stop])]
         assert found == made
+
+
+@torch.no_grad()
+def defined(model, request, stops=(), never=()):
+    """The definition, with every text read again for every token: (tokens, log-probability)."""
+    def rank(text):
+        return text[1] / len(text[0])
+
+    beams, going, ended = request.config.beams, [((), 0.0)], []
+    for _ in range(request.config.max_new_tokens):
+        found = []
+        for made, score in going:
+            read = torch.tensor([[*request.prompt, *made]])
+            prompts = (torch.arange(read.size(1)) < request.prefix).unsqueeze(0)
+            logprobs = model(read, prompts=prompts)[0, -1].log_softmax(-1).tolist()
+            found += [((*made, token), score + logprob) for token, logprob in enumerate(logprobs)
+                      if token not in never]
+        found.sort(key=lambda text: text[1], reverse=True)
+        ended += [text for text in found[:beams] if text[0][-1] in stops]
+        ended = sorted(ended, key=rank, reverse=True)[:beams]
+        going = [text for text in found if text[0][-1] not in stops][:beams]
+        if not going or (len(ended) == beams and rank(going[0]) <= rank(ended[-1])):
+            break
+    else:
+        ended += going
+    return max(ended, key=rank)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3])
+def test_beams_with_stop_tokens_find_what_their_definition_does(beams):
+    model, lengths = tiny_gpt(vocab_size=9), set()
+    for number in range(25):
+        request = Request(random_tokens(4, vocab_size=9, seed=number).tolist(),
+                          SamplingConfig(beams=beams, max_new_tokens=9), prefix=number % 5)
+        found = beam_search(model, request, CPU, [7, 8], [5])
+        made, score = defined(model, request, {7, 8}, {5})
+        assert tuple(new.token for new in found) == made
+        assert sum(new.logprob for new in found) == pytest.approx(score, abs=1e-4)
+        assert [new.end for new in found[:-1]] == [None] * (len(made) - 1)
+        assert found[-1].end == ("stop" if made[-1] in (7, 8) else "length")
+        lengths.add(len(made))
+    assert len(lengths) > 2

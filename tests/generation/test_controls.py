@@ -128,3 +128,25 @@ def test_a_text_that_must_be_longer_does_not_stop_early():
                              logit_bias={60: 1000.0}) for least in (0, 5)}
     assert made[0] == [60]
     assert len(made[5]) == 6 and made[5][-1] == 60 and 60 not in made[5][:-1]
+
+
+def test_a_ban_outweighs_a_bias_and_a_bias_comes_before_the_repetition_penalty():
+    assert after([], banned_tokens=[1], logit_bias={1: 100.0})[1] == -torch.inf
+    assert after([], prompt=(1,), logit_bias={1: 2.0}, repetition_penalty=2.0)[1] == 2.0
+
+
+def test_a_grammar_may_know_more_tokens_than_the_model_has():
+    class Longer(OnlyEven):
+        def allowed(self):
+            return torch.tensor([True, False, True, False, True, True, True])
+
+    found = controls(grammar=Longer()).apply(SCORES.clone())
+    assert found.tolist() == [0.5, -torch.inf, 1.0, -torch.inf, 0.0]
+
+
+def test_where_no_token_is_left_the_error_says_after_how_many():
+    one = controls(stop_tokens=(), banned_tokens=[0, 1, 2, 3, 4])
+    for count in range(3):
+        with pytest.raises(UserError, match=f"left to choose after {count} new tokens"):
+            one.apply(SCORES.clone())
+        one.accept(0)

@@ -15,6 +15,7 @@ from gpt.generation.drafts import DraftModel, PromptLookup
 from gpt.generation.engine import spans
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose
+from gpt.runtime import Machine
 from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
 
 NO_STOP = ()
@@ -348,3 +349,117 @@ def test_scores_that_are_no_numbers_are_an_error_and_not_a_text():
         model.final_norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not numbers"):
         generated(model, [1, 2], max_new_tokens=3)
+
+
+# ----- What an engine is asked for
+
+def test_requests_are_begun_in_the_order_in_which_they_came():
+    requests = [Request([1 + n], SamplingConfig(seed=n, max_new_tokens=1 + n % 3))
+                for n in range(9)]
+    for rows in (1, 2):
+        begun = list(dict.fromkeys(index for index, _ in Engine(
+            tiny_gpt(), CPU, rows=rows).run(requests)))
+        assert begun == list(range(9))
+
+
+def test_a_request_that_waits_can_be_cancelled_and_others_stay():
+    engine = Engine(tiny_gpt(), CPU, rows=1)
+    numbers = [engine.submit(Request([1], SamplingConfig(max_new_tokens=2))) for _ in range(3)]
+    engine.cancel(numbers[1])
+    made = []
+    while engine.busy:
+        made += [number for number, _ in engine.step()]
+    assert made == [numbers[0]] * 2 + [numbers[2]] * 2
+
+
+def test_an_engine_can_run_again_and_counts_from_zero():
+    engine, request = Engine(tiny_gpt(), CPU), Request([1], SamplingConfig(max_new_tokens=1))
+    for _ in range(2):
+        assert [index for index, _ in engine.run([request, request])] == [0, 1]
+    engine.submit(request)
+    with pytest.raises(AssertionError, match="mixed up"):
+        next(engine.run([request]))
+    with pytest.raises(AssertionError, match="beams"):
+        engine.submit(Request([1], SamplingConfig(beams=2)))
+
+
+def test_an_engine_reads_no_more_than_its_model_and_its_rows_have_room_for():
+    for most, context in ((100, 32), (8, 8), (None, 32)):
+        engine = Engine(tiny_gpt(), CPU, max_tokens=most)
+        engine.submit(Request([1] * context, SamplingConfig()))
+        with pytest.raises(UserError, match=f"the model reads {context} "):
+            engine.submit(Request([1] * (context + 1), SamplingConfig()))
+
+
+def test_short_prompts_are_those_of_up_to_64_tokens():
+    assert list(spans([0, 1], lambda row: 64)) == [range(2)]
+    assert list(spans([0, 1], lambda row: 65 - row)) == [range(1), range(1, 2)]
+
+
+def test_requests_that_differ_in_one_filter_are_drawn_for_apart():
+    model = tiny_gpt()
+    for first, second in (({"min_p": 0.9}, {"min_p": 0.001}), ({"top_p": 0.1}, {"top_p": 0.99}),
+                          ({"top_k": 1}, {"top_k": 50}), ({"temperature": 0.1}, {})):
+        requests = [Request([1, 2], SamplingConfig(seed=0, max_new_tokens=12, **settings))
+                    for settings in (first, second)]
+        alone = [together(model, [request])[0] for request in requests]
+        assert alone[0] != alone[1] and together(model, requests) == alone
+
+
+def test_a_stop_token_that_is_also_the_last_one_allowed_is_a_stop():
+    for prompt, settings in (([1], {"max_new_tokens": 2}), ([1] * 31, {})):
+        made = list(generate_tokens(tiny_gpt(), prompt, SamplingConfig(
+            forced_tokens=[3, 5], **settings), CPU, [5]))
+        assert [new.end for new in made] == [None, "stop"]
+
+
+@torch.no_grad()
+def test_a_tokens_logprob_counts_the_ids_that_are_never_chosen():
+    model, never = tiny_gpt(), range(1, 60)
+    [new] = generate_tokens(model, [3], SamplingConfig(temperature=0, max_new_tokens=1), CPU,
+                            NO_STOP, never)
+    logprobs = model(torch.tensor([[3]]))[0, -1].log_softmax(-1)
+    assert new.token in (0, 60) and new.logprob == pytest.approx(float(logprobs[new.token]),
+                                                                 abs=1e-4)
+
+
+def test_in_bfloat16_log_probabilities_are_those_of_float32_but_for_rounding():
+    model, machine = tiny_gpt(), Machine(torch.device("cpu"), torch.bfloat16)
+    config = SamplingConfig(temperature=0, forced_tokens=random_tokens(8).tolist(),
+                            max_new_tokens=8)
+    exact, rounded = (torch.tensor([new.logprob for new in generate_tokens(
+        model, [1, 2], config, each)]) for each in (CPU, machine))
+    assert 0 < (exact - rounded).abs().max() < 0.1
+    assert (rounded.bfloat16().float() != rounded).any()
+
+
+# ----- Prompts that are read in both directions
+
+@torch.no_grad()
+def uncached_both_ways(model, request):
+    """The likeliest token each time; after the context has slid, every token reads back alone."""
+    made, kept, left = [], list(request.prompt), request.prefix
+    if len(kept) > 32:
+        kept, left = kept[-16:], max(0, left - (len(kept) - 16))
+    while len(made) < request.config.max_new_tokens:
+        if len(kept) > 32:
+            kept, left = kept[-16:], 0
+        prompts = (torch.arange(len(kept)) < left).unsqueeze(0)
+        made.append(int(model(torch.tensor([kept]), prompts=prompts)[0, -1].argmax()))
+        kept.append(made[-1])
+    return made
+
+
+def test_every_prompt_has_a_prefix_of_its_own(monkeypatch):
+    """In chunks and side by side, equal prompts and prompts that slide."""
+    model, tokens = tiny_gpt(), random_tokens(40).tolist()
+    requests = [Request(tokens[:length], SamplingConfig(temperature=0, max_new_tokens=25,
+                                                        slide=True), prefix)
+                for length, prefix in ((10, 10), (10, 0), (10, 6), (30, 30), (7, 7), (40, 40),
+                                       (40, 30), (40, 10), (31, 2), (10, 6))]
+    expected = [uncached_both_ways(model, request) for request in requests]
+    assert len({tuple(made) for made in expected[:3]}) == 3
+    for chunk in (512, 4):
+        monkeypatch.setattr(engine_module, "CHUNK", chunk)
+        for rows in (1, 3, 10):
+            assert together(model, requests, rows=rows) == expected

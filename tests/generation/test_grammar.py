@@ -14,6 +14,7 @@ from gpt.generation import SamplingConfig
 from gpt.generation.grammar import grammars
 from gpt.language_model import LanguageModel, sampling_config
 from gpt.tokenizer import build_tokenizer
+from tests.finetuning.conversations import with_controls
 from tests.tiny import CPU, tiny_gpt
 
 TEXT = 'a text to train on: {"name": "value", "number": 12, "list": [1, 2, 3]} in ünicode ' * 9
@@ -114,3 +115,30 @@ def test_a_chats_stop_token_ends_a_text_as_the_end_of_text_does():
     grammar = grammars(other)(SamplingConfig(regex="[a-z]+"))
     grammar.accept(97)
     assert {*other.stop_tokens} <= {*grammar.allowed().nonzero().flatten().tolist()}
+
+
+def test_a_tokenizer_is_prepared_once_for_all_grammars(monkeypatch):
+    import llguidance
+    made, original = [], llguidance.LLTokenizer
+    monkeypatch.setattr(llguidance, "LLTokenizer", lambda *args, **kwargs: (
+        made.append(args), original(*args, **kwargs))[1])
+    of = grammars(build_tokenizer("byte"))
+    assert [len(of(SamplingConfig(regex=text)).allowed()) for text in ("a", "b")] == [257, 257]
+    assert len(made) == 1
+
+
+def test_an_error_of_a_grammar_is_one_line():
+    with pytest.raises(UserError) as error:
+        grammars(build_tokenizer("byte"))(SamplingConfig(regex="a(\nb"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_control_token_is_not_the_text_that_spells_its_name():
+    tokenizer = with_controls()
+    grammar = grammars(tokenizer)(SamplingConfig(regex="<\\|im_start\\|>.*"))
+    assert grammar.allowed().nonzero().flatten().tolist() == [*b"<"]
+
+
+def test_of_several_forced_tokens_the_one_that_breaks_the_grammar_is_named():
+    with pytest.raises(UserError, match="does not allow token 120, which forced_tokens"):
+        grammars(build_tokenizer("byte"))(SamplingConfig(regex="[a-c]+", forced_tokens=[97, 120]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt.errors import UserError
-from gpt.generation.sampling import SamplingConfig, choose, filtered_logits
+from gpt.generation.sampling import SamplingConfig, choose, filtered_logits, log_probabilities
 from gpt.language_model import sampling_config
 
 LOGITS = torch.tensor([0.5, 2.0, 1.0, -1.0, 0.0])
@@ -115,3 +115,56 @@ def test_a_row_is_drawn_as_if_it_were_alone():
 def test_a_wrong_setting_is_named(settings, message):
     with pytest.raises(UserError, match=message):
         sampling_config(**settings)
+
+
+@pytest.mark.parametrize("settings", [
+    {"min_new_tokens": 3, "max_new_tokens": 3}, {"json_schema": "true"}, {"min_p": 1.0},
+    {"beams": 2, "temperature": 1.0, "seed": None}, {"seed": 2**63 - 1}], ids=str)
+def test_what_is_just_allowed_is_no_error(settings):
+    assert sampling_config(**settings) == SamplingConfig(**settings)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"json_schema": "[" * 100_000}, "json_schema: this is no json"),
+    ({"presence_penalty": 101}, "presence_penalty"), ({"seed": 2**63}, "seed"),
+    ({"json_schema": "{}", "min_new_tokens": 1}, "say where a text may end")])
+def test_what_is_just_not_allowed_is_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        sampling_config(**settings)
+
+
+def test_without_settings_256_tokens_come_from_the_models_own_distribution():
+    assert SamplingConfig().max_new_tokens == 256
+    assert torch.allclose(filtered().softmax(0), LOGITS.softmax(0))
+
+
+def test_min_p_of_one_keeps_the_likeliest_and_its_equals():
+    assert kept(min_p=1.0) == [1]
+    assert kept(torch.tensor([1.0, 0.0, 1.0]), min_p=1.0) == [0, 2]
+
+
+def test_min_p_comes_after_temperature_and_top_p():
+    assert kept(min_p=0.3) == [1, 2] and kept(min_p=0.3, temperature=0.25) == [1]
+    assert kept(min_p=0.3, top_p=0.72) == [1, 2]  # of those two alone, the first has 0.73
+
+
+def test_a_tiny_temperature_makes_no_score_infinite():
+    assert filtered(torch.tensor([1e36, 0.0]), temperature=1e-4).softmax(0).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}, {"min_p": 0.1}], ids=str)
+def test_the_largest_number_draws_a_token_that_is_left_however_probabilities_are_rounded(settings):
+    logits = torch.randn(300, 700, generator=torch.Generator().manual_seed(0)) * 3
+    config = SamplingConfig(**settings)
+    drawn = choose(logits, config, torch.full((300,), 1 - 2**-53, dtype=torch.float64))
+    assert drawn.max() < 700
+    assert (filtered_logits(logits, config).gather(1, drawn.unsqueeze(1)) > -torch.inf).all()
+
+
+def test_one_row_that_is_no_numbers_is_seen_among_others():
+    with pytest.raises(UserError, match="not numbers"):
+        log_probabilities(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))
+
+
+def test_top_p_drops_what_comes_after_it_is_reached_exactly():
+    assert len(kept(torch.zeros(4), top_p=0.5)) == 2

@@ -47,6 +47,10 @@ def test_a_stop_text_that_does_not_count_yet_is_text_but_for_what_may_be_another
     text = TextStream(["END"])
     assert text.push(b"xENDxEN", may_stop=False) == "xENDx"
     assert text.push(b"Dyy") == "" and text.stopped
+    text = TextStream(["b", "abc"])
+    assert text.push(b"ab", may_stop=False) == ""  # it may become abc
+    assert text.push(b"x") == "abx" and not text.stopped
+    assert text.push(b"aab") == "aa" and text.stopped
 
 
 def test_however_a_text_is_cut_one_stop_text_is_found_alike():
@@ -67,3 +71,9 @@ def test_of_several_stop_texts_none_is_ever_shown():
         shown = "".join(stream(*whole, stop=stops))
         assert whole.startswith(shown) and not any(stop in shown for stop in stops)
         assert shown == whole or any(stop in whole for stop in stops)
+
+
+def test_of_stop_texts_in_one_piece_the_first_counts():
+    for stops in (["b", "d"], ["d", "b"]):
+        text = TextStream(stops)
+        assert text.push(b"abcd") == "a" and text.stopped

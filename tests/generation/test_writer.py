@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from gpt.errors import UserError
-from gpt.generation import SamplingConfig
+from gpt.generation import Generation, SamplingConfig
 from gpt.generation.drafts import DraftModel, PromptLookup
+from gpt.generation.writer import pieces_of as pieces_of_made
 from gpt.language_model import LanguageModel, load
 from gpt.tokenizer import build_tokenizer
+from tests.finetuning.conversations import with_controls
 from tests.tiny import CPU, tiny_gpt
 
 TOKENIZER = build_tokenizer("byte")
@@ -119,3 +121,74 @@ def test_a_draft_with_another_tokenizer_is_refused(tmp_path):
     plain, *drafted = (load(str(tmp_path / "large"), "cpu", draft=draft).generate(
         "ab", max_new_tokens=20, seed=0) for draft in (None, str(tmp_path / "twin"), "prompt"))
     assert drafted == [plain, plain]
+
+
+@pytest.mark.parametrize("stop", [256, 258])
+def test_the_stop_token_that_ends_a_text_is_not_part_of_it(stop):
+    tokenizer = with_controls().stopping_at(258)
+    lm = LanguageModel(tiny_gpt(vocab_size=tokenizer.vocab_size), tokenizer, CPU)
+    [pieces] = pieces_of(lm, {"forced_tokens": [*b"ab", stop]})
+    assert [(piece.text, piece.new.token, piece.end) for piece in pieces] == [
+        ("a", 97, None), ("b", 98, None), ("", stop, "stop")]
+
+
+@pytest.mark.parametrize(("forced", "stop", "text"), [
+    (b"aEN", ["END"], "aEN"), (b"a\xe6\x97", [], "a\ufffd")])
+def test_what_waited_for_more_is_shown_with_the_last_token(lm, forced, stop, text):
+    [pieces] = pieces_of(lm, {"forced_tokens": [*forced], "max_new_tokens": 3, "stop": stop})
+    assert [piece.text for piece in pieces] == ["a", "", text[1:]] and pieces[-1].end == "length"
+
+
+def request_of(lm, **settings):
+    return lm.request(lm.prompt_tokens("a"), SamplingConfig(**settings))
+
+
+def test_after_a_stop_text_nothing_is_left_to_do(lm):
+    writer = lm.writer(1)
+    writer.submit(request_of(lm, forced_tokens=[*b"abc"], stop=["b"]))
+    steps = 0
+    while writer.busy:
+        list(writer.step())
+        steps += 1
+    assert steps == 2
+
+
+def test_a_writer_forgets_texts_that_ended_were_cancelled_or_have_no_tokens(lm):
+    writer = lm.writer(1)
+    for settings in ({"max_new_tokens": 0}, {"max_new_tokens": 2},
+                     {"forced_tokens": [*b"abc"], "stop": ["b"]}):
+        writer.submit(request_of(lm, **settings))
+    writer.cancel(writer.submit(request_of(lm)))
+    made = 0
+    while writer.busy:
+        made += len(list(writer.step()))
+    assert made == 4 and not writer._texts
+
+
+def test_a_cancelled_request_gives_its_row_to_the_next(lm):
+    writer = lm.writer(1)
+    first, second = (writer.submit(request_of(lm, max_new_tokens=3)) for _ in range(2))
+    assert [number for number, _ in writer.step()] == [first]
+    writer.cancel(first)
+    assert [number for number, _ in writer.step()] == [second]
+
+
+def test_indices_of_requests_are_not_mixed_up_with_others(lm):
+    writer = lm.writer(1)
+    writer.submit(request_of(lm))
+    with pytest.raises(AssertionError, match="mixed up"):
+        next(writer.write([request_of(lm)]))
+
+
+def test_one_prompt_that_is_too_long_is_not_counted(lm):
+    with pytest.raises(UserError, match=r"^the prompt has 65 tokens"):
+        lm.generate("x" * 65)
+    with pytest.raises(UserError, match=r"^text 1 of 2: the prompt has 65 tokens"):
+        lm.generate(["x" * 65, "x"])
+
+
+def test_a_text_whose_tokens_are_known_ends_at_a_stop_text():
+    """A conversation by beams has one, where the model knows no end of a turn."""
+    made = [Generation(token, -1.0, "length" if token == 100 else None) for token in b"abcd"]
+    found = list(pieces_of_made(made, SamplingConfig(stop=["bc"]), TOKENIZER))
+    assert [(piece.text, piece.end) for piece in found] == [("a", None), ("", None), ("", "stop")]

@@ -15,6 +15,7 @@ import gpt
 import sample
 from gpt import __main__ as verbs
 from gpt import checkpoint
+from gpt.finetuning.chat import saved_format
 from gpt.saved_model import find_model
 from tests.finetuning.conversations import BYTES
 from tests.tiny import call_main, tiny_gpt
@@ -104,3 +105,41 @@ def test_a_model_that_reads_prompts_both_ways_is_not_exported(call):
     for form in ("hf", "gguf"):
         code, _, errors = call(verbs, "export", "runs/b", "out", "--format", form)
         assert code == 2 and "in both directions" in errors and not Path("out").exists()
+
+
+def test_a_base_that_is_another_model_is_refused_and_one_that_is_not_here_is_said(call):
+    for parts, name in ((("--base", "base"), "a"), (("--base", "me/base"), "b")):
+        code, out, _ = call(verbs, "export", "runs/a", name, "--format", "peft", *parts)
+        assert code == 0
+        assert ("is the one of training" if name == "a" else "me/base is not here, and was not"
+                ) in out
+    checkpoint.save_model(Path("other"), tiny_gpt(1, vocab_size=257, block_size=48), BYTES, "test")
+    assert call(verbs, "export", "other", "otherbase", "--format", "hf")[0] == 0
+    code, _, errors = call(verbs, "export", "runs/a", "c", "--format", "peft", "--base",
+                           "otherbase")
+    assert code == 2 and "otherbase is not the model that the adapters were trained on" in errors
+    assert not Path("c").exists()
+
+
+def test_a_base_in_eight_bits_is_said_to_differ(call):
+    code, _, errors = call(finetune, "finetune.from=base", "finetune.data=task.jsonl",
+                           "run.name=i", "finetune.method=lora", "lora.base=int8", "train.steps=1",
+                           "finetune.answers=0", "run.dtype=float32")
+    assert code == 0, errors
+    code, out, _ = call(verbs, "export", "runs/i", "d", "--format", "peft", "--base", "base")
+    assert code == 0 and "not rounded to int8 as in training, logits differ by up to" in out
+
+
+@pytest.mark.parametrize("kind", ["hf", "peft"])
+def test_an_export_keeps_the_chat_format(kind, call):
+    Path("mine.yaml").write_text('user: {before: "Q> ", after: "\\n"}\n'
+                                 'assistant: {before: "A> "}\n')
+    code, _, errors = call(finetune, "finetune.from=base", "finetune.data=task.jsonl",
+                           "run.name=m", "finetune.method=lora", "train.steps=1",
+                           "finetune.chat=mine.yaml", "finetune.answers=0", "run.dtype=float32")
+    assert code == 0, errors
+    base = ["--base", "base"] if kind == "peft" else []
+    assert call(verbs, "export", "runs/m", "out", "--format", kind, *base)[0] == 0
+    form = saved_format(find_model("out").tokenizer())
+    assert form == saved_format(find_model("runs/m").tokenizer())
+    assert form.user.before == "Q> " and find_model("base").tokenizer().chat_format is None

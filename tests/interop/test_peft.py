@@ -29,6 +29,7 @@ from gpt.interop.peft_writing import export_peft
 from gpt.interop.writing import write_folder
 from gpt.lora import adapt, adapter_state, base_state, chosen_parts, load_adapter_state
 from gpt.model import GPT
+from tests.finetuning.conversations import BYTES
 from tests.interop.models import VOCAB, bpe, largest_difference, saved
 from tests.model.published import assert_nearly_equal
 from tests.tiny import ARCHITECTURES, random_tokens, tiny_gpt
@@ -96,7 +97,7 @@ def in_peft(model: GPT, folder: Path) -> PreTrainedModel:
     """An adapted model, exported and opened by PEFT."""
     peft = pytest.importorskip("peft")
     base = exported_base(model, folder / "base")
-    told = export_peft(model, folder / "adapter", "me/base")
+    told = export_peft(model, BYTES, folder / "adapter", "me/base")
     assert told.startswith("read back by this toolkit: logits differ by at most ")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # of weights that are missing or left over
@@ -128,7 +129,7 @@ def test_what_was_exported_is_read_back_to_the_bit(name, method, tmp_path):
     for number, targets in enumerate((["q_proj", "v_proj", "out_proj"], ["down_proj"])):
         config = adapter(dropout=0.25, targets=targets, **METHODS[method])
         model = adapted(config, **OURS[name])
-        export_peft(model, tmp_path / str(number), "me/base")
+        export_peft(model, BYTES, tmp_path / str(number), "me/base")
         found, tensors = read_peft(tmp_path / str(number), tiny_gpt(**OURS[name]))
         assert found == config
         expected = adapter_state(model)
@@ -138,7 +139,7 @@ def test_what_was_exported_is_read_back_to_the_bit(name, method, tmp_path):
 
 def test_a_factor_in_the_exported_base_is_taken_out_again(tmp_path):
     model = adapted(adapter(method="dora"), **OURS["gpt2, scaled"])
-    export_peft(model, tmp_path / "a", "me/base")
+    export_peft(model, BYTES, tmp_path / "a", "me/base")
     tensors = read_peft(tmp_path / "a", tiny_gpt(**OURS["gpt2, scaled"]))[1]
     stored = load_file(tmp_path / "a/adapter_model.safetensors")
     name = "blocks.1.attention.out_proj.lora.out_proj.B"
@@ -148,14 +149,14 @@ def test_a_factor_in_the_exported_base_is_taken_out_again(tmp_path):
 
 
 def test_the_folder_says_what_others_need_to_know(tmp_path):
-    export_peft(adapted(adapter(method="dora"), **OURS["gpt2"]), tmp_path / "a", "me/base")
+    export_peft(adapted(adapter(method="dora"), **OURS["gpt2"]), BYTES, tmp_path / "a", "me/base")
     found = json.loads((tmp_path / "a/adapter_config.json").read_text())
     assert found == found | {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "me/base", "r": 4,
         "lora_alpha": 6, "use_dora": True, "use_rslora": False, "lora_dropout": 0.0, "bias": "none",
         "target_modules": EVERY_MATRIX["gpt2"], "rank_pattern": {"attn.c_attn": 12},
         "alpha_pattern": {"attn.c_attn": 18}, "fan_in_fan_out": True}
-    export_peft(adapted(adapter(alpha=0.5)), tmp_path / "b", "me/base")
+    export_peft(adapted(adapter(alpha=0.5)), BYTES, tmp_path / "b", "me/base")
     found = json.loads((tmp_path / "b/adapter_config.json").read_text())
     assert found == found | {
         "lora_alpha": 0.5, "rank_pattern": {}, "fan_in_fan_out": False,
@@ -166,7 +167,7 @@ def test_the_folder_says_what_others_need_to_know(tmp_path):
 def test_a_fresh_adapter_stays_one_that_can_learn(name, tmp_path):
     model = tiny_gpt(**OURS[name])
     adapt(model, adapter())
-    export_peft(model, tmp_path / "a", "me/base")
+    export_peft(model, BYTES, tmp_path / "a", "me/base")
     again = with_adapter(tiny_gpt(**OURS[name]), tmp_path / "a")
     assert torch.equal(again(TOKENS), model(TOKENS))
     assert chosen_parts(again.adapter.targets, model.config) == chosen_parts(["all"], model.config)
@@ -179,7 +180,7 @@ def test_what_can_never_learn_is_no_part_of_a_joint_matrix(dead, tmp_path):
     """Where A and B are both zero neither has a gradient; c_attn's other parts need none of it."""
     model = adapted(adapter(method="dora", targets=["q_proj"]), **OURS["gpt2"])
     bury(model, dead)
-    export_peft(model, tmp_path / "a", "me/base")
+    export_peft(model, BYTES, tmp_path / "a", "me/base")
     again = with_adapter(tiny_gpt(**OURS["gpt2"]), tmp_path / "a")
     assert again.adapter.targets == ["q_proj"]
     assert again.adapter.rank == max(1, 4 - len(dead))
@@ -189,7 +190,7 @@ def test_what_can_never_learn_is_no_part_of_a_joint_matrix(dead, tmp_path):
 def test_what_can_never_learn_keeps_its_place_in_a_matrix_of_its_own(tmp_path):
     model = adapted(adapter(), **OURS["qwen3"])
     bury(model, [1])
-    export_peft(model, tmp_path / "a", "me/base")
+    export_peft(model, BYTES, tmp_path / "a", "me/base")
     tensors = read_peft(tmp_path / "a", tiny_gpt(**OURS["qwen3"]))[1]
     assert all(torch.equal(tensors[key], one) for key, one in adapter_state(model).items())
 
@@ -205,7 +206,7 @@ def bury(model: GPT, components: list[int]) -> None:
 
 def test_an_adapter_of_an_int8_base_is_exported_as_it_is(tmp_path):
     model = adapted(adapter(base="int8", method="dora"))
-    export_peft(model, tmp_path / "a", "me/base")
+    export_peft(model, BYTES, tmp_path / "a", "me/base")
     config, tensors = read_peft(tmp_path / "a", tiny_gpt())
     assert config.base == "full"
     expected = adapter_state(model)
@@ -214,12 +215,12 @@ def test_an_adapter_of_an_int8_base_is_exported_as_it_is(tmp_path):
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="this model has no adapter; export the model itself"):
-        export_peft(tiny_gpt(), tmp_path / "a", "me/base")
+        export_peft(tiny_gpt(), BYTES, tmp_path / "a", "me/base")
     with pytest.raises(UserError, match=r"cannot express model\.logit_softcap=8\.0"):
-        export_peft(adapted(adapter(), logit_softcap=8.0), tmp_path / "a", "me/base")
+        export_peft(adapted(adapter(), logit_softcap=8.0), BYTES, tmp_path / "a", "me/base")
     (tmp_path / "taken").touch()
     with pytest.raises(UserError, match="taken exists already"):
-        export_peft(adapted(adapter()), tmp_path / "taken", "me/base")
+        export_peft(adapted(adapter()), BYTES, tmp_path / "taken", "me/base")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -230,11 +231,11 @@ def test_a_wrong_export_is_found_and_deleted(wrong, tmp_path, monkeypatch):
         name: tensor * (1.05 if name == wrong else 1) for name, tensor in right(*given).items()})
     with pytest.raises(WorkFailed, match="the export is wrong and was deleted: read back by this "
                                          "toolkit, block 0 differs"):
-        export_peft(adapted(adapter(method="dora")), tmp_path / "a", "me/base")
+        export_peft(adapted(adapter(method="dora")), BYTES, tmp_path / "a", "me/base")
     monkeypatch.setattr(our_peft, "_their_update", lambda *given: {
         name: tensor for name, tensor in right(*given).items() if name != wrong})
     with pytest.raises(WorkFailed, match=f"deleted: .*{wrong} is missing"):
-        export_peft(adapted(adapter(method="dora")), tmp_path / "a", "me/base")
+        export_peft(adapted(adapter(method="dora")), BYTES, tmp_path / "a", "me/base")
     assert not list(tmp_path.iterdir())
 
 
@@ -366,7 +367,7 @@ def llama(tmp_path_factory):
     """(our model, a folder with an adapter for it)"""
     folder = tmp_path_factory.mktemp("peft")
     model = adapted(adapter(), **OURS["llama"])
-    export_peft(model, folder / "adapter", "me/base")
+    export_peft(model, BYTES, folder / "adapter", "me/base")
     return tiny_gpt(**OURS["llama"]), folder / "adapter"
 
 

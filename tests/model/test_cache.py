@@ -141,3 +141,28 @@ def test_a_copied_or_reordered_row_goes_on_as_the_one_it_came_from():
     cache.reorder(torch.tensor([2, 0, 3]))
     found = model(following[[2, 0, 3, 3]], cache)[:, -1]
     assert_close(found, expected[[2, 0, 3, 3]], **ROUNDING)
+
+
+@torch.no_grad()
+def test_rows_of_different_lengths_are_reordered_with_their_lengths():
+    model = tiny_gpt()
+    texts, cache = [random_tokens(length, seed=length) for length in (5, 9, 2)], cache_for(model, 3)
+    for row, text in enumerate(texts):
+        model(text[None], cache.rows(row, row + 1))
+    cache.reorder(torch.tensor([1, 2]))
+    assert cache.lengths.tolist() == [9, 2, 2]
+    found = model(torch.tensor([[7], [7], [7]]), cache)[:, -1]
+    for row, text in enumerate((texts[1], texts[2], texts[2])):
+        whole = torch.cat([text, torch.tensor([7])])
+        assert_close(found[row], model(whole[None])[0, -1], **ROUNDING)
+
+
+@torch.no_grad()
+def test_what_was_in_memory_before_is_not_read(monkeypatch):
+    """Attention multiplies what is hidden by 0, and 0 · NaN is NaN."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: (
+        empty(*args, **kwargs).fill_(torch.nan)))
+    model, cache = tiny_gpt(), cache_for(tiny_gpt(), 2)
+    model(random_tokens(1, 5), cache.rows(0, 1))
+    assert model(random_tokens(2, 1), cache).isfinite().all()
