@@ -82,11 +82,15 @@ def token_losses(model: GPT, batch: MicroBatch) -> Tensor:
 @torch.inference_mode()
 def evaluate(model: GPT, batches: Iterable[MicroBatch], byte_lengths: Tensor,
              machine: Machine, on_batch: Callable[[], object] = lambda: None) -> Score:
-    """Score every supervised target once. byte_lengths: (V,) bytes of text per token id."""
+    """Score every supervised target once. byte_lengths: (V,) bytes of text per token id.
+
+    Raises Interrupted after a signal that the machine listens to.
+    """
     was_training = model.training
     model.eval()
     nats, tokens, text_bytes = 0.0, 0, 0
     for batch in batches:
+        machine.stop.raise_if_asked()
         with machine.autocast():
             loss = summed_loss(model, batch.on(machine))
         nats += loss.item()

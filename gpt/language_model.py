@@ -138,6 +138,7 @@ class LanguageModel:
         for index, piece in self.write([
                 self.request(prompt, SamplingConfig(temperature=0.0, max_new_tokens=count))
                 for prompt, count in zip(prompts, most, strict=True)]):
+            self.machine.stop.raise_if_asked()
             texts[index] += piece.text
             ended[index] = piece.end == "stop"
         return list(zip(texts, ended, strict=True))

@@ -30,7 +30,7 @@ from gpt.evaluate import Measured, Objective, Score, evaluate
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.runtime import Machine, discard_unfinished_code
-from gpt.signals import resume_command
+from gpt.signals import Interrupted, resume_command
 from gpt.step import Step
 from gpt.telemetry import RunLog, progress_bar
 from gpt.tokenizer import Tokenizer
@@ -157,12 +157,24 @@ class Trainer:
                 self._save()
             if stop:
                 self._leave(stop)
-            if score:
-                self._evaluate()
-            if sample:
-                self._sample()
+            with self._interruptible():
+                if score:
+                    self._evaluate()
+                if sample:
+                    self._sample()
         gc.collect()
         self._mark = time.monotonic()
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """A signal ends what is done here, and then the run."""
+        try:
+            yield
+        except Interrupted:
+            if self.state.step:
+                self._save()
+            assert self.machine.stop.signal_name is not None
+            self._leave(self.machine.stop.signal_name)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         """The averaged weights stand in the model meanwhile, where there are any."""
@@ -170,7 +182,8 @@ class Trainer:
 
     def _finish(self) -> Score:
         self._save()
-        score = self._evaluate()
+        with self._interruptible():
+            score = self._evaluate()
         if not self.budget.is_spent(self.state) and self._best is not None:
             self.log.say(f"no evaluation since step {self._best.step} found a lower loss; the best "
                          f"is kept in {checkpoint.steps_in(self._checkpoints)[self._best.step]}")

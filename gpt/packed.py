@@ -78,8 +78,8 @@ def replace_linear_layers(model: GPT, make: Callable[[Tensor, Tensor | None], nn
 def packs(dtype: torch.dtype) -> bool:
     """Whether this processor, and torch's build for it, multiply packed matrices of a dtype."""
     try:
-        ones = torch.ones(1, 16, dtype=dtype)
-        made = PackedLinear(torch.eye(16, dtype=dtype), ones[0])(ones)
+        ones, eye = torch.ones(1, 16, dtype=dtype), torch.eye(16, dtype=dtype)
+        layer = PackedLinear(eye, ones[0])
+        return bool((layer(ones) == 2).all()) and torch.equal(layer.unpacked().weight, eye)
     except (AttributeError, RuntimeError):  # no such operator, or none for these numbers
         return False
-    return bool((made == 2).all())

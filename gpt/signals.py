@@ -15,6 +15,10 @@ from typing import Any
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
+class Interrupted(Exception):
+    """A signal asks to stop, and what was being done can be done again."""
+
+
 @dataclass
 class Stop:
     """Whether a signal has asked to stop."""
@@ -26,6 +30,11 @@ class Stop:
         if self.signal_name is not None:
             os._exit(128 + number)
         self.signal_name = signal.Signals(number).name
+
+    def raise_if_asked(self) -> None:
+        """Raises Interrupted once a signal has asked to stop: for work that leaves no trace."""
+        if self.signal_name is not None:
+            raise Interrupted
 
 
 @contextlib.contextmanager

@@ -272,3 +272,28 @@ def test_a_compiler_that_a_signal_interrupts_ends_the_run_as_the_signal_does(
     assert kept == ({"whole.so"} if asked else {"half.so", "whole.so"})
     saved = checkpoint.newest_sound(tmp_path / "run/checkpoints")
     assert (saved is not None and saved.name.endswith("2")) == asked
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_a_signal_during_an_evaluation_ends_it_and_what_is_not_saved_is(at, tmp_path):
+    settings = {"eval": {"every_steps": 3}, "checkpoint": {"every_steps": None},
+                "evaluate_first": True}
+    undisturbed = finish(trainer_of(tmp_path / "a", cpu(), **settings))
+    trainer = trainer_of(tmp_path / "b", cpu(), **settings)
+    validation = trainer.validation
+
+    def asked():
+        if trainer.state.step == at:
+            trainer.machine.stop.signal_name = "SIGTERM"
+        return validation()
+
+    trainer.validation = asked
+    with pytest.raises(Stopped, match=f"stopped by SIGTERM at step {at}"):
+        finish(trainer)
+    lines = logged(tmp_path / "b")
+    assert ("eval", at) not in events(lines) and lines[-1]["stopped_by"] == "SIGTERM"
+    assert max(checkpoint.steps_in(tmp_path / "b/checkpoints"), default=0) == at
+    finish(trainer_of(tmp_path / "b", cpu(), **settings))
+    scores = [[line for line in logged(tmp_path / run) if line["event"] == "eval"]
+              for run in ("a", "b")]
+    assert scores[0] == scores[1] == [line for line in undisturbed if line["event"] == "eval"]

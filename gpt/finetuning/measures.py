@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gpt.config import FinetuneConfig
 from gpt.evaluate import Measured
@@ -68,34 +69,40 @@ def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat:
     cache = KVCache(model.config, min(TOGETHER, len(labels)), room, machine.device, machine.dtype)
     right = 0
     for row in rows:
+        machine.stop.raise_if_asked()
         # All see as much of the prompt as fits before the longest of them.
         prompt = row.tokens[:row.answer_start][-(block_size + 1 - longest):]
         both_ways = chat.format.prefix == "bidirectional"
-        scores = [score for first in range(0, len(answers), TOGETHER)
-                  for score in answer_scores(model, prompt, answers[first:first + TOGETHER], cache,
-                                             machine, both_ways)]
+        scores = label_scores(model, prompt, answers, cache, machine, both_ways)
         right += labels[int(np.argmax(scores))] == row.example.label
     return right / len(rows)
 
 
-def answer_scores(model: GPT, prompt: np.ndarray, answers: Sequence[Sequence[int]], cache: KVCache,
+def label_scores(model: GPT, prompt: np.ndarray, answers: Sequence[Sequence[int]], cache: KVCache,
                   machine: Machine, both_ways: bool = False) -> list[float]:
     """Log-probability of each of several answers behind a prompt, which is read once.
 
+    cache: with room for prompt and answers, as many rows as answers are to be read at a time.
     both_ways: the tokens of the prompt read each other in both directions.
     """
-    device, width = machine.device, max(map(len, answers))
-    read = torch.tensor(prompt, device=device).unsqueeze(0)
-    padded = torch.tensor([[*answer, *[0] * (width - len(answer))] for answer in answers],
-                          device=device)
+    def logprobs(x: Tensor) -> Tensor:
+        return model.logits(x).float().log_softmax(dim=-1)
+
+    read, scores = torch.tensor(prompt, device=machine.device).unsqueeze(0), list[float]()
+    marks = torch.ones_like(read, dtype=torch.bool) if both_ways else None
     cache.lengths[:] = 0
     with machine.autocast():
-        before = model.hidden(read, cache.rows(0, 1),
-                              prompts=torch.ones_like(read, dtype=torch.bool) if both_ways
-                              else None)[:, -1:]
-        for row in range(1, len(answers)):
+        first = logprobs(model.hidden(read, cache.rows(0, 1), prompts=marks)[:, -1])[0]
+        for row in range(1, cache.batch_size):
             cache.copy_row(0, row)
-        after = model.hidden(padded[:, :-1], cache.rows(0, len(answers)))
-        logits = model.logits(torch.cat([before.expand(len(answers), 1, -1), after], dim=1))
-    logprobs = logits.float().log_softmax(dim=-1).gather(2, padded.unsqueeze(2)).squeeze(2)
-    return [float(one[:len(answer)].sum()) for one, answer in zip(logprobs, answers, strict=True)]
+        for start in range(0, len(answers), cache.batch_size):
+            part = answers[start:start + cache.batch_size]
+            cache.lengths[:] = len(prompt)
+            width = max(map(len, part))
+            padded = torch.tensor([[*answer, *[0] * (width - len(answer))] for answer in part],
+                                  device=machine.device)
+            later = logprobs(model.hidden(padded[:, :-1], cache.rows(0, len(part))))
+            later = later.gather(2, padded[:, 1:].unsqueeze(2)).squeeze(2)
+            scores += [float(first[answer[0]] + one[:len(answer) - 1].sum())
+                       for answer, one in zip(part, later, strict=True)]
+    return scores

@@ -110,6 +110,7 @@ def with_reference(pairs: Sequence[Pair], model: GPT, machine: Machine,
     source = Pairs(pairs, marks_prompts)
     with progress_bar("reference", len(pairs), "pair") as bar:
         for first in range(0, len(order), SCORED_TOGETHER):
+            machine.stop.raise_if_asked()
             numbers = order[first:first + SCORED_TOGETHER]
             with machine.autocast():
                 scores = answer_scores(model, source.read(np.array(numbers)).on(machine))
@@ -167,6 +168,7 @@ def preference_figures(model: GPT, pairs: Sequence[Pair], config: PreferenceConf
     source, totals = Pairs(pairs, marks_prompts), dict.fromkeys(
         ("preference_loss", "win_rate", "preference_accuracy", "margin"), 0.0)
     for first in range(0, len(pairs), SCORED_TOGETHER):
+        machine.stop.raise_if_asked()
         batch = source.read(np.arange(first, min(first + SCORED_TOGETHER, len(pairs))))
         with machine.autocast():
             scores = answer_scores(model, batch.on(machine)).cpu().view(-1, 2)

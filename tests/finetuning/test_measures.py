@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.config import FinetuneConfig
+from gpt.config import FinetuneConfig, PreferenceConfig
 from gpt.errors import UserError
-from gpt.finetuning import Example, Message, choose_what_learns, measures
-from gpt.finetuning.measures import ROOM, answer_figures, answer_scores, label_accuracy
+from gpt.finetuning import Example, Message, Preference, choose_what_learns, measures
+from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy, label_scores
+from gpt.finetuning.preferences import encode_pairs, preference_figures, with_reference
 from gpt.finetuning.rows import encode_row, side_by_side
+from gpt.language_model import LanguageModel
 from gpt.model import KVCache
-from tests.finetuning.conversations import chat_of, pair
+from gpt.runtime import Machine
+from gpt.signals import Interrupted
+from tests.finetuning.conversations import chat_of, pair, with_controls
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
 ROWS = [encode_row(pair(prompt, answer), chat_of())
@@ -58,24 +62,23 @@ def test_an_answer_that_is_not_learned_is_not_asked_for():
 @pytest.mark.parametrize("prompt", ["abcdefgh" * 4, "ab"])
 def test_labels_that_do_not_fit_behind_a_prompt_shorten_it_for_all(prompt, monkeypatch):
     seen = []
-    monkeypatch.setattr(measures, "answer_scores", lambda model, prompt, answers, *rest: (
+    monkeypatch.setattr(measures, "label_scores", lambda model, prompt, answers, *rest: (
         seen.append((bytes(prompt.tolist()).decode(), len(answers))), [0.0] * len(answers))[1])
     row, labels = encode_row(labelled(prompt, "x"), chat_of()), ("x", "yes, indeed", "z")
-    monkeypatch.setattr(measures, "TOGETHER", 2)
     assert label_accuracy(tiny_gpt(vocab_size=262), [row], labels, chat_of(), CPU) == 1.0
     shortened = prompt[-(33 - len("yes, indeed") - 1):]
-    assert seen == [(shortened, 2), (shortened, 1)]
+    assert seen == [(shortened, 3)]
 
 
 @pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 @torch.no_grad()
 def test_answers_are_as_likely_as_when_each_is_read_alone(changes):
     model, prompt = tiny_gpt(**changes), random_tokens(9).numpy()
-    cache = KVCache(model.config, 3, 32, CPU.device, CPU.dtype)
+    cache = KVCache(model.config, 2, 32, CPU.device, CPU.dtype)  # two at a time
     cache.lengths[:] = 7  # what was there before
     answers = [random_tokens(n, seed=n).tolist() for n in (2, 5, 3)]
     for both_ways in (False, True):
-        found = answer_scores(model, prompt, answers, cache, CPU, both_ways)
+        found = label_scores(model, prompt, answers, cache, CPU, both_ways)
         for answer, score in zip(answers, found, strict=True):
             tokens = torch.tensor([[*prompt, *answer]])
             marks = torch.arange(tokens.size(1) - 1).unsqueeze(0) < 9 if both_ways else None
@@ -150,3 +153,20 @@ def test_an_untrained_stop_token_is_refused_where_it_cannot_be_learned(how):
     choose_what_learns(tiny_gpt(), config_of(method="lora"), 7)
     with pytest.raises(UserError, match="never learned the token that ends answers"):
         choose_what_learns(model, config_of(method="lora"), 7)
+
+
+def test_a_signal_ends_what_is_measured():
+    machine = Machine(CPU.device, CPU.dtype)
+    model, rows = tiny_gpt(vocab_size=262), [encode_row(labelled("ab", "yes"), chat_of())]
+    lm = LanguageModel(model, with_controls(), machine)
+    pairs, _ = encode_pairs([Preference((Message("user", "a"),), "b", "c")], chat_of(), 32)
+    pairs = with_reference(pairs, model, machine)
+    works = (lambda: label_accuracy(model, rows, ["no", "yes"], chat_of(), machine),
+             lambda: lm.answers([[97]], [5]), lambda: with_reference(pairs, model, machine),
+             lambda: preference_figures(model, pairs, PreferenceConfig(), machine))
+    for work in works:
+        work()
+    machine.stop.signal_name = "SIGTERM"
+    for work in works:
+        with pytest.raises(Interrupted):
+            work()
