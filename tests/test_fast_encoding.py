@@ -150,3 +150,14 @@ def test_texts_that_leave_no_second_mark_are_encoded_one_by_one(both):
     *found, last = fast.encode_all(texts)
     assert [ids.tolist() for ids in found] == [plain.encode_ordinary(t) for t in texts[:3]]
     assert last is None
+
+
+def test_texts_are_prepared_where_that_pays_and_have_the_same_ids(monkeypatch):
+    tokenizer, prepared = RankTokenizer("bytes", BYTES, GPT2_PATTERN, {END_OF_TEXT: 256}), []
+    encode_all = FastEncoding.encode_all
+    monkeypatch.setattr(FastEncoding, "encode_all", lambda encoding, texts: (
+        prepared.append(len(texts)), encode_all(encoding, texts))[1])
+    for texts in (["ab  c"], ["a  b" * 300], ["a  b"] * 300):
+        found = tokenizer.encode_arrays(texts)
+        assert [ids.tolist() for ids in found] == [list(text.encode()) for text in texts]
+    assert prepared == [1, 300]

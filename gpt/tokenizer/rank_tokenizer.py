@@ -16,6 +16,7 @@ from gpt.tokenizer.base import END_OF_TEXT, Boundaries, Tokenizer, boundaries_of
 from gpt.tokenizer.fast_encoding import FastEncoding
 from gpt.tokenizer.rank_file import rank_lines, read_ranks
 
+WORTH_CUTTING = 800  # characters, from which FastEncoding wins back what its preparation takes
 # Longer runs of white space would overflow the stack of tiktoken's regular expressions.
 _LONG_BLANK = re.compile(r"\s{4096}")
 
@@ -76,7 +77,7 @@ class RankTokenizer(Tokenizer):
 
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode_array` for each of several texts; many short ones cost little more than one."""
-        fast = self._fast_encoding
+        fast = self._fast_encoding if sum(map(len, texts)) >= WORTH_CUTTING else None
         found = fast.encode_all(texts) if fast is not None else [None] * len(texts)
         return [self._encode_plainly(text) if ids is None else ids
                 for text, ids in zip(texts, found, strict=True)]

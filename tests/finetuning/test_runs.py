@@ -20,6 +20,7 @@ from gpt import checkpoint
 from gpt.batches import IGNORE, Batches, Order
 from gpt.config import FinetuneConfig
 from gpt.finetuning import TaskRows
+from gpt.signals import Interrupted
 from tests.finetuning.conversations import BYTES
 from tests.tiny import call_main, tiny_gpt
 
@@ -451,3 +452,14 @@ def test_a_preview_shows_what_would_command_a_terminal(tune):
                            for i in range(20)])
     out = done(tune("--preview", "1", data="escape.jsonl"))
     assert "\\x1b]0;title\\x07" in out and "\\u202e" in out and "\x1b" not in out
+
+
+def test_a_signal_before_the_first_step_leaves_as_one_later_does(tune, monkeypatch):
+    def interrupted(*arguments):
+        raise Interrupted
+
+    write("prefer.jsonl", PREFERENCES)
+    monkeypatch.setattr("gpt.finetuning.task.with_reference", interrupted)
+    code, _, stderr = tune("run.name=p", "train.steps=2", *QUIET, data="prefer.jsonl")
+    assert code == 75 and "before the first step; to begin again: python" in stderr
+    monkeypatch.undo()
