@@ -26,9 +26,8 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from gpt.lock import locked
 with locked(Path(sys.argv[1]), "wait"):
-    if "fork" in sys.argv and not os.fork():
-        time.sleep(60)  # a child that outlives its parent
-    print("held", flush=True)
+    if "fork" not in sys.argv or not os.fork():  # a child that outlives its parent
+        print("held", flush=True)
     time.sleep(60)
 """
 

@@ -94,6 +94,7 @@ def borders_within(distance, model, request, made):
 
 # ----- One definition, many ways
 
+@pytest.mark.timeout(1200)  # a minute by itself, several on a machine with other work
 def test_a_thousand_prompts_are_continued_alike_by_every_way_of_generating(monkeypatch):
     """Naive, alone from the cache, prompts in chunks, in ragged batches, with drafts."""
     model, requests = tiny_gpt(seed=2), random_requests(1000)
