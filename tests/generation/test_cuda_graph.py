@@ -56,6 +56,15 @@ def test_what_was_recorded_continues_texts_of_any_length(changes, monkeypatch):
     assert tokens(graphed, requests) == tokens(eager, requests)
 
 
+def test_a_row_that_a_full_context_has_left_does_not_matter(monkeypatch):
+    monkeypatch.setattr(GraphedStep, "_record", recorded)
+    eager, graphed = engines(tiny_gpt(), CPU, rows=2)
+    config = SamplingConfig(max_new_tokens=5, temperature=0)
+    requests = [Request([1, 2], config), Request([3] * 32, config)]
+    found = tokens(graphed, requests)
+    assert found == tokens(eager, requests) and [*map(len, found)] == [5, 1]
+
+
 def test_it_is_recorded_once(monkeypatch):
     calls = []
     monkeypatch.setattr(GraphedStep, "_record", lambda step: calls.append(step) or recorded(step))
