@@ -168,15 +168,13 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
 
 def _origin_of(path: str, problem: Any, origins: dict[str, str]) -> str:
     """Where a wrong value came from; for fields that do not fit together, the strongest origin."""
-    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
-        prefix = f"{path}." if path else ""
-        inside = [origin for p, origin in origins.items() if p.startswith(prefix)]
-        if inside:
-            return "command line" if "command line" in inside else inside[0]
-    inside = [origin for p, origin in origins.items() if p.startswith(f"{path}.")]
+    prefix = f"{path}." if path else ""
+    inside = [origin for p, origin in origins.items() if p.startswith(prefix)]
+    if inside and problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        return "command line" if "command line" in inside else inside[0]
     while path and path not in origins:
         path = path.rpartition(".")[0]
-    return origins.get(path, "defaults" if not inside else inside[0])
+    return origins.get(path, inside[0] if inside else "defaults")
 
 
 def _field_path(schema: type[BaseModel], loc: tuple[Any, ...]) -> str:

@@ -65,7 +65,7 @@ class LanguageModel:
         return self._model.config.block_size
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> LanguageModel:
-        """The same model, read with other control tokens."""
+        """The same model, read with other control tokens: to be used in place of this one."""
         return LanguageModel(self._model, tokenizer, self.machine, self.draft, self._may_pack)
 
     @overload

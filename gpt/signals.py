@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gpt.errors import Stopped
+
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
-class Interrupted(Exception):
-    """A signal asks to stop, and what was being done can be done again."""
+class Interrupted(Stopped):
+    """A signal asks to stop, and what was being done leaves nothing to save."""
 
 
 @dataclass
@@ -34,7 +36,8 @@ class Stop:
     def raise_if_asked(self) -> None:
         """Raises Interrupted once a signal has asked to stop: for work that leaves no trace."""
         if self.signal_name is not None:
-            raise Interrupted
+            raise Interrupted(f"stopped by {self.signal_name} before the first step; to begin "
+                              f"again: {resume_command()}")
 
 
 @contextlib.contextmanager

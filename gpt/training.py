@@ -21,7 +21,7 @@ from gpt.batches.read_ahead import ReadAhead
 from gpt.budget import Budget
 from gpt.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
 from gpt.config import ModelConfig, RunSections
-from gpt.errors import Stopped, UserError
+from gpt.errors import UserError
 from gpt.evaluate import Measured, Objective, Score, evaluate
 from gpt.finetuning.chat import converses_in, saved_format
 from gpt.generation import SamplingConfig
@@ -32,7 +32,6 @@ from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
 from gpt.plan import Plan, Work, measure_plan, memory_line
 from gpt.run_folder import RunFolder, open_run
 from gpt.runtime import Machine
-from gpt.signals import Interrupted, resume_command
 from gpt.step import Step
 from gpt.telemetry import RunLog
 from gpt.tokenizer import Tokenizer
@@ -98,11 +97,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         run.record(config, machine)
         _keep_base(task, run)
         if task.before_learning is not None:
-            try:
-                task.before_learning(model, machine)
-            except Interrupted as error:
-                raise Stopped(f"stopped by {machine.stop.signal_name} before the first step; to "
-                              f"begin again: {resume_command()}") from error
+            task.before_learning(model, machine)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
             state = checkpoint.load_training(run.resume_from, model, optimizer)

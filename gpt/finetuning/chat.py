@@ -17,11 +17,9 @@ from pydantic import Field, ValidationError
 
 from gpt import strict_yaml
 from gpt.errors import UserError
-from gpt.finetuning.examples import Message
+from gpt.finetuning.examples import SYSTEM_ROLES, Message
 from gpt.section import Section
 from gpt.tokenizer import Tokenizer
-
-SYSTEM_ROLES = ("system", "developer")
 
 
 class Turn(Section):

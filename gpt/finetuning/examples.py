@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SYSTEM_ROLES = ("system", "developer")  # two names of one
+
 
 @dataclass(frozen=True)
 class Message:

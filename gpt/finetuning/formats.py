@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.finetuning.examples import Example, Message, Preference
+from gpt.finetuning.examples import SYSTEM_ROLES, Example, Message, Preference
 from gpt.finetuning.fields import Fields, kind_of, shown
 from gpt.finetuning.task_file import read_rows
 
@@ -34,7 +34,7 @@ _SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("text", ("text",)),
 )
 _BESIDE = {"instruction": ("input", "context"), "question": ("context",)}  # read after it
-_ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user",
+_ROLES = {**dict.fromkeys(SYSTEM_ROLES, "system"), "user": "user", "human": "user",
           "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
           "bard": "assistant", "bing": "assistant"}
 # Fields that a wrong letter would make another thing of, since nobody would miss them.

@@ -79,7 +79,7 @@ def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat:
 
 
 def label_scores(model: GPT, prompt: np.ndarray, answers: Sequence[Sequence[int]], cache: KVCache,
-                  machine: Machine, both_ways: bool = False) -> list[float]:
+                 machine: Machine, both_ways: bool = False) -> list[float]:
     """Log-probability of each of several answers behind a prompt, which is read once.
 
     cache: with room for prompt and answers, as many rows as answers are to be read at a time.

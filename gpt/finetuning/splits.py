@@ -44,9 +44,9 @@ def hold_out(examples: Sequence[One], fraction: float, seed: int) -> tuple[list[
 def _all_labels_to_learn(train: list[Example], val: list[Example]
                          ) -> tuple[list[Example], list[Example]]:
     """With examples of labels that would be held out alone among those to learn from."""
-    known = labels_of(train)
-    rare = [example for example in val if example.label is not None and example.label not in known]
-    return train + rare, [example for example in val if example not in rare]
+    known = labels_of(train) | {None}
+    return (train + [example for example in val if example.label not in known],
+            [example for example in val if example.label in known])
 
 
 def labels_of(examples: Sequence[Example]) -> set[str]:

@@ -218,7 +218,7 @@ def format_for(name: str, data: TaskData, tokenizer: Tokenizer) -> tuple[str, Ch
     saved = saved_format(tokenizer)
     if saved is not None and saved not in (form, FORMATS["plain"]):
         chosen += " (instead of the base model's)"
-    elif saved is None and tokenizer.chat_template is not None:
+    elif name == "auto" and saved is None and tokenizer.chat_template is not None:
         chosen += (" (warning: the base model's own chat template, in Jinja, is not used; where "
                    "they differ, give finetune.chat)")
     return chosen, form

@@ -74,6 +74,7 @@ def _task_lines(lm: LanguageModel, file: Path) -> Iterator[str]:
                         "training started from; finetune.py does that")
     name, form = format_for("auto", data, lm.tokenizer)
     chat, both_ways = Chat(form, lm.tokenizer), form.prefix == "bidirectional"
+    lm = lm.with_tokenizer(chat.own_tokenizer())  # which ends where answers do
     found = encode_examples(data.examples, chat, lm.block_size)
     refuse_useless(found, str(file), lm.block_size, max_long_share=1.0)
     batches = padded_batches(found.rows, max(1, BATCH_TOKENS // lm.block_size), both_ways)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -20,8 +21,8 @@ from gpt import checkpoint
 from gpt.batches import IGNORE, Batches, Order
 from gpt.config import FinetuneConfig
 from gpt.finetuning import TaskRows
-from gpt.signals import Interrupted
-from tests.finetuning.conversations import BYTES
+from gpt.finetuning.preferences import with_reference
+from tests.finetuning.conversations import BYTES, with_controls
 from tests.tiny import call_main, tiny_gpt
 
 PAIRS = [{"prompt": f"{i} plus {i} is ", "completion": f"{2 * i}."} for i in range(24)]
@@ -455,11 +456,45 @@ def test_a_preview_shows_what_would_command_a_terminal(tune):
 
 
 def test_a_signal_before_the_first_step_leaves_as_one_later_does(tune, monkeypatch):
-    def interrupted(*arguments):
-        raise Interrupted
+    def interrupted(pairs, model, machine, *rest):
+        machine.stop.signal_name = "SIGTERM"
+        return with_reference(pairs, model, machine, *rest)
 
     write("prefer.jsonl", PREFERENCES)
     monkeypatch.setattr("gpt.finetuning.task.with_reference", interrupted)
     code, _, stderr = tune("run.name=p", "train.steps=2", *QUIET, data="prefer.jsonl")
     assert code == 75 and "before the first step; to begin again: python" in stderr
-    monkeypatch.undo()
+
+
+def test_a_signal_during_a_dry_run_is_one_line(tune, monkeypatch):
+    def measured(*arguments):
+        arguments[-1].stop.signal_name = "SIGINT"
+        arguments[-1].stop.raise_if_asked()
+
+    monkeypatch.setattr(finetune, "figures", measured)
+    code, _, stderr = tune("train.steps=2", "--dry-run")
+    assert code == 75 and "stopped by SIGINT before the first step" in stderr
+
+
+def test_a_template_of_the_base_that_is_not_used_is_announced_unless_a_format_is_given(tune):
+    tokenizer = copy.copy(BYTES)
+    tokenizer.chat_template = "{{ messages }}"
+    checkpoint.save_model(Path("jinja"), tiny_gpt(vocab_size=257, block_size=48), tokenizer, "test")
+    out = done(tune("finetune.from=jinja", "--preview", "1"))
+    assert "warning: the base model's own chat template, in Jinja, is not used" in out
+    assert "Jinja" not in done(tune("finetune.from=jinja", "finetune.chat=turns", "--preview", "1"))
+    assert "Jinja" not in done(tune("--preview", "1"))
+
+
+def test_an_evaluation_ends_answers_where_the_chosen_format_does(tune, monkeypatch, capsys):
+    model, tokenizer = tiny_gpt(vocab_size=262, block_size=48), with_controls()
+    checkpoint.save_model(Path("chatml"), model, tokenizer, "a test")
+    write("talk.jsonl", [{"messages": [{"role": "user", "content": "a"},
+                                       {"role": "assistant", "content": "b"}]}])
+    asked = []
+    monkeypatch.setattr("gpt.language_model.LanguageModel.answers", lambda lm, prompts, most: (
+        asked.append(lm.tokenizer.stop_tokens), [("b", True)])[1])
+    code, _, errors = call_main(verbs, "evaluate", "chatml", "--data", "talk.jsonl",
+                                monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0, errors
+    assert tokenizer.specials["<|im_end|>"] in asked[0]
