@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.model import GPT
-from gpt.packed import replace_linear_layers
 
+_WIDTH = 32  # torch's kernel reads inputs in such steps, and past the end of others
 _SMALLEST = torch.finfo(torch.float32).tiny
 FEW = 16  # rows of inputs, up to which a product takes as long as reading its weights does
 
@@ -44,7 +44,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) -> (…, O)"""
-        if x.is_cpu and x.numel() <= FEW * x.size(-1):
+        if x.is_cpu and x.size(-1) % _WIDTH == 0 and x.numel() <= FEW * x.size(-1):
             y = torch._weight_int8pack_mm(x.flatten(0, -2).bfloat16(), self.weight, self.scale)
             y = y.to(x.dtype).unflatten(0, x.shape[:-1])
             return y if self.bias is None else y + self.bias
@@ -56,4 +56,7 @@ def quantize(model: GPT) -> None:
 
     It generates and scores; it can be neither trained nor saved any more.
     """
-    replace_linear_layers(model, Int8Linear)
+    model.lm_head = Int8Linear(model.output_weight, None)  # type: ignore[assignment]
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear):
+            model.set_submodule(name, Int8Linear(layer.weight, layer.bias))

@@ -18,7 +18,6 @@ from gpt.generation.grammar import grammars
 from gpt.generation.writer import pieces_of
 from gpt.int8 import quantize
 from gpt.model import GPT
-from gpt.packed import pack, unpack
 from gpt.runtime import Machine, choose_machine
 from gpt.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
@@ -31,42 +30,23 @@ class LanguageModel:
     """What `gpt.load` returns: `model` (an nn.Module), `tokenizer`, and its verbs.
 
     draft: what guesses tokens ahead, which makes generation faster and changes no token.
-    may_pack: generation may change how the model's matrices lie in memory (gpt/packed.py), which
-    makes it faster.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine,
-                 draft: Draft | None = None, may_pack: bool = False):
-        self.tokenizer, self.machine, self.draft = tokenizer, machine, draft
-        self._model, self._may_pack = model, may_pack
+                 draft: Draft | None = None):
+        self.model, self.tokenizer, self.machine, self.draft = model, tokenizer, machine, draft
         form = saved_format(tokenizer)
         self._reads_both_ways = form is not None and form.prefix == "bidirectional"
         self._grammar = grammars(tokenizer)
 
     @property
-    def model(self) -> GPT:
-        """The model, to do with as you like: what you change in it is what generates from then on.
-        On a processor, generation is slower once it has been asked for (`may_pack`)."""
-        if self._may_pack:
-            unpack(self._model)
-            self._may_pack = False
-        return self._model
-
-    @property
-    def inference_model(self) -> GPT:
-        """The model as generation reads it: its matrices may be packed."""
-        if self._may_pack:
-            pack(self._model)
-        return self._model
-
-    @property
     def block_size(self) -> int:
         """Tokens that the model reads at once."""
-        return self._model.config.block_size
+        return self.model.config.block_size
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> LanguageModel:
         """The same model, read with other control tokens: to be used in place of this one."""
-        return LanguageModel(self._model, tokenizer, self.machine, self.draft, self._may_pack)
+        return LanguageModel(self.model, tokenizer, self.machine, self.draft)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
@@ -101,7 +81,7 @@ class LanguageModel:
 
     def writer(self, rows: int, max_tokens: int | None = None) -> Writer:
         """What continues up to `rows` requests at a time, each up to max_tokens with its prompt."""
-        engine = Engine(self.inference_model, self.machine, self.tokenizer.stop_tokens, self.never,
+        engine = Engine(self.model, self.machine, self.tokenizer.stop_tokens, self.never,
                         rows=rows, max_tokens=max_tokens, grammar=self._grammar, draft=self.draft)
         return Writer(engine, self.tokenizer)
 
@@ -119,7 +99,7 @@ class LanguageModel:
             for row, piece in writer.write(rows):
                 yield drawn[row], piece
         for i in sorted(set(range(len(requests))) - set(drawn)):
-            made = beam_search(self.inference_model, requests[i], self.machine,
+            made = beam_search(self.model, requests[i], self.machine,
                                self.tokenizer.stop_tokens, self.never)
             for piece in pieces_of(made, requests[i].config, self.tokenizer):
                 yield i, piece
@@ -128,7 +108,7 @@ class LanguageModel:
     def never(self) -> list[int]:
         """Ids that are not to be chosen: padding of the vocabulary, and control tokens."""
         texts = {*self.tokenizer.text_ids, *self.tokenizer.stop_tokens}
-        return [i for i in range(self._model.vocab_size) if i not in texts]
+        return [i for i in range(self.model.vocab_size) if i not in texts]
 
     def answers(self, prompts: Sequence[Sequence[int]], most: Sequence[int]
                 ) -> list[tuple[str, bool]]:
@@ -164,9 +144,9 @@ class LanguageModel:
             read = torch.tensor([inputs[window]], device=self.machine.device)
             targets = torch.tensor(tokens[window], device=self.machine.device)
             with self.machine.autocast():
-                x = self._model.hidden(read)[0]
+                x = self.model.hidden(read)[0]
                 for part, ids in zip(x.split(SCORED), targets.split(SCORED), strict=True):
-                    logprobs = self._model.logits(part).float().log_softmax(dim=-1)
+                    logprobs = self.model.logits(part).float().log_softmax(dim=-1)
                     scores += logprobs.gather(1, ids.unsqueeze(1)).squeeze(1).tolist()
         return scores
 
@@ -192,7 +172,7 @@ def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
     tokenizer, model = saved.tokenizer(), saved.model(machine.dtype).to(machine.device)
     if dtype == "int8":
         quantize(model)
-    lm = LanguageModel(model, tokenizer, machine, may_pack=dtype != "int8")
+    lm = LanguageModel(model, tokenizer, machine)
     if draft == "prompt":
         lm.draft = PromptLookup()
     elif draft is not None:
@@ -200,7 +180,7 @@ def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
         if _ids_of(smaller.tokenizer) != _ids_of(tokenizer):
             raise UserError(f"draft={draft} has another tokenizer than {saved.path}; a draft needs "
                             "the same one")
-        lm.draft = DraftModel(smaller.inference_model, machine, smaller.never)
+        lm.draft = DraftModel(smaller.model, machine, smaller.never)
     return lm
 
 

@@ -44,6 +44,14 @@ def test_few_rows_and_many_are_multiplied_alike(rows, bias):
     assert 1e-4 < (layer(x) - linear(x)).std() < 0.02  # rounding shows
 
 
+@pytest.mark.parametrize("inputs", [1, 12, 20, 37, 48, 100])
+def test_widths_that_the_fast_kernel_cannot_read_are_multiplied_all_the_same(inputs):
+    linear, x = nn.Linear(inputs, 63), torch.randn(3, inputs)
+    exact = F.linear(x, quantized(linear.weight.detach())[0] * quantized(linear.weight)[1],
+                     linear.bias)
+    assert_close(Int8Linear(linear.weight, linear.bias)(x), exact, rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"bias": True, "n_embd": 64}],
                          ids=str)
 @torch.no_grad()

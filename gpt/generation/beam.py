@@ -11,6 +11,7 @@ from torch import Tensor
 from gpt.generation.request import End, Generation, Request
 from gpt.generation.sampling import log_probabilities
 from gpt.model import GPT, KVCache
+from gpt.native import NativeModel, fastest
 from gpt.runtime import Machine
 
 
@@ -49,10 +50,11 @@ def beam_search(model: GPT, request: Request, machine: Machine, stop_tokens: Seq
     last: End = "length" if steps == config.max_new_tokens else "context"
     cache = KVCache(model.config, config.beams, len(request.prompt) + steps - 1, machine.device,
                     machine.dtype)
+    reader = fastest(model, machine.dtype)
     beams, ended = [Beam((), 0.0)], list[Beam]()
     unread = [list(request.prompt)]
     for step in range(steps):
-        logprobs = _logprobs(model, unread, cache.rows(0, len(beams)), machine, never,
+        logprobs = _logprobs(reader, unread, cache.rows(0, len(beams)), machine, never,
                              0 if step else request.prefix)
         found = list(_continued(beams, logprobs, config.beams, stop_tokens))
         ended += [beam for rank, (_, beam) in enumerate(found)
@@ -82,8 +84,8 @@ def _continued(beams: Sequence[Beam], logprobs: Tensor, count: int, stop_tokens:
             yield parent, Beam((*beams[parent].made, new), score)
 
 
-def _logprobs(model: GPT, tokens: Sequence[Sequence[int]], cache: KVCache, machine: Machine,
-              never: Sequence[int], prefix: int) -> Tensor:
+def _logprobs(model: GPT | NativeModel, tokens: Sequence[Sequence[int]], cache: KVCache,
+              machine: Machine, never: Sequence[int], prefix: int) -> Tensor:
     """Of every next token behind each beam, (beams, V) float32."""
     read, prompts = torch.tensor(tokens, device=machine.device), None
     if prefix:

@@ -16,6 +16,7 @@ import torch
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose
 from gpt.model import GPT, KVCache
+from gpt.native import fastest
 from gpt.runtime import Machine
 
 
@@ -69,7 +70,8 @@ class DraftModel:
 
     def __init__(self, model: GPT, machine: Machine, never: Sequence[int] = (), tokens: int = 4):
         """never: ids that stand for no text. tokens: how many to guess."""
-        self._model, self._machine, self._never, self._tokens = model, machine, [*never], tokens
+        self._model, self._machine = fastest(model, machine.dtype), machine
+        self._never, self._tokens = [*never], tokens
         self._known: dict[int, tuple[KVCache, list[int]]] = {}  # and the tokens that it has read
 
     def propose(self, continuation: Continuation, most: int) -> list[int]:

@@ -21,6 +21,7 @@ from gpt.generation.drafts import Draft
 from gpt.generation.request import Continuation, Generation, Request
 from gpt.generation.sampling import SamplingConfig, choose, log_probabilities
 from gpt.model import GPT, KVCache
+from gpt.native import FEW, fastest
 from gpt.runtime import Machine
 
 CHUNK = 512  # tokens of a prompt that are read at once, which bounds the memory that it takes
@@ -40,7 +41,8 @@ class Engine:
     def __init__(self, model: GPT, machine: Machine, stop_tokens: Sequence[int] = (),
                  never: Sequence[int] = (), *, rows: int = 16, max_tokens: int | None = None,
                  grammar: MakeGrammar | None = None, draft: Draft | None = None):
-        self._model, self._machine, self._grammar, self._draft = model, machine, grammar, draft
+        self._model, self._machine = fastest(model, machine.dtype), machine
+        self._grammar, self._draft = grammar, draft
         # Apple's GPUs have no float64, which draws are decided in.
         self._draws_on = torch.device("cpu") if machine.device.type == "mps" else machine.device
         self._stop_tokens = tuple(stop_tokens)
@@ -140,7 +142,8 @@ class Engine:
                    for row in rows}
         firsts = {prompt: row for row, prompt in reversed(prompts.items())}
         scores: dict[int, Tensor] = {}
-        for span in spans(sorted(firsts.values()), lambda row: running[row].unread):
+        for span in spans(sorted(firsts.values()), lambda row: running[row].unread,
+                          lambda row: (running[row].unread > FEW, running[row].prefix > 0)):
             scores |= zip(span, self._read(span), strict=True)
         for row, prompt in prompts.items():
             if firsts[prompt] != row:
@@ -225,30 +228,36 @@ class Engine:
               ) -> tuple[list[int], list[float]]:
         """(tokens, their log-probabilities) for scores (N, V)."""
         logprobs = log_probabilities(scores)
-        changed = scores.index_fill(1, self._never, -torch.inf)
+        changed = scores.index_fill(1, self._never, -torch.inf) if len(self._never) else scores
         alike: dict[tuple[object, ...], list[int]] = {}
         for row, one in enumerate(running):
             if one.controls is not None:
                 changed[row] = one.controls.apply(changed[row])
             alike.setdefault(one.config.filters, []).append(row)
-        tokens = torch.empty(len(running), dtype=torch.int64, device=scores.device)
+        tokens = [0] * len(running)
         for rows in alike.values():
-            uniforms = torch.tensor([running[row].uniform() for row in rows], dtype=torch.float64,
-                                    device=scores.device)
-            tokens[rows] = choose(changed[rows], running[rows[0]].config, uniforms)
-        chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        return tokens.tolist(), chosen.tolist()
+            config = running[rows[0]].config
+            numbers = [running[row].uniform() for row in rows] if config.temperature else []
+            uniforms = torch.tensor(numbers, dtype=torch.float64, device=scores.device)
+            together = changed if len(rows) == len(running) else changed[rows]
+            for row, token in zip(rows, choose(together, config, uniforms).tolist(), strict=True):
+                tokens[row] = token
+        chosen = logprobs.gather(1, torch.tensor(tokens, device=scores.device).unsqueeze(1))
+        return tokens, chosen.squeeze(1).tolist()
 
 
-def spans(rows: Sequence[int], length: Callable[[int], int]) -> Iterator[range]:
-    """Neighbouring rows, from the first to the last, whose prompts are read side by side.
+def spans(rows: Sequence[int], length: Callable[[int], int], kind: Callable[[int], object]
+          ) -> Iterator[range]:
+    """Neighbouring rows, from the first to the last, whose prompts are read side by side: of a
+    kind, which are read by the same kernels whether alone or together.
 
     Those of several rows are never longer than SHORT, which is less than a CHUNK.
     """
     start = None
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         start = row if start is None else start
-        if following != row + 1 or max(length(row), length(following)) > SHORT:
+        if (following != row + 1 or kind(row) != kind(following)
+                or max(length(row), length(following)) > SHORT):
             yield range(start, row + 1)
             start = None
 

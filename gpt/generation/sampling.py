@@ -104,7 +104,7 @@ def choose(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
 
     uniforms: numbers in [0, 1) that decide the draws: the token at which the cumulative
     probability, added up from token 0, passes the number. What is drawn is thus a function of the
-    row's scores and its number alone.
+    row's scores and its number alone. At temperature 0 none is needed.
     """
     if config.temperature == 0:
         return logits.argmax(dim=-1)

@@ -15,6 +15,7 @@ from gpt.model.visibility import visible_in_rows, visible_keys, within_reach
 class KVCache:
     """Space for the keys and values of several texts, a row each, set aside beforehand.
 
+    keys, values: of each layer, (B, n_kv_head, max_tokens, D).
     lengths: how many tokens of each row have been read, (B,) int64: the position of its next one.
     What lies behind them is never read, so a row is emptied or cut by setting its length.
     """
@@ -23,7 +24,7 @@ class KVCache:
                  device: torch.device, dtype: torch.dtype):
         shape = (batch_size, config.n_kv_head, max_tokens, config.head_dim)
         # Not whatever was there: attention multiplies hidden values by 0, and 0 · NaN is NaN.
-        self._keys, self._values = ([torch.zeros(shape, device=device, dtype=dtype)
+        self.keys, self.values = ([torch.zeros(shape, device=device, dtype=dtype)
                                      for _ in range(config.n_layer)] for _ in "kv")
         self._windows, self._device, self.max_tokens = config.windows, device, max_tokens
         self.lengths = np.zeros(batch_size, dtype=np.int64)
@@ -42,26 +43,28 @@ class KVCache:
         else:
             places = self.positions(T)
         return [LayerCache(keys, values, places, slice(*spans[window])) for keys, values, window
-                in zip(self._keys, self._values, self._windows, strict=True)]
+                in zip(self.keys, self.values, self._windows, strict=True)]
 
     def rows(self, start: int, stop: int) -> KVCache:
         """Some of the rows, as a cache that shares their space and their lengths."""
+        if (start, stop) == (0, self.batch_size):
+            return self
         part = copy.copy(self)
-        part._keys, part._values = ([space[start:stop] for space in spaces]
-                                    for spaces in (self._keys, self._values))
+        part.keys, part.values = ([space[start:stop] for space in spaces]
+                                    for spaces in (self.keys, self.values))
         part.lengths = self.lengths[start:stop]
         return part
 
     def copy_row(self, source: int, target: int) -> None:
         """Make one row what another is."""
         length = self.lengths[target] = self.lengths[source]
-        for space in (*self._keys, *self._values):
+        for space in (*self.keys, *self.values):
             space[target, :, :length] = space[source, :, :length]
 
     def reorder(self, sources: Tensor) -> None:
         """Make row i what row sources[i] is, for the first rows.  (n,) int64"""
         n, length = len(sources), int(self.lengths.max())
-        for space in (*self._keys, *self._values):
+        for space in (*self.keys, *self.values):
             space[:n, :, :length] = space[sources.to(self._device), :, :length]
         self.lengths[:n] = self.lengths[sources.cpu().numpy()]
 
@@ -110,7 +113,7 @@ class StaticCache(KVCache):
     def layers(self, T: int) -> list[LayerCache]:
         """Each layer's part."""
         return [LayerCache(keys, values, self._places, slice(None)) for keys, values
-                in zip(self._keys, self._values, strict=True)]
+                in zip(self.keys, self.values, strict=True)]
 
     def positions(self, T: int) -> Tensor:
         """(B, 1)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class GPT(nn.Module):
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.config = config
         self.adapter: AdapterConfig | None = None  # gpt/lora.py
+        self._compiled: Callable[..., Tensor] | None = None
         self.recompute = False  # layers in the backward pass, to keep less: arXiv:1604.06174
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -58,9 +60,14 @@ class GPT(nn.Module):
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, segments: Tensor | None = None,
                prompts: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
+        read = self._compiled if self.training and self._compiled is not None else self._hidden
+        return read(tokens, cache, segments, prompts)
+
+    def _hidden(self, tokens: Tensor, cache: KVCache | None, segments: Tensor | None,
+                prompts: Tensor | None) -> Tensor:
         T, windows, device = tokens.size(1), self.config.windows, tokens.device
         visible: dict[int | None, Tensor | None]
-        self._refuse_too_long(T, cache)
+        self.refuse_too_long(T, cache)
         if segments is not None or prompts is not None:
             if cache is not None and (segments is not None or cache.lengths.any()):
                 raise ValueError("a cache continues one text: it cannot be used with segments, nor "
@@ -88,7 +95,8 @@ class GPT(nn.Module):
             cache.advance(T)
         return self.final_norm(x)
 
-    def _refuse_too_long(self, T: int, cache: KVCache | None) -> None:
+    def refuse_too_long(self, T: int, cache: KVCache | None) -> None:
+        """Raise ValueError if T more tokens outgrow block_size or the cache."""
         length = T if cache is None else T + int(cache.lengths.max())
         if length > self.config.block_size:
             raise ValueError(f"a sequence of {length} tokens is longer than block_size "
@@ -103,16 +111,15 @@ class GPT(nn.Module):
         Training steps alone run compiled: evaluation and generation come in many lengths, and each
         would have to be compiled anew.
         """
-        eager, compiled = self.hidden, torch.compile(self.hidden, *args, **kwargs)
-
-        def hidden(*args: Any, **kwargs: Any) -> Tensor:
-            return (compiled if self.training else eager)(*args, **kwargs)
-
-        self.hidden = hidden  # type: ignore[method-assign]
+        self._compiled = torch.compile(self._hidden, *args, **kwargs)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, V).  Soft cap: Gemma 2, arXiv:2408.00118, section 2."""
-        scores, limit = self.project(x), self.config.logit_softcap
+        """(B, T, C) -> (B, T, V)"""
+        return self.bend(self.project(x))
+
+    def bend(self, scores: Tensor) -> Tensor:
+        """Keep scores within logit_softcap.  Source: Gemma 2, arXiv:2408.00118, section 2."""
+        limit = self.config.logit_softcap
         return scores if limit is None else limit * torch.tanh(scores / limit)
 
     def project(self, x: Tensor) -> Tensor:

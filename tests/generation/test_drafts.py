@@ -52,11 +52,12 @@ def test_a_model_guesses_four_tokens_or_as_many_as_its_context_has_room_for(name
 @pytest.mark.parametrize("name", DRAFTS)
 def test_a_draft_with_a_shorter_context_or_of_damaged_weights_costs_no_token(name):
     request = Request([1, 2], SamplingConfig(seed=0, max_new_tokens=60, slide=True))
-    draft = DRAFTS[name]()
-    assert made(request, draft) == made(request)
-    if isinstance(draft, DraftModel):
+    assert made(request, DRAFTS[name]()) == made(request)
+    if name == "model":
+        smaller = tiny_gpt(vocab_size=7)
         with torch.no_grad():
-            draft._model.final_norm.weight.fill_(torch.nan)
+            smaller.final_norm.weight.fill_(torch.nan)
+        draft = DraftModel(smaller, CPU)
         assert draft.propose(Continuation(0, request, 32), 4) == []
         assert made(request, draft) == made(request)
 

@@ -208,11 +208,17 @@ def test_equal_prompts_are_read_once(monkeypatch):
     assert read == [(1, 5)] and len({tuple(tokens) for tokens in made}) > 1
 
 
+def alike(row):
+    """Of what kind a row's prompt is."""
+
+
 def test_short_neighbours_are_read_side_by_side_and_long_prompts_alone():
     lengths = {0: 3, 1: 5, 2: 900, 3: 2, 5: 4, 6: 4}
-    assert list(spans([0, 1, 2, 3, 5, 6], lengths.__getitem__)) == [
+    assert list(spans([0, 1, 2, 3, 5, 6], lengths.__getitem__, alike)) == [
         range(2), range(2, 3), range(3, 4), range(5, 7)]
-    assert list(spans([4], lambda row: 1)) == [range(4, 5)]
+    assert list(spans([4], lambda row: 1, alike)) == [range(4, 5)]
+    assert list(spans([0, 1, 2, 3], lambda row: 1, lambda row: row // 3)) == [range(3),
+                                                                              range(3, 4)]
 
 
 # ----- Where a text ends
@@ -393,8 +399,8 @@ def test_an_engine_reads_no_more_than_its_model_and_its_rows_have_room_for():
 
 
 def test_short_prompts_are_those_of_up_to_64_tokens():
-    assert list(spans([0, 1], lambda row: 64)) == [range(2)]
-    assert list(spans([0, 1], lambda row: 65 - row)) == [range(1), range(1, 2)]
+    assert list(spans([0, 1], lambda row: 64, alike)) == [range(2)]
+    assert list(spans([0, 1], lambda row: 65 - row, alike)) == [range(1), range(1, 2)]
 
 
 def test_requests_that_differ_in_one_filter_are_drawn_for_apart():
