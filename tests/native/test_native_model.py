@@ -24,7 +24,8 @@ ODD = {"odd": {"n_embd": 44, "n_head": 2, "n_kv_head": 1, "n_inner": 37, "head_d
                "vocab_size": 63},
        "odd gpt2": {**ARCHITECTURES["gpt2"], "n_embd": 27, "n_head": 3, "n_kv_head": 3,
                     "n_inner": 1201, "vocab_size": 5},
-       "long": {"block_size": 300, "n_kv_head": 2, "window": 70, "window_pattern": "FS"}}
+       "long": {"block_size": 300, "n_kv_head": 2, "window": 70, "window_pattern": "FS"},
+       "long, wide heads": {"block_size": 300, "n_head": 2, "n_kv_head": 1, "head_dim": 74}}
 KINDS = ARCHITECTURES | ODD
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler")
 
@@ -79,9 +80,10 @@ def test_every_architecture_says_the_same(kind, T, lengths):
         assert_close(ours, theirs, rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("kind", ["long", "long, wide heads"])
 @torch.inference_mode()
-def test_texts_longer_than_attention_reads_at_a_time_are_read_whole():
-    model = tiny_gpt(**ODD["long"])
+def test_texts_longer_than_attention_reads_at_a_time_are_read_whole(kind):
+    model = tiny_gpt(**ODD[kind])
     for lengths in ([63], [64], [65], [130, 257, 299]):
         tokens = random_tokens(len(lengths), 1, seed=3)
         expected = model.hidden(tokens, cache_of(model, lengths))
@@ -118,6 +120,22 @@ def test_bfloat16_weights_and_caches_are_read_as_the_numbers_they_are(kind):
     assert_close(first.float(), torch.stack([before.keys[0][r, :, n]
                                              for r, n in enumerate(lengths)]).bfloat16().float(),
                  rtol=2**-7, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_keys_and_values_are_rounded_to_bfloat16_as_torch_does():
+    model = halves(tiny_gpt(n_head=1, n_kv_head=1, head_dim=8, bias=True, position="none"))
+    layer = model.blocks[0].attention.qkv_proj
+    # Halfway between two bfloat16, to the even one; next to it; too large; not a number.
+    odd = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 3.4e38,
+                        torch.inf, torch.nan, 0])
+    odd.view(torch.int32)[7] = 0x7fffffff  # whose bits would round up to those of -0
+    layer.weight = nn.Parameter(torch.zeros_like(layer.weight))
+    layer.bias = nn.Parameter(torch.cat([torch.zeros(16), odd]))
+    cache = KVCache(model.config, 1, 4, CPU.device, torch.bfloat16)
+    native(model, torch.bfloat16).hidden(random_tokens(1, 1), cache)
+    assert torch.equal(cache.values[0][0, 0, 0].nan_to_num(nan=7, posinf=8),
+                       odd.bfloat16().nan_to_num(nan=7, posinf=8))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -430,6 +448,19 @@ def test_token_ids_may_be_of_any_integer_type():
     model, tokens = tiny_gpt(), random_tokens(2, 3)
     expected = native(model).hidden(tokens, cache_of(model, [4, 4]))
     assert torch.equal(native(model).hidden(tokens.int(), cache_of(model, [4, 4])), expected)
+
+
+@pytest.mark.parametrize("position", ["rope", "sinusoidal", "learned"])
+@torch.inference_mode()
+def test_a_longer_cache_has_its_own_places(position):
+    model = tiny_gpt(position=position, block_size=300)
+    quick, tokens = native(model), random_tokens(1, 250)
+    for length in (4, 250):
+        cache = KVCache(model.config, 1, length, CPU.device, torch.float32)
+        for token in tokens[:, :length].split(1, dim=1):
+            found = quick.hidden(token, cache)
+        expected = model.hidden(tokens[:, :length])[:, -1:]
+        assert_close(found, expected, rtol=0, atol=5e-5)
 
 
 @torch.inference_mode()
