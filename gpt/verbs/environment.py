@@ -13,6 +13,7 @@ from gpt.choices import choose_batch_size, choose_micro_batch_size
 from gpt.config import PretrainConfig
 from gpt.errors import UserError
 from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.native.library import library
 from gpt.optim import Rates
 from gpt.plan import memory_line
 from gpt.presets import TOKENS_PER_PARAMETER
@@ -62,7 +63,17 @@ def about_hardware(machine: Machine) -> dict[str, str]:
     return {"device": machine.describe(), "cores": str(os.cpu_count()),
             "memory": f"{total_memory(machine) / 2**30:,.1f} GiB",
             "products": ", ".join(f"{kind} {flops / 1e9:,.0f} GFLOP/s"
-                                  for kind, flops in speeds.items())}
+                                  for kind, flops in speeds.items()),
+            "generation": new_tokens_by(machine)}
+
+
+def new_tokens_by(machine: Machine) -> str:
+    """What reads one token at a time."""
+    if machine.device.type == "cuda":
+        return "CUDA graphs"
+    if machine.device.type == "cpu" and library() is not None:
+        return "gpt/native, compiled for this processor"
+    return "torch"
 
 
 def total_memory(machine: Machine) -> int:

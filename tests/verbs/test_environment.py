@@ -28,6 +28,17 @@ def test_it_tells_versions_and_hardware(capsys):
     assert speed[0] == "float32" and float(speed[1].replace(",", "")) > 0.1
 
 
+@pytest.mark.parametrize(("device", "compiled", "told"), [
+    ("cpu", True, "gpt/native"), ("cpu", False, "torch"), ("mps", True, "torch"),
+    ("cuda", True, "CUDA graphs")])
+def test_it_tells_what_generates(device, compiled, told, monkeypatch):
+    from gpt.runtime import Machine
+    from gpt.verbs import environment
+    monkeypatch.setattr(environment, "library", lambda: compiled or None)
+    machine = Machine(torch.device(device), torch.float32)
+    assert environment.new_tokens_by(machine).startswith(told)
+
+
 def test_packages_that_are_missing_are_named(capsys, monkeypatch):
     from gpt.verbs import environment
     monkeypatch.setattr(environment, "package_version",
