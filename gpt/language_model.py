@@ -99,8 +99,8 @@ class LanguageModel:
             for row, piece in writer.write(rows):
                 yield drawn[row], piece
         for i in sorted(set(range(len(requests))) - set(drawn)):
-            made = beam_search(self.model, requests[i], self.machine,
-                               self.tokenizer.stop_tokens, self.never)
+            made = beam_search(self.model, requests[i], self.machine, self.tokenizer.stop_tokens,
+                               self.never)
             for piece in pieces_of(made, requests[i].config, self.tokenizer):
                 yield i, piece
 

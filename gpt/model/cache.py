@@ -25,7 +25,7 @@ class KVCache:
         shape = (batch_size, config.n_kv_head, max_tokens, config.head_dim)
         # Not whatever was there: attention multiplies hidden values by 0, and 0 · NaN is NaN.
         self.keys, self.values = ([torch.zeros(shape, device=device, dtype=dtype)
-                                     for _ in range(config.n_layer)] for _ in "kv")
+                                   for _ in range(config.n_layer)] for _ in "kv")
         self._windows, self._device, self.max_tokens = config.windows, device, max_tokens
         self.lengths = np.zeros(batch_size, dtype=np.int64)
 
@@ -51,7 +51,7 @@ class KVCache:
             return self
         part = copy.copy(self)
         part.keys, part.values = ([space[start:stop] for space in spaces]
-                                    for spaces in (self.keys, self.values))
+                                  for spaces in (self.keys, self.values))
         part.lengths = self.lengths[start:stop]
         return part
 
