@@ -16,7 +16,7 @@ quickstart: .venv/installed
 	@echo "== 2 of 5: pretrain (about 4 minutes) =="
 	$(PY) train.py configs/quickstart.yaml
 	@echo "== 3 of 5: fine-tune: signature to docstring (about 1 minute) =="
-	$(PY) data/docstrings.py
+	$(PY) data/tasks/docstrings.py
 	$(PY) finetune.py configs/quickstart-docstrings.yaml
 	@echo "== 4 of 5: what the model learned, against compressors =="
 	$(PY) benchmarks/quickstart.py
@@ -29,7 +29,7 @@ test: .venv/installed-dev
 
 interop: .venv/installed-dev
 	$(PIP) 'llama-cpp-python>=0.3.16'
-	$(PY) -m pytest -rs tests/interop/test_llama_cpp.py
+	$(PY) -m pytest -rs tests/interop/gguf/test_llama_cpp.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
@@ -58,4 +58,5 @@ bench: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv runs data/*/ build *.egg-info
+	rm -rf .venv runs build *.egg-info
+	for folder in data/*/; do test -f $$folder/__init__.py || rm -rf $$folder; done

@@ -12,11 +12,9 @@ from __future__ import annotations
 import math
 import sys
 
-from gpt import checkpoint
 from gpt.batches import Batches, Order
-from gpt.budget import Budget
-from gpt.cli import parse_command_line
-from gpt.config import FinetuneConfig
+from gpt.configuration.command_line import parse_command_line
+from gpt.configuration.sections import FinetuneConfig
 from gpt.errors import UserError, run_command
 from gpt.finetuning import (
     TaskRows,
@@ -28,10 +26,12 @@ from gpt.finetuning import (
 )
 from gpt.finetuning.preferences import PreferenceObjective
 from gpt.finetuning.task import sequences_per_step
+from gpt.machine.machine import launch
 from gpt.model import GPT
-from gpt.runtime import launch
-from gpt.saved_model import SavedModel, find_model
-from gpt.training import Task, train_task
+from gpt.runs import checkpoint
+from gpt.runs.saved_model import SavedModel, find_model
+from gpt.training.budget import Budget
+from gpt.training.task import Task, train_task
 
 WARMUP_SHARE = 0.1  # of a run's steps, at most
 

@@ -13,8 +13,8 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
+from gpt.chat.format import converses_in, saved_format
 from gpt.errors import run_command
-from gpt.finetuning.chat import converses_in, saved_format
 from gpt.generation import Request
 from gpt.language_model import LanguageModel, load
 from gpt.terminal.chat import converse

@@ -22,15 +22,15 @@ from gpt.batches import (
     TokenizedText,
     Windows,
 )
-from gpt.choices import choose_batch_size
-from gpt.cli import parse_command_line
-from gpt.config import ModelConfig, PretrainConfig
+from gpt.configuration.command_line import parse_command_line
+from gpt.configuration.sections import ModelConfig, PretrainConfig
 from gpt.errors import UserError, run_command
+from gpt.machine.machine import Machine, launch, training_machine
 from gpt.model import GPT, flops_per_token
-from gpt.run_folder import started_with
-from gpt.runtime import Machine, launch, training_machine
-from gpt.shards import Dataset
-from gpt.training import Task, train_task
+from gpt.runs.folder import started_with
+from gpt.shards.reading import Dataset
+from gpt.training.choices import choose_batch_size
+from gpt.training.task import Task, train_task
 
 
 def main(argv: list[str]) -> None:

@@ -39,8 +39,8 @@ def main() -> None:
         for arm, rate in result[shape].items():
             print(f"{shape:24} {arm:16} {rate:8,.0f} tokens/s  "
                   f"(ours / this: {result[shape]['ours'] / rate:.2f})", flush=True)
-    from gpt.files import write_json
-    from gpt.runtime import choose_machine
+    from gpt.files.atomic import write_json
+    from gpt.machine.machine import choose_machine
 
     RESULTS.parent.mkdir(exist_ok=True)
     write_json(RESULTS, {"hardware": choose_machine("cpu", "float32").describe(),
@@ -59,13 +59,13 @@ def worker(arm: str, shape: str) -> None:
     """Train for a moment and print the rate."""
     import torch
 
-    from gpt import runtime
-    from gpt.allocator import keep_freed_memory
     from gpt.batches import MicroBatch
-    from gpt.config import ModelConfig, OptimConfig
+    from gpt.configuration.sections import ModelConfig, OptimConfig
+    from gpt.machine import machine as runtime
+    from gpt.machine.allocator import keep_freed_memory
     from gpt.model import GPT
     from gpt.optim import Rates, build_optimizer
-    from gpt.step import Step
+    from gpt.training.step import Step
 
     if ARMS[arm]:
         keep_freed_memory()

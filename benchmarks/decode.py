@@ -33,8 +33,8 @@ import torch  # noqa: E402
 
 from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files import write_json  # noqa: E402
-from gpt.runtime import choose_machine, computes_in_bfloat16  # noqa: E402
+from gpt.files.atomic import write_json  # noqa: E402
+from gpt.machine.machine import choose_machine, computes_in_bfloat16  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 ROUNDS, PROMPT, NEW, LONG_PROMPT, BATCH = 5, 32, 64, 512, 16
@@ -84,12 +84,12 @@ def bytes_per_second() -> float:
 
 def make_models(folder: Path) -> None:
     """Each shape as our checkpoint, as a Hugging Face folder and as GGUF, with the same weights."""
-    from gpt import checkpoint
-    from gpt.config import ModelConfig
-    from gpt.interop.gguf_writing import export_gguf
+    from gpt.configuration.sections import ModelConfig
+    from gpt.interop.gguf.writing import export_gguf
     from gpt.interop.model_card import about_checkpoint
     from gpt.interop.writing import export_huggingface
     from gpt.model import GPT
+    from gpt.runs import checkpoint
     from gpt.tokenizer import build_tokenizer
     tokenizer = build_tokenizer("byte")  # the model's other ids are padding, and count all the same
     for shape, sizes in SHAPES.items():
@@ -134,7 +134,8 @@ def measure(arm: str, folder: Path) -> dict[str, float]:
 
 def command_line(model: Path, how: str) -> float:
     """Seconds of a process that writes 100 tokens."""
-    plain = "import gpt.native.model; gpt.native.model.library = lambda: None; " * (how == "plain")
+    plain = ("from gpt.generation.native import model; model.library = lambda: None; "
+             * (how == "plain"))
     words = [str(model), "--prompt", "The quick", "--max-new-tokens", "100", "--min-new-tokens",
              "100", "--temperature", "0", "--device", "cpu", "--dtype", "float32"]
     start = time.perf_counter()

@@ -30,7 +30,7 @@ import torch  # noqa: E402
 
 from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files import write_json  # noqa: E402
+from gpt.files.atomic import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 PEER = {"ours full": "transformers full", "ours lora": "peft lora",
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
 
 def report(found: dict[str, list[dict[str, float]]]) -> None:
     """A line per arm, and the file."""
-    from gpt.runtime import choose_machine
+    from gpt.machine.machine import choose_machine
     medians = {arm: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
                for arm, rounds in found.items()}
     ratios = {arm: medians[arm]["tokens_per_second"] / medians[peer]["tokens_per_second"]
@@ -73,11 +73,11 @@ def report(found: dict[str, list[dict[str, float]]]) -> None:
 
 def make_base(folder: Path) -> None:
     """The model as our checkpoint and, with the same weights, as a Hugging Face folder."""
-    from gpt import checkpoint
-    from gpt.config import ModelConfig
+    from gpt.configuration.sections import ModelConfig
     from gpt.interop.model_card import about_checkpoint
     from gpt.interop.writing import export_huggingface
     from gpt.model import GPT
+    from gpt.runs import checkpoint
     from gpt.tokenizer import build_tokenizer
     torch.manual_seed(0)
     tokenizer = build_tokenizer("byte")
@@ -101,9 +101,9 @@ def measure(arm: str, folder: Path) -> dict[str, float]:
 
 def task_of(arm: str, folder: Path) -> Any:
     """(configuration, rows): what finetune.py would read."""
-    from gpt.config import FinetuneConfig
+    from gpt.configuration.sections import FinetuneConfig
     from gpt.finetuning import TaskRows
-    from gpt.saved_model import find_model
+    from gpt.runs.saved_model import find_model
     method = next(name for name in ("full", "lora", "dora") if name in arm)
     config = FinetuneConfig(
         finetune={"from": str(folder / "ours"), "data": str(ROOT / "data/tasks/style.jsonl"),
@@ -116,11 +116,11 @@ def task_of(arm: str, folder: Path) -> Any:
 def ours(arm: str, folder: Path) -> tuple[Callable[[], int], int]:
     """A function that takes a step and returns its tokens; weights that learn."""
     from gpt.batches import Batches, Order
-    from gpt.config import OptimConfig
+    from gpt.configuration.sections import OptimConfig
     from gpt.finetuning import choose_what_learns
+    from gpt.machine.machine import choose_machine
     from gpt.optim import Rates, build_optimizer
-    from gpt.runtime import choose_machine
-    from gpt.step import Step
+    from gpt.training.step import Step
     config, base, rows = task_of(arm, folder)
     machine, optim = choose_machine("cpu", "float32"), OptimConfig(name="adamw", lr=1e-3)
     model = choose_what_learns(base.model(), config, rows.chat.stop_token).train()

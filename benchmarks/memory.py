@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from gpt.errors import run_command  # noqa: E402
-from gpt.files import write_json  # noqa: E402
+from gpt.files.atomic import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 VOCABULARY, BATCH, CONTEXT = 50_304, 4, 1024
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 def report(peaks: dict[str, list[int]]) -> None:
     """A line per arm, and the file."""
-    from gpt.runtime import choose_machine
+    from gpt.machine.machine import choose_machine
     medians = {arm: statistics.median(found) for arm, found in peaks.items()}
     limit = 4 * 4 * parameters()
     for arm, peak in medians.items():
@@ -82,19 +82,19 @@ def parameters() -> int:
 
 def shape():
     """GPT-2's."""
-    from gpt.config import ModelConfig
+    from gpt.configuration.sections import ModelConfig
     return ModelConfig(preset="gpt2", vocab_size=VOCABULARY, block_size=CONTEXT)
 
 
 def step_of_ours(tokens: torch.Tensor, recompute: bool, micro_batch_size: int | str) -> None:
     """As the trainer does it: gradients added up over micro-batches, clipping, fused AdamW."""
     from gpt.batches import MicroBatch
-    from gpt.choices import choose_micro_batch_size
-    from gpt.config import OptimConfig, TrainConfig
+    from gpt.configuration.sections import OptimConfig, TrainConfig
+    from gpt.machine.machine import choose_machine
     from gpt.model import GPT
     from gpt.optim import Rates, build_optimizer
-    from gpt.runtime import choose_machine
-    from gpt.step import Step
+    from gpt.training.choices import choose_micro_batch_size
+    from gpt.training.step import Step
 
     train = TrainConfig(batch_size=BATCH, recompute_activations=recompute,
                         micro_batch_size=micro_batch_size)

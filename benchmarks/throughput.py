@@ -28,22 +28,22 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from gpt.allocator import keep_freed_memory  # noqa: E402
 from gpt.batches import MicroBatch  # noqa: E402
-from gpt.choices import choose_micro_batch_size  # noqa: E402
-from gpt.config import ModelConfig, OptimConfig, TrainConfig  # noqa: E402
+from gpt.configuration.sections import ModelConfig, OptimConfig, TrainConfig  # noqa: E402
 from gpt.errors import run_command  # noqa: E402
-from gpt.files import write_json  # noqa: E402
-from gpt.model import GPT  # noqa: E402
-from gpt.optim import Rates, build_optimizer  # noqa: E402
-from gpt.runtime import (  # noqa: E402
+from gpt.files.atomic import write_json  # noqa: E402
+from gpt.machine.allocator import keep_freed_memory  # noqa: E402
+from gpt.machine.machine import (  # noqa: E402
     Machine,
     choose_machine,
     computes_in_bfloat16,
     measure_matmul_flops,
     package_version,
 )
-from gpt.step import Step  # noqa: E402
+from gpt.model import GPT  # noqa: E402
+from gpt.optim import Rates, build_optimizer  # noqa: E402
+from gpt.training.choices import choose_micro_batch_size  # noqa: E402
+from gpt.training.step import Step  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH, VOCABULARY = 6, 6, 384, 256, 16, 65

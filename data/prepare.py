@@ -20,18 +20,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
-from data.files import File, list_files
-from data.finishing import announce, finish, join_parts
-from data.journal import JOURNAL
-from data.making import FETCHED, SEEN, clear, corpus_hash, make_shards
-from data.overlap import check_evaluation
-from data.parts import PART, Share, finished_parts, parts_folder
+from data.documents.overlap import check_evaluation
 from data.recipe import Recipe, build_recipe, find_recipe, read_recipe
-from gpt.cli import help_text, split_arguments
+from data.sharding.finishing import announce, finish, join_parts
+from data.sharding.journal import JOURNAL
+from data.sharding.making import SEEN, clear, corpus_hash, make_shards
+from data.sharding.parts import PART, Share, finished_parts, parts_folder
+from data.sources.files import FETCHED, File, list_files
+from gpt.configuration.command_line import help_text, split_arguments
 from gpt.errors import UserError, run_command
-from gpt.files import flush_to_disk
-from gpt.lock import LOCK, InUse, locked
-from gpt.shards import MANIFEST, Dataset, is_dataset, read_manifest
+from gpt.files.atomic import flush_to_disk
+from gpt.files.lock import LOCK, InUse, locked
+from gpt.shards.reading import MANIFEST, Dataset, is_dataset, read_manifest
 
 
 def main(argv: list[str]) -> None:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from gpt.cli import validate
-from gpt.config import Section
+from gpt.configuration.command_line import validate
+from gpt.configuration.sections import Section
+from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
-from gpt.strict_yaml import load_file
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "data"
 Format = Literal["auto", "text", "jsonl", "json", "csv", "parquet", "datasets"]

@@ -9,17 +9,17 @@ from typing import Any, overload
 import torch
 from pydantic import ValidationError
 
+from gpt.chat.format import saved_format
 from gpt.errors import UserError
-from gpt.finetuning.chat import saved_format
 from gpt.generation import Engine, Piece, Request, SamplingConfig, Writer, room_for
 from gpt.generation.beam import beam_search
 from gpt.generation.drafts import Draft, DraftModel, PromptLookup
 from gpt.generation.grammar import grammars
 from gpt.generation.writer import pieces_of
-from gpt.int8 import quantize
+from gpt.machine.machine import Machine, choose_machine
 from gpt.model import GPT
-from gpt.runtime import Machine, choose_machine
-from gpt.saved_model import SavedModel, find_model
+from gpt.model.int8 import quantize
+from gpt.runs.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
 
 ROWS = 16  # texts at a time: more need more memory, and bring a processor little

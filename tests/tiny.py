@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from gpt.batches.text import TokenizedText
-from gpt.config import ModelConfig
+from gpt.configuration.sections import ModelConfig
 from gpt.errors import run_command
 from gpt.generation import Engine, Generation, Request, SamplingConfig, room_for
+from gpt.machine.machine import Machine
 from gpt.model import GPT
-from gpt.runtime import Machine
-from gpt.shards import TokenStream
+from gpt.shards.reading import TokenStream
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gpt.chat.messages import SYSTEM_ROLES, Message
 from gpt.errors import UserError
-from gpt.finetuning.examples import SYSTEM_ROLES, Example, Message, Preference
+from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.fields import Fields, kind_of, shown
 from gpt.finetuning.task_file import read_rows
 

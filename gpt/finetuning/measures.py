@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.config import FinetuneConfig
-from gpt.evaluate import Measured
-from gpt.finetuning.chat import Chat
+from gpt.chat.format import Chat
+from gpt.configuration.sections import FinetuneConfig
 from gpt.finetuning.preferences import preference_figures
 from gpt.finetuning.rows import Row
 from gpt.finetuning.task import TaskRows
+from gpt.machine.machine import Machine
 from gpt.model import GPT, KVCache
-from gpt.runtime import Machine
+from gpt.training.evaluate import Measured
 
 # (prompts of token ids, most tokens to write for each) -> (text, whether it came to an end) each
 Answers = Callable[[Sequence[Sequence[int]], Sequence[int]], list[tuple[str, bool]]]

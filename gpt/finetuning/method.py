@@ -7,11 +7,11 @@ import fnmatch
 import torch
 from torch import Tensor
 
-from gpt.adapter_config import AdapterConfig
-from gpt.config import FinetuneConfig
+from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration.sections import FinetuneConfig
 from gpt.errors import UserError
-from gpt.lora import adapt
 from gpt.model import GPT
+from gpt.model.lora import adapt
 
 UNTRAINED = 0.01  # of the median length of rows
 # Peak learning rates times n_embd, by method.

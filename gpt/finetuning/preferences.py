@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.batches import MicroBatch
-from gpt.config import PreferenceConfig
-from gpt.evaluate import token_losses
-from gpt.finetuning.chat import Chat
-from gpt.finetuning.examples import Example, Message, Preference
+from gpt.chat.format import Chat
+from gpt.chat.messages import Message
+from gpt.configuration.sections import PreferenceConfig
+from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.rows import Row, encode_row, side_by_side
+from gpt.machine.machine import Machine
 from gpt.model import GPT
-from gpt.runtime import Machine
-from gpt.telemetry import progress_bar
+from gpt.training.evaluate import token_losses
+from gpt.training.telemetry import progress_bar
 
 SCORED_TOGETHER = 8  # pairs
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from gpt.batches import IGNORE, MicroBatch
 from gpt.batches.packing import pack
+from gpt.chat.format import Chat
 from gpt.errors import UserError
-from gpt.finetuning.chat import Chat
 from gpt.finetuning.examples import Example
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Windows
-from gpt.config import FinetuneConfig, FinetuneSection, PreferenceConfig
+from gpt.chat.format import FORMATS, Chat, ChatFormat, choose_format, saved_format
+from gpt.chat.messages import Message
+from gpt.configuration.sections import FinetuneConfig, FinetuneSection, PreferenceConfig
 from gpt.errors import UserError
-from gpt.files import sha256_of
-from gpt.finetuning.chat import FORMATS, Chat, ChatFormat, choose_format, saved_format
-from gpt.finetuning.examples import Example, Message
+from gpt.files.atomic import sha256_of
+from gpt.finetuning.examples import Example
 from gpt.finetuning.formats import TaskData
 from gpt.finetuning.preferences import Pair, Pairs, encode_pairs, with_reference
 from gpt.finetuning.rows import (
@@ -25,9 +26,9 @@ from gpt.finetuning.rows import (
     refuse_useless,
 )
 from gpt.finetuning.splits import VAL_FRACTION, labels_of, load_splits
+from gpt.machine.machine import Machine
 from gpt.model import GPT
-from gpt.runtime import Machine
-from gpt.shards import Dataset
+from gpt.shards.reading import Dataset
 from gpt.tokenizer import Tokenizer
 
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")

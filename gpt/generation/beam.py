@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gpt.generation.native import NativeModel, fastest
 from gpt.generation.request import End, Generation, Request
 from gpt.generation.sampling import log_probabilities
+from gpt.machine.machine import Machine
 from gpt.model import GPT, KVCache
-from gpt.native import NativeModel, fastest
-from gpt.runtime import Machine
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt.machine.machine import Machine
 from gpt.model import GPT, KVCache, StaticCache
-from gpt.runtime import Machine
 
 _WARM_UP = 3  # steps, in which kernels are chosen and libraries set memory aside
 

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import torch
 
+from gpt.generation.native import fastest
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose
+from gpt.machine.machine import Machine
 from gpt.model import GPT, KVCache
-from gpt.native import fastest
-from gpt.runtime import Machine
 
 
 class Draft(Protocol):

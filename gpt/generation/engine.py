@@ -18,11 +18,11 @@ from torch import Tensor
 from gpt.generation.controls import Controls, Grammar
 from gpt.generation.cuda_graph import GraphedStep
 from gpt.generation.drafts import Draft
+from gpt.generation.native import FEW, fastest
 from gpt.generation.request import Continuation, Generation, Request
 from gpt.generation.sampling import SamplingConfig, choose, log_probabilities
+from gpt.machine.machine import Machine
 from gpt.model import GPT, KVCache
-from gpt.native import FEW, fastest
-from gpt.runtime import Machine
 
 CHUNK = 512  # tokens of a prompt that are read at once, which bounds the memory that it takes
 SHORT = 64  # tokens: prompts up to here are read side by side; longer ones fill a machine alone

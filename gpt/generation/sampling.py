@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from gpt.configuration.section import Section
 from gpt.errors import UserError
-from gpt.section import Section
 
 _LIKELIEST = 256  # of the vocabulary; they usually reach top_p, and sorting the rest costs more
 

@@ -5,7 +5,7 @@ writing. `equivalent` rewrites what other tools have no option for; `proof` comp
 written with what was meant, before anybody hears that it is done.
 """
 
-from gpt.interop.gguf_writing import export_gguf
+from gpt.interop.gguf.writing import export_gguf
 from gpt.interop.reading import is_huggingface_folder, read_config, read_model
 from gpt.interop.writing import export_huggingface
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt.config import ModelConfig
+from gpt.configuration.sections import ModelConfig
 from gpt.errors import WorkFailed
+from gpt.machine.machine import package_version
 from gpt.model import GPT
-from gpt.runtime import package_version
 from gpt.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # of the largest value where that is above 1: float32 sums in another order

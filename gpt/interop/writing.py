@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.config import ModelConfig
+from gpt.configuration.sections import ModelConfig
 from gpt.errors import UserError, WorkFailed
-from gpt.files import write_atomically, write_json
+from gpt.files.atomic import write_atomically, write_json
+from gpt.files.tensors import save_tensors
 from gpt.interop import proof
 from gpt.interop.architectures import Architecture, architecture_for
 from gpt.interop.equivalent import standard_fields, standard_form
@@ -19,7 +20,6 @@ from gpt.interop.reading import read_model
 from gpt.interop.tensors import rules
 from gpt.interop.weight_files import INDEX, ONE_FILE
 from gpt.model import GPT
-from gpt.tensor_file import save_tensors
 from gpt.tokenizer import (
     CHAT_FORMAT,
     CHAT_TEMPLATE,

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gpt.config import ModelConfig
+from gpt.configuration.sections import ModelConfig
 
 
 class Embedding(nn.Module):

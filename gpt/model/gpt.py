@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from gpt.adapter_config import AdapterConfig
-from gpt.config import ModelConfig
+from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration.sections import ModelConfig
 from gpt.model.block import Block, make_norm
 from gpt.model.cache import KVCache
 from gpt.model.embedding import Embedding, rope_frequencies, rotations
@@ -32,7 +32,7 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.config = config
-        self.adapter: AdapterConfig | None = None  # gpt/lora.py
+        self.adapter: AdapterConfig | None = None  # lora.py
         self._compiled: Callable[..., Tensor] | None = None
         self.recompute = False  # layers in the backward pass, to keep less: arXiv:1604.06174
         self.embedding = Embedding(config)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from gpt.chat.format import Chat, choose_format, saved_format
+from gpt.chat.messages import Message
 from gpt.errors import UserError
-from gpt.finetuning.chat import Chat, choose_format, saved_format
-from gpt.finetuning.examples import Message
 from gpt.generation import Request, SamplingConfig
 from gpt.language_model import LanguageModel
 from gpt.terminal.show import Sample, closing_line, generate, write

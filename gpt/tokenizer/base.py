@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gpt.errors import UserError
-from gpt.files import naming
+from gpt.files.atomic import naming
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_IDS = 10_000_000  # beyond all vocabularies
@@ -43,7 +43,7 @@ class Tokenizer(ABC):
     spec: str  # what it was built from
     specials: dict[str, int]  # control tokens
     chat_template: str | None  # a Jinja text that travels along
-    chat_format: str | None = None  # the same as data, in JSON: gpt/finetuning/chat.py
+    chat_format: str | None = None  # the same as data, in JSON: gpt/chat/format.py
     prefixes_space: bool = False  # whether a text is encoded as if a space stood before it
     encodes_in_pieces: bool = True  # whether a text cut between word and blank has the same ids
 

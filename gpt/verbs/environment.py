@@ -9,15 +9,12 @@ from pathlib import Path
 
 import torch
 
-from gpt.choices import choose_batch_size, choose_micro_batch_size
-from gpt.config import PretrainConfig
+from gpt.configuration.presets import TOKENS_PER_PARAMETER
+from gpt.configuration.sections import PretrainConfig
+from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
-from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.native.library import library
-from gpt.optim import Rates
-from gpt.plan import memory_line
-from gpt.presets import TOKENS_PER_PARAMETER
-from gpt.runtime import (
+from gpt.generation.native.library import library
+from gpt.machine.machine import (
     DTYPES,
     PACKAGES,
     Machine,
@@ -26,8 +23,11 @@ from gpt.runtime import (
     measure_matmul_flops,
     package_version,
 )
-from gpt.saved_model import find_model
-from gpt.strict_yaml import load_file
+from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.optim import Rates
+from gpt.runs.saved_model import find_model
+from gpt.training.choices import choose_batch_size, choose_micro_batch_size
+from gpt.training.plan import memory_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +107,6 @@ def about_model(name: str, machine: Machine) -> dict[str, str]:
 
 
 def _configuration(path: Path) -> PretrainConfig:
-    from gpt.cli import validate
+    from gpt.configuration.command_line import validate
     document = load_file(path)
     return validate(PretrainConfig, document.values, {})

@@ -13,19 +13,19 @@ import torch
 
 from gpt.batches.text import TokenizedText
 from gpt.batches.windows import EvaluationWindows
+from gpt.chat.format import Chat
+from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
-from gpt.evaluate import evaluate
-from gpt.finetuning.chat import Chat
 from gpt.finetuning.formats import read_task
 from gpt.finetuning.measures import answer_figures, label_accuracy
 from gpt.finetuning.rows import encode_examples, padded_batches, refuse_useless
 from gpt.finetuning.splits import labels_of
 from gpt.finetuning.task import format_for
 from gpt.language_model import LanguageModel, opened
-from gpt.runtime import choose_machine
-from gpt.saved_model import find_model
-from gpt.shards import Dataset, TokenStream, dataset_folder, is_dataset
-from gpt.strict_yaml import load_file
+from gpt.machine.machine import choose_machine
+from gpt.runs.saved_model import find_model
+from gpt.shards.reading import Dataset, TokenStream, dataset_folder, is_dataset
+from gpt.training.evaluate import evaluate
 
 BATCH_TOKENS = 8192  # scored at once
 LONGEST_WINDOW = 8192  # imported models may read far more than fits into memory

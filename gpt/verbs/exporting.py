@@ -6,17 +6,17 @@ import argparse
 import math
 from pathlib import Path
 
-from gpt import checkpoint
+from gpt.chat.format import saved_format
 from gpt.errors import UserError
-from gpt.finetuning.chat import saved_format
-from gpt.interop.gguf_writing import DTYPES as GGUF_DTYPES
-from gpt.interop.gguf_writing import export_gguf
+from gpt.interop.gguf.writing import DTYPES as GGUF_DTYPES
+from gpt.interop.gguf.writing import export_gguf
 from gpt.interop.model_card import about_checkpoint
 from gpt.interop.new_folder import refuse_what_is_there
-from gpt.interop.peft_writing import export_peft
+from gpt.interop.peft.writing import export_peft
 from gpt.interop.writing import MAX_SHARD_BYTES, export_huggingface
-from gpt.runtime import DTYPES
-from gpt.saved_model import SavedModel, find_model
+from gpt.machine.machine import DTYPES
+from gpt.runs import checkpoint
+from gpt.runs.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
 
 

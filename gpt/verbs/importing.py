@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt import checkpoint
 from gpt.errors import UserError
 from gpt.interop.new_folder import refuse_what_is_there
 from gpt.model import flops_per_token, parameter_count
-from gpt.saved_model import find_model
+from gpt.runs import checkpoint
+from gpt.runs.saved_model import find_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt import checkpoint
 from gpt.errors import EXIT_FAILED, UserError
-from gpt.shards import is_dataset, verify_dataset
+from gpt.runs import checkpoint
+from gpt.shards.reading import is_dataset, verify_dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from data import encode, text, writing
 from data.recipe import Recipe
-from gpt.shards import Dataset, Split
+from data.sharding import encode, writing
+from data.sources import text
+from gpt.shards.reading import Dataset, Split
 
 WORDS = ["the", "a", "of", "Über", "naïve", "東京", "tokens", "don't", "12345", "x_y", "(so)", "…",
          "e\u0301", "🙂", "line\nbreak", "", "two\t\u3000wide", "<|endoftext|>", "was"]
@@ -113,7 +114,9 @@ def stop_after(batches: int, patch: pytest.MonkeyPatch) -> None:
 IN_SMALL_PIECES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-from data import encode, text, writing
+from data.sharding import encode
+from data.sources import text
+from data.sharding import writing
 from data.prepare import main
 from gpt.errors import run_command
 text.PIECE_BYTES, encode.BATCH_CHARACTERS, writing.COMMIT_SECONDS = 256, 600, 0.0

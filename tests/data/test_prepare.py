@@ -16,14 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import prepare as prepare_module
-from data.corpus import SeenTexts
+from data.documents.corpus import SeenTexts
 from data.prepare import main, open_or_prepare, prepare, recipe_from
-from gpt import shard_writer
 from gpt.errors import UserError, WorkFailed
-from gpt.lock import locked
-from gpt.shards import Dataset, is_dataset, verify_dataset
+from gpt.files.lock import locked
+from gpt.shards import writing as shard_writer
+from gpt.shards.reading import Dataset, is_dataset, verify_dataset
 from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer
-from tests import hub_tokenizers
 from tests.data.corpora import (
     KINDS,
     PulledPlug,
@@ -38,6 +37,7 @@ from tests.data.corpora import (
     write_jsonl,
 )
 from tests.tiny import ROOT, SHARED
+from tests.tokenizer import hub_tokenizers
 
 SEEDED = settings(max_examples=20, derandomize=True, database=None, deadline=None)
 FILES = {f"{i:02}.txt": f"document {i} says {END_OF_TEXT}: é\n" * 8 for i in range(12)}

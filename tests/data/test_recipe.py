@@ -9,9 +9,9 @@ import pytest
 from data import recipe as recipe_module
 from data.prepare import main, open_or_prepare, recipe_from
 from data.recipe import Recipe, Source, build_recipe, find_recipe, read_recipe
-from gpt.cli import field_paths
+from gpt.configuration.command_line import field_paths
 from gpt.errors import UserError
-from tests.data.sample_files import refusal
+from tests.data.sources.sample_files import refusal
 
 HASH = "0" * 64
 

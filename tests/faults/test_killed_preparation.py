@@ -20,7 +20,7 @@ import pytest
 
 from data.prepare import prepare
 from gpt.errors import UserError
-from gpt.shards import Dataset, is_dataset, verify_dataset
+from gpt.shards.reading import Dataset, is_dataset, verify_dataset
 from tests.data.corpora import (
     IN_SMALL_PIECES,
     bad_text,
@@ -214,7 +214,9 @@ def test_of_two_at_once_the_second_is_refused_and_a_killed_ones_place_is_free(wh
 PEAK = """
 import resource, sys
 sys.path.insert(0, sys.argv.pop(1))
-from data import encode, making, text
+from data.sharding import encode
+from data.sharding import making
+from data.sources import text
 from data.prepare import main
 text.PIECE_BYTES = encode.BATCH_CHARACTERS = 1 << 16
 making.TRAINING_CHARACTERS, text.MOST_PIECES = 1 << 12, 4

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.config import FinetuneSection
+from gpt.chat.messages import Message
+from gpt.configuration.sections import FinetuneSection
 from gpt.errors import UserError
-from gpt.finetuning.examples import Example, Message, Preference
+from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import FORMATS, TaskData, detect, read_task
 
 SEEDED = settings(max_examples=300, derandomize=True, database=None, deadline=None)

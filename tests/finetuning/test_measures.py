@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.config import FinetuneConfig, PreferenceConfig
+from gpt.chat.messages import Message
+from gpt.configuration.sections import FinetuneConfig, PreferenceConfig
 from gpt.errors import UserError
-from gpt.finetuning import Example, Message, Preference, choose_what_learns, measures
+from gpt.finetuning import Example, Preference, choose_what_learns, measures
 from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy, label_scores
 from gpt.finetuning.preferences import encode_pairs, preference_figures, with_reference
 from gpt.finetuning.rows import encode_row, side_by_side
 from gpt.language_model import LanguageModel
+from gpt.machine.machine import Machine
+from gpt.machine.signals import Interrupted
 from gpt.model import KVCache
-from gpt.runtime import Machine
-from gpt.signals import Interrupted
 from tests.finetuning.conversations import chat_of, pair, with_controls
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from gpt.config import PreferenceConfig
-from gpt.evaluate import evaluate, token_losses
-from gpt.finetuning import Message, Preference, padded_batches
+from gpt.chat.messages import Message
+from gpt.configuration.sections import PreferenceConfig
+from gpt.finetuning import Preference, padded_batches
 from gpt.finetuning.preferences import (
     Pairs,
     PreferenceObjective,
@@ -22,10 +22,11 @@ from gpt.finetuning.preferences import (
     with_reference,
 )
 from gpt.model import GPT
-from gpt.step import Step, accumulate_gradients
+from gpt.training.evaluate import evaluate, token_losses
+from gpt.training.step import Step, accumulate_gradients
 from tests.finetuning.conversations import chat_of
 from tests.tiny import CPU, tiny_gpt
-from tests.training import optimizer_of
+from tests.tiny_runs import optimizer_of
 
 
 def prefers(prompt: str, chosen: str, rejected: str) -> Preference:
@@ -176,7 +177,7 @@ def test_reference_scores_belong_to_their_pairs_however_they_are_sorted():
 
 @pytest.mark.parametrize("softcap", [None, 4.0])
 def test_token_losses_are_those_of_plain_cross_entropy(softcap, monkeypatch):
-    from gpt import cross_entropy
+    from gpt.training import cross_entropy
     monkeypatch.setattr(cross_entropy, "CHUNK_FLOATS", 262 * 3)  # three rows at a time
     model = tiny_gpt(vocab_size=262, logit_softcap=softcap)
     (batch,) = padded_batches([pair.chosen for pair in pairs_of()], 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.finetuning.chat import FORMATS
+from gpt.chat.format import FORMATS
 from gpt.generation import SamplingConfig
 from gpt.language_model import LanguageModel
 from gpt.model import KVCache

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.batches import IGNORE, Batches, MicroBatch, Order, Shuffled
+from gpt.chat.messages import Message
 from gpt.errors import UserError
-from gpt.evaluate import evaluate
-from gpt.finetuning import Example, Message, encode_examples, padded_batches
+from gpt.finetuning import Example, encode_examples, padded_batches
 from gpt.finetuning.rows import (
     PackedRows,
     PaddedRows,
@@ -21,7 +21,8 @@ from gpt.finetuning.rows import (
     side_by_side,
 )
 from gpt.finetuning.splits import hold_out
-from gpt.step import accumulate_gradients
+from gpt.training.evaluate import evaluate
+from gpt.training.step import accumulate_gradients
 from tests.finetuning.conversations import chat_of, conversations, pair
 from tests.tiny import ARCHITECTURES, CPU, tiny_gpt
 

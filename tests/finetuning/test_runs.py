@@ -17,11 +17,11 @@ import gpt
 import sample
 from data import prepare
 from gpt import __main__ as verbs
-from gpt import checkpoint
 from gpt.batches import IGNORE, Batches, Order
-from gpt.config import FinetuneConfig
+from gpt.configuration.sections import FinetuneConfig
 from gpt.finetuning import TaskRows
 from gpt.finetuning.preferences import with_reference
+from gpt.runs import checkpoint
 from tests.finetuning.conversations import BYTES, with_controls
 from tests.tiny import call_main, tiny_gpt
 

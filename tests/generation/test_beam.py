@@ -105,7 +105,7 @@ def test_transformers_finds_the_same_texts(tmp_path):
     from gpt.tokenizer import build_tokenizer
     tokenizer = build_tokenizer("byte")
     model = tiny_gpt(vocab_size=tokenizer.vocab_size, block_size=64)
-    from gpt import checkpoint
+    from gpt.runs import checkpoint
     checkpoint.save_model(tmp_path / "ours", model, tokenizer, "random weights")
     export_huggingface(model, tokenizer, tmp_path / "hf", about_checkpoint(tmp_path / "ours", None))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from gpt.generation import Engine, Request, SamplingConfig
 from gpt.generation.cuda_graph import GraphedStep
-from gpt.runtime import Machine
+from gpt.machine.machine import Machine
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
 

@@ -15,7 +15,7 @@ from gpt.generation.drafts import DraftModel, PromptLookup
 from gpt.generation.engine import spans
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose
-from gpt.runtime import Machine
+from gpt.machine.machine import Machine
 from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
 
 NO_STOP = ()

@@ -111,7 +111,7 @@ def test_answers_come_with_whether_they_ended(lm):
 
 
 def test_a_draft_with_another_tokenizer_is_refused(tmp_path):
-    from gpt import checkpoint
+    from gpt.runs import checkpoint
     for name, spec in (("large", "byte"), ("small", "char"), ("twin", "byte")):
         tokenizer = build_tokenizer(spec, ["abc"])
         checkpoint.save_model(tmp_path / name, tiny_gpt(vocab_size=tokenizer.vocab_size),

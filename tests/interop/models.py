@@ -27,10 +27,10 @@ from transformers.utils import logging
 
 from gpt.model import GPT
 from gpt.tokenizer import Boundaries, RankTokenizer, Tokenizer, build_tokenizer
-from tests.hub_tokenizers import KINDS as TOKENIZERS
-from tests.hub_tokenizers import write_folder
 from tests.model.published import gpt2_names, llama_names
 from tests.tiny import ROOT, random_tokens
+from tests.tokenizer.hub_tokenizers import KINDS as TOKENIZERS
+from tests.tokenizer.hub_tokenizers import write_folder
 
 VOCAB = 912  # more than any of the tokenizers has
 CONTEXT = 128

@@ -17,8 +17,8 @@ import finetune
 import gpt
 import sample
 from gpt import __main__ as verbs
-from gpt import checkpoint
 from gpt.interop import gguf_writing, writing
+from gpt.runs import checkpoint
 from gpt.verbs import evaluating
 from tests.interop.models import (
     VOCAB,
@@ -139,7 +139,7 @@ def test_the_score_of_a_text_is_that_of_transformers(name, call, workplace, monk
     assert float(found[2]) == pytest.approx(
         loss * len(ids) / 0.6931471806 / len(text.encode()), abs=6e-5) or name == "mistral"
     assert int(found[3]) == len(ids)
-    assert f"{name}: weights {gpt.saved_model.find_model(name).weight_hash()[:16]}" in out
+    assert f"{name}: weights {gpt.runs.saved_model.find_model(name).weight_hash()[:16]}" in out
     monkeypatch.setattr(evaluating, "LONGEST_WINDOW", 16)
     right, shapes = evaluating.EvaluationWindows, []
     monkeypatch.setattr(evaluating, "EvaluationWindows", lambda text, length, size, **more: (

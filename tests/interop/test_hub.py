@@ -8,7 +8,7 @@ import pytest
 import gpt
 from gpt.errors import UserError
 from gpt.interop import hub
-from gpt.saved_model import find_model
+from gpt.runs.saved_model import find_model
 from tests.interop.models import saved
 
 

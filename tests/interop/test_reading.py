@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 import gpt
-from gpt.config import ModelConfig
+from gpt.configuration.sections import ModelConfig
 from gpt.errors import UserError
 from gpt.interop import is_huggingface_folder, read_config, read_model
 from gpt.interop.proof import sample_text
-from gpt.saved_model import find_model
+from gpt.runs.saved_model import find_model
 from tests.interop.models import (
     CONTEXT,
     MODELS,

@@ -15,16 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gpt
-from gpt.config import PretrainConfig
+from gpt.chat.format import FORMATS, Chat
+from gpt.configuration.sections import PretrainConfig
+from gpt.configuration.strict_yaml import load_file as load_yaml
 from gpt.errors import UserError
-from gpt.finetuning.chat import FORMATS, Chat
 from gpt.generation import SamplingConfig
 from gpt.interop import export_huggingface, read_config, read_model, writing
-from gpt.interop.gguf_writing import export_gguf
+from gpt.interop.gguf.writing import export_gguf
 from gpt.interop.model_card import About
 from gpt.interop.proof import sample_text
 from gpt.model import GPT
-from gpt.strict_yaml import load_file as load_yaml
 from gpt.tokenizer import Boundaries, RankTokenizer, Tokenizer, build_tokenizer
 from tests.interop.models import (
     CONTEXT,

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 from gpt.batches import IGNORE, MicroBatch
 from gpt.batches.documents import DocumentRows
 from gpt.batches.windows import EvaluationWindows, Windows
-from gpt.evaluate import evaluate
+from gpt.machine.machine import Machine
 from gpt.model import GPT, KVCache
 from gpt.model.visibility import positions_within, visible_within
-from gpt.runtime import Machine
-from gpt.step import accumulate_gradients
+from gpt.training.evaluate import evaluate
+from gpt.training.step import accumulate_gradients
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt, tokenized
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

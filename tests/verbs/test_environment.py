@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt import checkpoint
 from gpt.__main__ import main
 from gpt.errors import UserError
 from gpt.model import flops_per_token, parameter_count
+from gpt.runs import checkpoint
 from gpt.tokenizer import build_tokenizer
 from tests.tiny import tiny_gpt
 
@@ -32,7 +32,7 @@ def test_it_tells_versions_and_hardware(capsys):
     ("cpu", True, "gpt/native"), ("cpu", False, "torch"), ("mps", True, "torch"),
     ("cuda", True, "CUDA graphs")])
 def test_it_tells_what_generates(device, compiled, told, monkeypatch):
-    from gpt.runtime import Machine
+    from gpt.machine.machine import Machine
     from gpt.verbs import environment
     monkeypatch.setattr(environment, "library", lambda: compiled or None)
     machine = Machine(torch.device(device), torch.float32)

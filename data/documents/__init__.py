@@ -1,0 +1,1 @@
+"""Documents, cleaned, and which are held out for validation."""

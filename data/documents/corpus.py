@@ -1,0 +1,164 @@
+"""The documents of a corpus, in order, cleaned as the recipe says."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data.recipe import Recipe
+from data.sources.bad_text import BadText
+from data.sources.files import File
+from data.sources.records import read_records
+from data.sources.streams import Meter
+from data.sources.text import cut_pieces, in_pieces, read_text
+from gpt.errors import WorkFailed
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that training sees as a whole: a file of text, or a record.
+
+    place: (its file's place in the corpus, its own in the file). pieces: its text, of which no more
+    than a piece is in memory; it can be read again, and notes bad text in what it is given.
+    """
+
+    place: tuple[int, int]
+    name: str  # decides on which side of the split it falls
+    pieces: Callable[[BadText], Iterator[str]]
+
+
+class Corpus:
+    """All documents of some files. Iterating again gives the same."""
+
+    def __init__(self, recipe: Recipe, files: Sequence[File], seen: SeenTexts | None = None):
+        self.recipe, self.files = recipe, files
+        self.meter = Meter()
+        self._seen = seen
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Size of all files as they are stored; None if only reading would tell."""
+        return stored_bytes(self.files)
+
+    @property
+    def cleans(self) -> bool:
+        """Whether documents may be left out for what they say."""
+        recipe = self.recipe
+        return bool(recipe.min_characters or recipe.max_characters or recipe.drop_duplicates)
+
+    def documents(self, file: int, bad_text: BadText) -> Iterator[Document]:
+        """Every document of a file that stays; what is left out is counted in `bad_text`."""
+        for document in self._read(file, bad_text):
+            if not self.cleans or self._stays(document, bad_text):
+                yield self._normalized(document)
+
+    def _read(self, number: int, bad_text: BadText) -> Iterator[Document]:
+        file = self.files[number]
+        if file.is_one_document:
+            yield Document((number, 0), file.name,
+                           lambda noted: read_text(file, noted, self.meter))
+            return
+        for i, text in enumerate(read_records(file, bad_text, self.meter)):
+            yield _record((number, i), text, self.recipe.normalize)
+
+    def _normalized(self, document: Document) -> Document:
+        """The document in the recipe's Unicode form.
+
+        Where pieces are cut, no characters join; but a word may have become something else there,
+        so they are cut again.
+        """
+        form = self.recipe.normalize
+        if form == "none":
+            return document
+
+        def pieces(bad_text: BadText) -> Iterator[str]:
+            changed = False
+            for piece in document.pieces(bad_text):
+                if not unicodedata.is_normalized(form, piece):
+                    bad_text.tally.counts["normalized"] += not changed
+                    changed, piece = True, unicodedata.normalize(form, piece)
+                yield piece
+
+        return Document(document.place, document.name, lambda noted: cut_pieces(pieces(noted)))
+
+    def _stays(self, document: Document, bad_text: BadText) -> bool:
+        """Measure a document, and count it if a cleaning step leaves it out."""
+        recipe, reason = self.recipe, ""
+        characters, digest = 0, hashlib.blake2b(digest_size=16)
+        for piece in self._normalized(document).pieces(BadText(bad_text.policy)):
+            characters += len(piece)
+            digest.update(piece.encode())
+        if characters < recipe.min_characters:
+            reason = "too_short"
+        elif characters > (recipe.max_characters or characters):
+            reason = "too_long"
+        elif self._seen is not None and not self._seen.is_first(digest.digest(), document.place):
+            reason = "duplicates"
+        if not reason or not characters:  # an empty text, or one that is skipped, is no document
+            return True
+        bad_text.tally.counts[reason] += 1
+        return False
+
+
+def stored_bytes(files: Iterable[File]) -> int | None:
+    """Size of files as they are stored; None if only reading would tell."""
+    sizes = [file.size for file in files]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def _record(place: tuple[int, int], text: str,
+            form: Literal["none", "NFC", "NFKC"]) -> Document:
+    """A record, named by its text, so that equal ones fall on the same side of the split."""
+    same = text if form == "none" else unicodedata.normalize(form, text)
+    name = hashlib.blake2b(same.encode(), digest_size=16).hexdigest()
+    return Document(place, name, lambda noted: in_pieces(text))
+
+
+class SeenTexts:
+    """Which texts stood in a corpus before: 16 bytes of hash each, on disk rather than in memory.
+
+    It may be told the same document twice, as when a preparation is continued.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        with self._named_failure():
+            self._file = sqlite3.connect(path, check_same_thread=False)  # tokenizers has its own
+            self._file.execute("CREATE TABLE IF NOT EXISTS seen (text BLOB PRIMARY KEY, "
+                               "place INTEGER) WITHOUT ROWID")
+
+    def is_first(self, digest: bytes, at: tuple[int, int]) -> bool:
+        """Whether no other document before this one had the text."""
+        place = at[0] << 40 | at[1]
+        with self._named_failure():
+            added = self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (digest, place))
+            if added.rowcount:
+                return True
+            first = self._file.execute("SELECT place FROM seen WHERE text = ?", (digest,))
+            return bool(first.fetchone()[0] == place)
+
+    def save(self) -> None:
+        """Bring what was added to the disk."""
+        with self._named_failure():
+            self._file.commit()
+
+    def forget(self) -> None:
+        """Take back what was added since."""
+        self._file.rollback()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextlib.contextmanager
+    def _named_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:  # a full disk, say
+            raise WorkFailed(f"{self._path}: {error}") from error

@@ -1,0 +1,1 @@
+"""From documents to shards: processes that encode, and where to continue."""

@@ -1,0 +1,1 @@
+"""From names to documents' texts: files, packed or remote, in every format."""

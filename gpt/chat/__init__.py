@@ -1,0 +1,1 @@
+"""Conversations as text and token ids, in a format that is data."""

@@ -1,0 +1,99 @@
+"""PEFT's folders of adapters: which of their matrices is what to us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gpt.configuration.sections import ModelConfig
+from gpt.errors import UserError
+from gpt.files.atomic import read_json, sha256_of
+from gpt.interop.architectures import architecture_for
+from gpt.interop.equivalent import standard_fields
+from gpt.interop.tensors import rules
+from gpt.model import GPT, lora
+from gpt.tokenizer.base import digest_of
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One of theirs, and what it is to us.
+
+    parts: those of ours that it holds, from the first row to the last, and how many rows each has.
+    factor: what the exported base has multiplied it with (see gpt/interop/equivalent.py).
+    """
+
+    theirs: str
+    ours: str
+    parts: dict[str, int]
+    inputs: int
+    transposed: bool
+    factor: float
+
+    @property
+    def short_name(self) -> str:
+        """What says which one of a layer it is: q_proj, or mlp.c_proj, as GPT-2 has two c_proj."""
+        return ".".join(self.theirs.split(".")[-2 if self.transposed else -1:])
+
+    def name(self, part: str, what: str) -> str:
+        """A weight of our adapter."""
+        return f"{self.ours}.lora.{part}.{what}"
+
+    def learned(self, state: dict[str, Tensor]) -> list[str]:
+        """Its parts that our adapter changes."""
+        return [part for part in self.parts if self.name(part, "A") in state]
+
+
+def matrices_of(model: GPT) -> list[Matrix]:
+    """All that an adapter can change. Raises UserError if the model has no standard form."""
+    standard = ModelConfig(**standard_fields(model.config))
+    rule_of = {rule.ours: rule for rule in rules(standard, architecture_for(standard).model_type)}
+    found = []
+    for block in range(model.config.n_layer):
+        for matrix, parts in lora.adaptable_matrices(model.config).items():
+            ours = f"blocks.{block}.{matrix}"
+            rule, weight = rule_of[f"{ours}.weight"], model.get_parameter(f"{ours}.weight")
+            scaled = matrix.endswith(("out_proj", "down_proj"))
+            shares = [parts] if len(rule.theirs) == 1 else [{p: n} for p, n in parts.items()]
+            found += [Matrix(name.removesuffix(".weight"), ours, share, weight.size(1),
+                              rule.transposed, model.config.residual_scale if scaled else 1.0)
+                      for name, share in zip(rule.theirs, shares, strict=True)]
+    return found
+
+
+def frozen_lengths(model: GPT, ours: str) -> dict[str, Tensor]:
+    """The lengths of a matrix's frozen rows, by part: as magnitudes they change nothing."""
+    parts = lora.adaptable_matrices(model.config)[ours.split(".", 2)[2]]
+    layer = model.get_submodule(ours)
+    weight = layer.float_weight() if isinstance(layer, lora.AdaptedLinear) else layer.weight
+    assert isinstance(weight, Tensor)
+    lengths = torch.linalg.vector_norm(weight.detach().float(), dim=1).cpu()
+    return dict(zip(parts, lengths.split(list(parts.values())), strict=True))
+
+
+def is_peft_folder(path: Path) -> bool:
+    """Whether a folder holds adapters in PEFT's layout."""
+    return (path / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The model that a folder's adapters change: a path, seen from here or from there, or a name.
+    """
+    options = read_json(folder / CONFIG)
+    name = options.get("base_model_name_or_path") if isinstance(options, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{folder / CONFIG} does not say which model its adapters change; write "
+                        "that model's folder or name into base_model_name_or_path")
+    beside = folder / name
+    return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+
+
+def peft_digest(folder: Path) -> str:
+    """SHA-256 over a folder's adapters and what they are."""
+    return digest_of(*(sha256_of(folder / name) for name in (CONFIG, WEIGHTS)))

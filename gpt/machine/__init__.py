@@ -1,0 +1,1 @@
+"""What a run computes on: device, number formats, seeds, memory, signals."""

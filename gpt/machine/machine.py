@@ -1,0 +1,241 @@
+"""The machine a run uses: device, number format, seeds, memory, and the signals that stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+from gpt.configuration.sections import RunConfig
+from gpt.errors import UserError
+from gpt.machine.allocator import keep_freed_memory
+from gpt.machine.signals import Stop, listening
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic", "transformers",
+            "gguf")
+
+FLOAT8_CAPABILITY = (8, 9)  # Ada and Hopper
+
+# Dense bfloat16 peaks of data sheets, in FLOP/s, by a part of the device's name.
+_GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
+              "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
+              "RTX 3090": 71e12}
+
+
+@dataclass
+class Machine:
+    """Where and in what numbers a run computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compile: bool = False
+    float8: bool = False
+    seed: int = 0
+    stop: Stop = field(default_factory=Stop)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Matrix products in `dtype`; weights, norms and sums stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the device goes on computing while Python already asks for more."""
+        return self.device.type != "cpu"
+
+    def wait(self) -> None:
+        """Until the device has done all that it was asked: for timing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def place(self, model: nn.Module) -> None:
+        """Move a model to the device; make its layers float8 and compile it where that is on."""
+        model.to(self.device)
+        if self.float8:
+            multiply_in_float8(model.get_submodule("blocks"), emulate=self.device.type != "cuda")
+        if self.compile:
+            print("compiling the model: the first step takes up to a minute", file=sys.stderr)
+            model.compile()
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a batch over, without waiting for it where the hardware can."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def seed_step(self, *numbers: int) -> None:
+        """Make every random draw from here on a function of the run's seed and these numbers."""
+        torch.manual_seed(mix_seeds(self.seed, *numbers))
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory held so far: of the GPU, or of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if resource is None:
+            return 0
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    @functools.cached_property
+    def peak_flops(self) -> float:
+        """FLOP/s of matrix products: a GPU's data sheet, or measured here."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+            for part in sorted(_GPU_PEAKS, key=len, reverse=True):
+                if part in name:
+                    return _GPU_PEAKS[part]
+        return measure_matmul_flops(self.device, self.dtype)
+
+    def describe(self) -> str:
+        """One line: device, number format, threads."""
+        if self.device.type == "cuda":
+            where = torch.cuda.get_device_name(self.device)
+        else:
+            where = f"{cpu_name()}, {torch.get_num_threads()} threads"
+        numbers = "float8" if self.float8 else str(self.dtype).removeprefix("torch.")
+        return f"{where}, {numbers}{', compiled' if self.compile else ''}"
+
+
+def discard_unfinished_code() -> None:
+    """Delete what a compiler that was interrupted has left, which torch would load the next time.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    for file in Path(cache_dir()).rglob("*.so"):
+        if not file.stat().st_size:
+            file.unlink()
+
+
+@contextlib.contextmanager
+def launch(run: RunConfig) -> Iterator[Machine]:
+    """Make the machine ready for training, and listen for signals while it runs."""
+    machine = training_machine(run)
+    on_cuda = machine.device.type == "cuda"
+    machine.seed = run.seed
+    keep_freed_memory()
+    if on_cuda:
+        torch.set_float32_matmul_precision("high")
+    machine.seed_step()
+    with listening(machine.stop):
+        yield machine
+
+
+def training_machine(run: RunConfig) -> Machine:
+    """The machine that a run asks for. Raises UserError if training cannot run there."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
+                        "start it with python rather than torchrun")
+    if run.dtype != "float8":
+        return choose_machine(run.device, run.dtype)
+    machine = choose_machine(run.device, "bfloat16")
+    if machine.device.type != "cuda" or torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
+        raise UserError("run.dtype=float8 needs a GPU that multiplies in float8 (compute "
+                        "capability 8.9 or newer); use bfloat16 or auto")
+    if find_spec("torchao") is None:
+        raise UserError("run.dtype=float8 needs the package torchao: pip install torchao, or use "
+                        "run.dtype=bfloat16")
+    machine.float8 = True
+    return machine
+
+
+def multiply_in_float8(layers: nn.Module, emulate: bool) -> None:
+    """Make linear layers round inputs, weights and gradients to float8 for their products.
+
+    Weights and their names stay as they are. Layers whose sides are no multiples of 16, which the
+    hardware asks for, are left alone. emulate: the same rounding on hardware without float8.
+    Source: Micikevicius et al. 2022 (arXiv:2209.05433); torchao's dynamic scaling per tensor.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    convert_to_float8_training(
+        layers, config=Float8LinearConfig(emulate=emulate),
+        module_filter_fn=lambda layer, _: layer.in_features % 16 == layer.out_features % 16 == 0)
+
+
+def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
+    """Resolve "auto"; raises UserError for a device or number format that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+                 "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if device not in available or not available[device]:
+        there = ", ".join(name for name, ok in available.items() if ok)
+        raise UserError(f"device={device} is not available here; choose {there} or auto")
+    if dtype == "auto":
+        dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype} is unknown; choose auto, {', '.join(DTYPES)}")
+    return Machine(torch.device(device), DTYPES[dtype])
+
+
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether the hardware multiplies in bfloat16, rather than only storing it."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    if device == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
+            return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One 63-bit seed from several numbers; any change in any of them changes it."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed ^ number) * 0x9E3779B97F4A7C15 % 2**64
+        mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 % 2**64
+    return mixed % 2**63
+
+
+def measure_matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+    """FLOP/s of a large matrix product: the best of several, about a tenth of a second in all.
+
+    A format that the processor does not compute in takes seconds each; one of those is enough.
+    """
+    a = torch.randn(size, size, device=device).to(dtype)
+    durations: list[float] = []
+    while len(durations) < 6 and sum(durations) < 1:
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        durations.append(time.perf_counter() - start)
+    return 2 * size**3 / min(durations)
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's name, as the kernel knows it."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def package_version(package: str) -> str | None:
+    """The installed version; None if there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,5 +1,0 @@
-"""Generation on a processor: a few tokens through all layers in one call of C."""
-
-from gpt.native.model import FEW, NativeModel, fastest
-
-__all__ = ["FEW", "NativeModel", "fastest"]

@@ -1,0 +1,100 @@
+"""A model on disk, whoever saved it: a run, a checkpoint, a Hugging Face folder or name, or
+adapters of one in PEFT's layout."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gpt.chat.format import Chat, read_format
+from gpt.configuration.sections import ModelConfig
+from gpt.errors import UserError
+from gpt.interop import hub
+from gpt.interop.peft.layout import base_of, is_peft_folder, peft_digest
+from gpt.interop.peft.reading import read_peft
+from gpt.interop.reading import is_huggingface_folder, read_config, read_model
+from gpt.interop.weight_files import WeightFiles
+from gpt.model import GPT
+from gpt.model.lora import adapt, load_adapter_state, merge
+from gpt.runs import checkpoint
+from gpt.tokenizer import CHAT_FORMAT, Tokenizer, read_huggingface_tokenizer
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Where a model lies, and how its parts are read.
+
+    peft: a folder with adapters of it, which are merged into what is read.
+    """
+
+    path: Path
+    is_ours: bool
+    peft: Path | None = None
+
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        return checkpoint.load_model_config(self.path) if self.is_ours else read_config(self.path)
+
+    def model(self, dtype: torch.dtype = torch.float32) -> GPT:
+        """The model in `dtype`, on the CPU, in evaluation mode, with its adapters merged."""
+        if (model := self.adapted_model()) is not None:
+            merge(model)
+            return model.to(dtype)
+        if not self.is_ours:
+            return read_model(self.path, dtype)
+        return checkpoint.load_model(self.path).to(dtype)
+
+    def adapted_model(self) -> GPT | None:
+        """The model with its adapters beside its frozen weights, in float32; None if it has none.
+        """
+        if self.peft is not None:
+            model = SavedModel(self.path, self.is_ours).model()
+            adapter, tensors = read_peft(self.peft, model)
+            adapt(model, adapter)
+            load_adapter_state(model, tensors)
+            return model.eval()
+        found = checkpoint.load_adapter(self.path) if self.is_ours else None
+        if found is None:
+            return None
+        adapter, base = found
+        model = checkpoint.load_model(base)
+        adapt(model, adapter)
+        checkpoint.load_weights(self.path, model)
+        return model.eval()
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that travels with it. Raises UserError if the model is too small for it."""
+        tokenizer = (checkpoint.load_tokenizer(self.path) if self.is_ours
+                     else read_huggingface_tokenizer(self.path))
+        rows = self.config().vocab_size or 0
+        if tokenizer.vocab_size > rows:
+            raise UserError(f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
+                            f"{rows}; they belong to different models")
+        if self.peft is not None and (file := self.peft / CHAT_FORMAT).is_file():
+            tokenizer = Chat(read_format(file), tokenizer).own_tokenizer()
+        return tokenizer
+
+    def weight_hash(self) -> str:
+        """SHA-256 that says which weights these are."""
+        digest = (checkpoint.weight_hash(self.path) if self.is_ours
+                  else WeightFiles(self.path).digest())
+        if self.peft is None:
+            return digest
+        return hashlib.sha256(f"{digest} {peft_digest(self.peft)}".encode()).hexdigest()
+
+
+def find_model(name: str) -> SavedModel:
+    """The model that RUN names. Raises UserError if there is none, or if its files are damaged."""
+    path = Path(name)
+    if hub.is_hub_name(name):
+        path = hub.fetch(name)
+    if is_peft_folder(path):
+        base = find_model(base_of(path))
+        return SavedModel(base.path, base.is_ours, path)
+    elif not is_huggingface_folder(path):
+        return SavedModel(checkpoint.find(name), is_ours=True)
+    WeightFiles(path)  # of all that can be wrong, pickled weights are told first
+    return SavedModel(path, is_ours=False)

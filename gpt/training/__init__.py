@@ -1,0 +1,1 @@
+"""From a task to a trained run: one loop for every stage."""

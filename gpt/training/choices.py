@@ -1,0 +1,110 @@
+"""What "auto" becomes for a run on a machine: batch sizes, and whether steps are compiled.
+
+Batch size and compiling decide the result, so they follow from the configuration and the kind of
+device; micro-batches do not, and follow from the memory that is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+
+import torch
+
+from gpt.configuration.sections import ModelConfig, RunConfig, TrainConfig
+from gpt.machine.machine import Machine
+from gpt.training.budget import Budget
+
+TOKENS_PER_STEP = 2.0  # times the root of all tokens
+EVALUATION_TOKENS = 8192
+COMPILE_FROM_SECONDS = {"cuda": 3 * 60, "cpu": 10 * 60}
+
+
+def choose_batch_size(train: TrainConfig, model: ModelConfig, flops_per_token: float,
+                      epoch_tokens: float, machine: Machine) -> int:
+    """Sequences per step: as configured, or what suits the length of the run.
+
+    A run that sees few tokens learns most in many small steps; a longer one can average over more
+    in each. Measured at 250,000 and 300,000 tokens: benchmarks/recipe.md.
+    """
+    if train.batch_size != "auto":
+        return train.batch_size
+    if train.max_minutes is not None:
+        tokens = 60 * train.max_minutes * usual_speed(machine) / flops_per_token
+    elif train.steps is not None:
+        tokens = (TOKENS_PER_STEP * train.steps) ** 2
+    else:
+        tokens = train.tokens or (train.epochs or 1.0) * epoch_tokens
+    sequences = TOKENS_PER_STEP * math.sqrt(tokens) / model.block_size
+    return 2 ** max(0, round(math.log2(max(1.0, sequences))))
+
+
+def usual_speed(machine: Machine) -> float:
+    """FLOP/s to expect of training, for decisions that must come out alike every time."""
+    return 0.4 * machine.peak_flops if machine.device.type == "cuda" else 1e11
+
+
+def choose_micro_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
+    """Sequences per backward pass: as configured, or as many as memory is set aside for."""
+    if train.micro_batch_size != "auto":
+        return min(train.micro_batch_size, train.sequences_per_step)
+    return max(1, min(train.sequences_per_step, _fitting(train, model, machine)))
+
+
+def evaluation_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
+    """Sequences that are scored together, however few a training step has."""
+    wanted = EVALUATION_TOKENS // model.block_size
+    if train.micro_batch_size != "auto":
+        wanted = min(wanted, train.micro_batch_size)
+    return max(1, min(wanted, _fitting(train, model, machine)))
+
+
+def _fitting(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
+    """Sequences whose activations fit into what is set aside for them."""
+    per_token = activation_bytes(model, train.recompute_activations)
+    return activation_budget(machine) // (per_token * model.block_size)
+
+
+def activation_budget(machine: Machine) -> int:
+    """Bytes that one micro-batch may keep for its backward pass.
+
+    On a GPU most of what is free. On a CPU little, since larger ones only leave the caches.
+    """
+    if machine.device.type == "cuda":
+        return int(0.6 * torch.cuda.mem_get_info(machine.device)[0])
+    total = 8 << 30
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(2 << 30, total // 8)
+
+
+def activation_bytes(model: ModelConfig, recompute: bool) -> int:
+    """Bytes kept per token for the backward pass, in float32: an estimate on the safe side.
+
+    Per layer about fourteen vectors of n_embd and four of n_inner, and two around the layers. With
+    activations recomputed, a vector per layer, and all of that for one.
+    """
+    around, per_layer = 2 * model.n_embd, 14 * model.n_embd + 4 * model.n_inner
+    if recompute:
+        return 4 * (around + model.n_layer * model.n_embd + per_layer)
+    return 4 * (around + model.n_layer * per_layer)
+
+
+def compile_pays(run: RunConfig, flops: float, budget: Budget, machine: Machine) -> bool:
+    """Whether a run is long enough to win back what torch.compile takes.
+
+    On a CPU that is half a minute, for steps a tenth to a fifth shorter; on a GPU it is a guess.
+    Decided from the configuration and the kind of device alone, never from a measurement: compiled
+    and eager steps differ in their last bits, and a run that is continued with the same budget must
+    go on as it began.
+    flops: of the whole run, where its budget is not the clock.
+    """
+    if run.compile != "auto":
+        return run.compile
+    can_compile = {"cuda": True, "cpu": any(map(shutil.which, ("c++", "g++", "clang++")))}
+    if not can_compile.get(machine.device.type, False):
+        return False
+    seconds = flops / usual_speed(machine) if budget.seconds is None else budget.seconds
+    return seconds >= COMPILE_FROM_SECONDS[machine.device.type]

@@ -1,0 +1,321 @@
+"""The one training loop, for pretraining and fine-tuning.
+
+Step after step (step.py) until the budget is spent; between steps: save, evaluate, sample,
+stop, as configured. On an accelerator the loop runs a step ahead of what it reports, so that the
+device never waits for Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gpt.batches import MicroBatch, SizedBatches
+from gpt.configuration.sections import EvalConfig, RunSections
+from gpt.errors import Stopped, TrainingFailed
+from gpt.machine.machine import Machine, discard_unfinished_code
+from gpt.machine.signals import Interrupted, resume_command
+from gpt.model import GPT, flops_per_token
+from gpt.optim import Optimizer, WeightAverage, lr_factor
+from gpt.runs import checkpoint
+from gpt.tokenizer import Tokenizer
+from gpt.training.budget import Budget
+from gpt.training.evaluate import Measured, Objective, Score, evaluate
+from gpt.training.step import Step
+from gpt.training.telemetry import RunLog, progress_bar
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken, before the device was asked what came of it."""
+
+    state: checkpoint.TrainState
+    loss: Tensor
+    grad_norm: Tensor
+    rates: dict[str, float]
+    figures: dict[str, Tensor]
+    tokens: int
+    sequence_tokens: int
+    seconds: float
+    data_seconds: float
+
+
+@dataclass
+class Trainer:
+    """A model, what it learns from, and the run it belongs to.
+
+    read: the micro-batches of a step. average: what is evaluated, sampled from and saved instead
+    of the newest weights, where there is one.
+    """
+
+    model: GPT
+    optimizer: Optimizer
+    read: Callable[[int], list[MicroBatch]]
+    validation: Callable[[], SizedBatches]
+    tokenizer: Tokenizer
+    config: RunSections
+    budget: Budget
+    machine: Machine
+    folder: Path
+    log: RunLog
+    state: checkpoint.TrainState
+    sample: Callable[[str], str]
+    average: WeightAverage | None = None
+    evaluate_first: bool = False  # also score the model before it learns
+    measure: Callable[[], Measured] = lambda: Measured({}, [])  # what else an evaluation finds
+    objective: Objective | None = None
+    best_by: str | None = None  # the figure that says which checkpoint is best; None: the loss
+    _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
+    _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
+    _unreported: Taken | None = field(default=None, init=False)
+    _scored: tuple[int, Score] | None = field(default=None, init=False)  # (step, its score)
+
+    def run(self) -> Score:
+        """Train until the budget is spent; returns the final score.
+
+        Raises Stopped after a signal, when everything is saved, and TrainingFailed for a loss that
+        is not finite: on a CPU before it reaches the weights, elsewhere before they are saved.
+        """
+        self._clock = time.monotonic() - self.state.elapsed_seconds
+        here = checkpoint.steps_in(self._checkpoints).get(self.state.step)
+        self._saved_step = self.state.step if here and not checkpoint.damage(here) else None
+        self._best = checkpoint.read_best(self._checkpoints, self.state.step)
+        self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
+        self._flops_per_token = functools.cache(functools.partial(flops_per_token, self.model))
+        self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
+                            self.state.loss_scale, self.log.say, self.average, self.objective)
+        self.model.train()
+        with self._progress_bar() as bar, no_garbage_collection():
+            self._mark = time.monotonic()
+            while not self.budget.is_spent(self.state):
+                self._between_steps(bar)
+                if gave_up(self.config.eval, self.state.step, self._best):
+                    break
+                self._step(bar)
+            self._report_last(bar)
+        with self._averaged():
+            return self._finish()
+
+    def _step(self, bar: tqdm[Any]) -> None:
+        """One optimizer update."""
+        asked, step = time.monotonic(), self.state.step
+        self.state.elapsed_seconds = asked - self._clock
+        rates = self.optimizer.set_lr(
+            lr_factor(self.config.optim, step, self.budget.progress(self.state)))
+        batch = self.read(step)
+        waited = time.monotonic() - asked
+        try:
+            loss, norm = self._update.gradients(batch, lambda: self.machine.seed_step(step))
+        except Exception:
+            if self.machine.stop.signal_name is None:
+                raise
+            discard_unfinished_code()  # a terminal's Ctrl-C goes to a compiler at work as well
+            return  # and the run leaves between steps
+        if not self.machine.runs_ahead:
+            self._refuse_non_finite(step, float(loss), float(norm))
+        self._update.apply()
+
+        now, tokens = time.monotonic(), sum(part.tokens for part in batch)
+        self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens, now - self._clock)
+        taken = Taken(self.state, loss, norm, _by_name(rates), self._update.figures, tokens,
+                      batch[0].inputs.size(1), now - self._mark, waited)
+        self._mark = now
+        self._report_last(bar)  # on an accelerator: the step before, while this one is computed
+        self._unreported = taken
+        if not self.machine.runs_ahead:
+            self._report_last(bar)
+
+    def _report_last(self, bar: tqdm[Any]) -> None:
+        """Report the last step, where that was not done yet."""
+        taken, self._unreported = self._unreported, None
+        if taken is not None:
+            self._report(bar, taken)
+
+    def _between_steps(self, bar: tqdm[Any]) -> None:
+        """What is due before the next step: save first, since evaluating can fail."""
+        step, config = self.state.step, self.config
+        stop = self.machine.stop.signal_name
+        save = step and (stop or is_due(step, config.checkpoint.every_steps))
+        score = is_due(step, config.eval.every_steps) if step else self.evaluate_first
+        sample = step and is_due(step, config.log.samples_every_steps)
+        if not (save or score or sample or stop):
+            return
+        self._report_last(bar)
+        with self._averaged():
+            if save:
+                self._save()
+            if stop:
+                self._leave(stop)
+            with self._interruptible():
+                if score:
+                    self._evaluate()
+                if sample:
+                    self._sample()
+        gc.collect()
+        self._mark = time.monotonic()
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """A signal ends what is done here, and then the run."""
+        try:
+            yield
+        except Interrupted:
+            if self.state.step:
+                self._save()
+            assert self.machine.stop.signal_name is not None
+            self._leave(self.machine.stop.signal_name)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The averaged weights stand in the model meanwhile, where there are any."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_model()
+
+    def _finish(self) -> Score:
+        self._save()
+        with self._interruptible():
+            score = self._evaluate()
+        if not self.budget.is_spent(self.state) and self._best is not None:
+            self.log.say(f"no evaluation since step {self._best.step} found a lower loss; the best "
+                         f"is kept in {checkpoint.steps_in(self._checkpoints)[self._best.step]}")
+        if self.config.log.samples_every_steps is not None:
+            self._sample()
+        self.log.event("end", self.state.step, tokens=self.state.tokens,
+                       elapsed_seconds=time.monotonic() - self._clock)
+        return score
+
+    def _save(self) -> None:
+        """Save this step, unless it is saved already."""
+        if self.state.step == self._saved_step:
+            return
+        path = checkpoint.save(self._checkpoints, self.model, self.optimizer, self.tokenizer,
+                               replace(self.state, loss_scale=self._update.loss_scale))
+        self._saved_step = self.state.step
+        self._prune()
+        self.log.event("save", self.state.step, tokens=self.state.tokens,
+                       elapsed_seconds=self.state.elapsed_seconds, path=path.name)
+
+    def _evaluate(self) -> Score:
+        """Score the validation split, unless this step has been; a new best is kept as a
+        checkpoint."""
+        if self._scored is not None and self._scored[0] == self.state.step:
+            return self._scored[1]
+        batches = self.validation()
+        with progress_bar("evaluating", len(batches), "batch") as bar:
+            score = evaluate(self.model, batches, self._byte_lengths, self.machine, bar.update)
+        state = self.state
+        self.model.eval()
+        figures, texts = self.measure()
+        self.model.train()
+        self.log.event("eval", state.step, tokens=state.tokens,
+                       elapsed_seconds=state.elapsed_seconds, val_loss=score.loss,
+                       val_bits_per_byte=score.bits_per_byte,
+                       **{f"val_{name}": value for name, value in figures.items()})
+        self.log.say(", ".join([
+            f"step {state.step}: validation loss {score.loss:.4f} nats per token",
+            f"{score.bits_per_byte:.4f} bits per byte",
+            *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
+        for prompt, text in texts:
+            self.log.sample(state.step, prompt, text)
+        self._scored = state.step, score
+        decides = score.loss if self.best_by is None else figures[self.best_by]
+        if state.step and (self._best is None or decides < self._best.val_loss):
+            self._save()
+            self._best = checkpoint.Best(state.step, decides)
+            checkpoint.write_best(self._checkpoints, self._best)
+            self._prune()
+        return score
+
+    def _prune(self) -> None:
+        checkpoint.prune(self._checkpoints, self.config.checkpoint.keep, self.state.step,
+                         self._best)
+
+    def _sample(self) -> None:
+        for prompt in self.config.log.sample_prompts:
+            self.log.sample(self.state.step, prompt, self.sample(prompt))
+
+    def _leave(self, signal_name: str) -> None:
+        saved = f"saved in {self.folder}" if self.state.step else "nothing was learned yet"
+        self.log.event("end", self.state.step, tokens=self.state.tokens,
+                       elapsed_seconds=self.state.elapsed_seconds, stopped_by=signal_name)
+        raise Stopped(f"stopped by {signal_name} at step {self.state.step}; {saved}; to continue: "
+                      f"{resume_command()}")
+
+    def _report(self, bar: tqdm[Any], taken: Taken) -> None:
+        """A line of metrics.jsonl, and the progress bar. Raises TrainingFailed."""
+        state, loss, norm = taken.state, float(taken.loss), float(taken.grad_norm)
+        self._refuse_non_finite(state.step - 1, loss, norm)
+        rate = taken.tokens / taken.seconds
+        flops = self._flops_per_token(taken.sequence_tokens)
+        mfu = flops * rate / self.machine.peak_flops
+        if state.step % self.config.log.every_steps == 0:
+            self.log.event("train", state.step, tokens=state.tokens,
+                           elapsed_seconds=state.elapsed_seconds, loss=loss, **taken.rates,
+                           grad_norm=norm, data_seconds=taken.data_seconds,
+                           tokens_per_second=rate, flops_per_token=flops, mfu=mfu,
+                           peak_memory_bytes=self.machine.peak_memory_bytes(),
+                           **{name: float(value) for name, value in taken.figures.items()})
+        bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
+                            refresh=False)
+        done = state.elapsed_seconds if self.budget.seconds else state.step
+        bar.update(min(done, self.budget.seconds or done) - bar.n)
+
+    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
+        if math.isfinite(loss + norm) or self._update.skips_overflows:
+            return
+        kept = "were not saved" if self.machine.runs_ahead else "were not changed"
+        raise TrainingFailed(
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; the weights {kept}. "
+            "Lower optim.lr or raise optim.warmup_steps, then continue from the newest "
+            f"checkpoint: {resume_command()}")
+
+    def _progress_bar(self) -> tqdm[Any]:
+        if self.budget.seconds is not None:
+            layout = ("{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, "
+                      "{remaining} left{postfix}")
+            return progress_bar("training", self.budget.seconds, "s",
+                                initial=self.state.elapsed_seconds, bar_format=layout)
+        assert self.budget.steps is not None
+        return progress_bar("training", self.budget.steps, "step", initial=self.state.step)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+def gave_up(config: EvalConfig, step: int, best: checkpoint.Best | None) -> bool:
+    """Whether eval.patience is at its end."""
+    if config.patience is None or config.every_steps is None or best is None:
+        return False
+    return step - best.step >= config.patience * config.every_steps
+
+
+def is_due(step: int, every_steps: int | None) -> bool:
+    """Whether something that happens every so many steps happens now."""
+    return every_steps is not None and step % every_steps == 0
+
+
+def _by_name(rates: dict[str, float]) -> dict[str, float]:
+    """Learning rates as metrics.jsonl has them: `lr` is AdamW's, the others carry their group."""
+    adamw = next((name for name in rates if name != "matrices"), "matrices")
+    return {"lr": rates[adamw]} | {f"lr_{group}": rate for group, rate in rates.items()}
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python's collector of reference cycles pauses a long run for half a second now and then."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,136 @@
+"""One optimizer step: the gradient of the global batch, clipped and applied.
+
+For each micro-batch the gradient of its summed loss, divided by the global number of supervised
+tokens, is added up; so the result depends on the global batch alone, not on how it was cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpt.batches import MicroBatch
+from gpt.errors import TrainingFailed
+from gpt.machine.machine import Machine
+from gpt.model import GPT
+from gpt.optim import Optimizer, WeightAverage
+from gpt.training.evaluate import NextToken, Objective
+
+SMALLEST_SCALE = 1e-3  # of float16's losses; one that is sound is scaled by thousands
+
+
+class Step:
+    """Gradients and updates of a model, in smaller portions once memory has run out.
+
+    say: told when micro-batches become smaller. In float16 losses are scaled so that gradients do
+    not vanish, and an update whose gradients overflow is left out. loss_scale: how far that had
+    come. But for float16's overflows, nothing here waits for the device. objective: what is made
+    small; None: the next token's loss.
+    """
+
+    def __init__(self, model: GPT, optimizer: Optimizer, machine: Machine, grad_clip: float,
+                 loss_scale: dict[str, Any] | None = None, say: Callable[[str], None] = print,
+                 average: WeightAverage | None = None, objective: Objective | None = None):
+        self._objective = objective or NextToken()
+        self._model, self._optimizer, self._machine = model, optimizer, machine
+        self._grad_clip, self._say, self._average = grad_clip, say, average
+        self._halvings = 0
+        self.figures: dict[str, Tensor] = {}  # the objective's means over the last batch
+        self._scaler = torch.amp.GradScaler(machine.device.type,
+                                            enabled=machine.dtype == torch.float16)
+        if loss_scale is not None:
+            self._scaler.load_state_dict(loss_scale)
+
+    @property
+    def loss_scale(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps of float16's scaling; None in other formats."""
+        return self._scaler.state_dict() if self.skips_overflows else None
+
+    @property
+    def skips_overflows(self) -> bool:
+        """Whether a gradient that is not finite is expected now and then."""
+        return self._scaler.is_enabled()
+
+    def gradients(self, batch: list[MicroBatch], seed: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Those of a global batch; (mean loss in nats, norm of the gradient before clipping).
+
+        seed: makes this step's random draws what they are; called again if it is tried again.
+        """
+        loss = self._accumulate(batch, seed)
+        counted = sum(self._objective.count(part) for part in batch)
+        self.figures = {name: total / counted
+                        for name, total in self._objective.take_figures().items()}
+        self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
+        return loss, clip_gradients(self._model, self._grad_clip)
+
+    def apply(self) -> None:
+        """Update the weights, and their average where there is one."""
+        self._scaler.step(self._optimizer)  # type: ignore[arg-type]
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        if self._average is not None:
+            self._average.update()
+        if self.skips_overflows and self._scaler.get_scale() < SMALLEST_SCALE:
+            raise TrainingFailed("float16 overflows however small the loss is made; use "
+                                 "run.dtype=bfloat16 or float32, or lower optim.lr")
+
+    def _accumulate(self, batch: list[MicroBatch], seed: Callable[[], None]) -> Tensor:
+        while True:
+            seed()
+            parts = [piece for part in batch for piece in part.cut(2**self._halvings)]
+            try:
+                return accumulate_gradients(self._model, parts, self._machine, self._scaler.scale,
+                                            self._objective)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            self._objective.take_figures()  # those of the attempt
+            # Not before here: the error held on to all that the attempt had computed.
+            largest = max(parts, key=lambda part: len(part.inputs))
+            self._halve(len(largest.inputs) // largest.together)
+
+    def _halve(self, size: int) -> None:
+        """Make micro-batches of `size` sequences smaller; the global batch and its order stay."""
+        self._optimizer.zero_grad()
+        if size == 1:
+            raise TrainingFailed(
+                "out of memory with one sequence in a micro-batch; set "
+                "train.recompute_activations=true, or lower model.block_size or the model's size")
+        self._halvings += 1
+        if self._machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._say(f"out of memory: micro-batches of {size} sequences are halved; steps stay the "
+                  "same")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has an error of its own for it; Apple's mps has a sentence."""
+    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+
+
+def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,
+                         scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+                         objective: Objective | None = None) -> Tensor:
+    """Gradients of the mean loss over the whole batch's supervised tokens; returns that loss, ().
+
+    Each micro-batch adds its summed loss over the global count, never a mean of its own: however
+    the batch is cut, and however unevenly supervised tokens are spread, the sum is the same.
+    """
+    objective = objective or NextToken()
+    counted = max(1, sum(objective.count(part) for part in batch))
+    losses = []
+    for part in batch:
+        with machine.autocast():
+            loss = objective.summed_loss(model, part.on(machine)) / counted
+        scale(loss).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scale gradients to a norm of at most `limit` (0: leave them); returns the norm before, ()."""
+    return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)

@@ -1,0 +1,223 @@
+"""From a task to a trained run: open the folder, resume, train.
+
+train.py and finetune.py each describe a Task, and share everything after that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt.batches import Batches, SizedBatches
+from gpt.batches.read_ahead import ReadAhead
+from gpt.chat.format import converses_in, saved_format
+from gpt.configuration.sections import ModelConfig, RunSections
+from gpt.errors import UserError
+from gpt.generation import SamplingConfig
+from gpt.language_model import LanguageModel
+from gpt.machine.machine import Machine
+from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
+from gpt.runs import checkpoint
+from gpt.runs.folder import RunFolder, open_run
+from gpt.tokenizer import Tokenizer
+from gpt.training.budget import Budget
+from gpt.training.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
+from gpt.training.evaluate import Measured, Objective, Score, evaluate
+from gpt.training.loop import Trainer, gave_up
+from gpt.training.plan import Plan, Work, measure_plan, memory_line
+from gpt.training.step import Step
+from gpt.training.telemetry import RunLog
+
+SAMPLE_TOKENS = 128
+TIMED_BATCHES = 4  # of validation, to plan with
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: a model to start from, training batches, and text to validate on.
+
+    batches and validation take the micro-batch size, which is chosen for the machine.
+    identity: what the result rests on; a run folder with another identity is refused.
+    loader_workers: threads that read batches ahead.
+    objective: what is made small; None: the next token's loss.
+    best_by: the figure of `measure` that says which checkpoint is best; None: the validation loss.
+    before_learning: what is done with the model that training starts from, on its machine.
+    measure: figures besides the validation loss, and answers to look at.
+    prompt_tokens: how samples are asked for; None: as plain text.
+    keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
+    """
+
+    model: ModelConfig
+    build_model: Callable[[], GPT]
+    tokenizer: Tokenizer
+    batches: Callable[[int], Batches]
+    validation: Callable[[int], SizedBatches]
+    identity: dict[str, Any]
+    evaluate_first: bool = False
+    loader_workers: int = 0
+    objective: Objective | None = None
+    best_by: str | None = None
+    before_learning: Callable[[GPT, Machine], None] | None = None
+    measure: Callable[[LanguageModel], Measured] = lambda lm: Measured({}, [])
+    prompt_tokens: Callable[[str], list[int]] | None = None
+    keep_base: Callable[[Path], None] | None = None
+
+
+def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
+    """Train, or say what training would cost. Returns the final score; None if nothing was done."""
+    micro_batch_size = choose_micro_batch_size(config.train, task.model, machine)
+    scored_together = evaluation_batch_size(config.train, task.model, machine)
+    batches = task.batches(micro_batch_size)
+    budget = Budget.of(config.train, batches.sequences_per_epoch,
+                       batches.tokens_per_sequence)
+    _refuse_long_prompts(task, config)
+    rates = Rates.of(config.optim, task.model,
+                     config.train.sequences_per_step * batches.tokens_per_sequence)
+    if dry_run:
+        print(_plan(task, config, rates, batches, budget, machine))
+        return None
+    if config.run.resume not in ("auto", "never"):
+        _refuse_another_model(task, checkpoint.find(config.run.resume))
+    with open_run(config, _identity(task, config, rates)) as run:
+        best = checkpoint.read_best(run.path / "checkpoints", run.state.step)
+        if run.is_complete and (budget.is_spent(run.state)
+                                or gave_up(config.eval, run.state.step, best)):
+            print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
+                  f"{_sample_command(run, budget, run.state, task.tokenizer)}")
+            return None
+        model, optimizer = _build(task, config, rates, batches, budget, machine)
+        run.record(config, machine)
+        _keep_base(task, run)
+        if task.before_learning is not None:
+            task.before_learning(model, machine)
+        state = checkpoint.TrainState()
+        if run.resume_from is not None:
+            state = checkpoint.load_training(run.resume_from, model, optimizer)
+        average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
+        lm = LanguageModel(model, task.tokenizer, machine)
+        log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step)
+        with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
+            log.say(_opening_lines(run, model, rates, micro_batch_size, config, machine))
+            trainer = Trainer(model, optimizer, ahead.step,
+                              lambda: task.validation(scored_together), task.tokenizer, config,
+                              budget, machine, run.path, log, state,
+                              _sampler(lm, task), average, task.evaluate_first,
+                              lambda: task.measure(lm), task.objective, task.best_by)
+            score = trainer.run()
+            log.say("done; sample from it with: "
+                    + _sample_command(run, budget, trainer.state, task.tokenizer))
+            return score
+
+
+def _sample_command(run: RunFolder, budget: Budget, state: checkpoint.TrainState,
+                    tokenizer: Tokenizer) -> str:
+    """How the trained model is asked: in the format that it learned, and the best checkpoint of a
+    run that ended because nothing better was found."""
+    folder, checkpoints = run.path, run.path / "checkpoints"
+    best = checkpoint.read_best(checkpoints, state.step)
+    if best is not None and not budget.is_spent(state):
+        folder = checkpoint.steps_in(checkpoints)[best.step]
+    return f"python sample.py {folder}{' --chat' if converses_in(saved_format(tokenizer)) else ''}"
+
+
+def _build(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
+           machine: Machine) -> tuple[GPT, Optimizer]:
+    """(model on its device, its optimizer)"""
+    model = task.build_model()
+    model.recompute = config.train.recompute_activations
+    tokens = (budget.steps or 0) * config.train.sequences_per_step * batches.tokens_per_sequence
+    machine.compile = compile_pays(config.run, tokens * flops_per_token(model), budget, machine)
+    machine.place(model)
+    return model, build_optimizer(model, config.optim, rates)
+
+
+def _keep_base(task: Task, run: RunFolder) -> None:
+    """What adapters adapt is kept once, so that the run's folder is all that a model needs."""
+    folder = checkpoint.base_folder(run.path)
+    if task.keep_base is not None and checkpoint.damage(folder):
+        task.keep_base(folder)
+
+
+def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
+          machine: Machine) -> Plan:
+    """What this run would cost, from doing a little of it."""
+    model, optimizer = _build(task, config, rates, batches, budget, machine)
+    step = Step(model.train(), optimizer, machine, config.train.grad_clip,
+                average=WeightAverage.continued(model, optimizer.state, rates.ema_decay),
+                objective=task.objective)
+    lm = LanguageModel(model, task.tokenizer, machine)
+    scored_together = evaluation_batch_size(config.train, task.model, machine)
+    some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
+    lengths = torch.from_numpy(task.tokenizer.byte_lengths())
+    sample, prompts = _sampler(lm, task), config.log.sample_prompts
+    with tempfile.TemporaryDirectory() as folder:
+        evals, saves = config.eval.every_steps, config.checkpoint.every_steps
+        besides = [
+            Work(lambda: evaluate(model, some, lengths, machine), (evals,), task.evaluate_first,
+                 len(some) / len(task.validation(scored_together))),
+            Work(lambda: task.measure(lm), (evals,), task.evaluate_first),
+            Work(lambda: checkpoint.save(Path(folder), model, optimizer, task.tokenizer,
+                                         checkpoint.TrainState()), (saves, evals))]
+        if config.log.samples_every_steps is not None:
+            besides.append(Work(lambda: [sample(prompt) for prompt in prompts],
+                                (config.log.samples_every_steps,)))
+        return measure_plan(model, step, batches, budget, besides, machine)
+
+
+def _refuse_long_prompts(task: Task, config: RunSections) -> None:
+    for prompt in config.log.sample_prompts if config.log.samples_every_steps else ():
+        tokens = (task.prompt_tokens or task.tokenizer.encode)(prompt)
+        length, limit = len(tokens), task.model.block_size
+        if length > limit:
+            raise UserError(f"log.sample_prompts: a prompt has {length} tokens, the model reads "
+                            f"{limit} (model.block_size); shorten it")
+
+
+def _refuse_another_model(task: Task, path: Path) -> None:
+    """A checkpoint given by run.resume=PATH may come from anywhere."""
+    if checkpoint.load_model_config(path) != task.model:
+        raise UserError(f"run.resume: {path} holds another architecture than model.* asks for")
+    if checkpoint.load_tokenizer(path).fingerprint != task.tokenizer.fingerprint:
+        raise UserError(f"run.resume: {path} was trained with another tokenizer than the dataset's")
+
+
+def _identity(task: Task, config: RunSections, rates: Rates) -> dict[str, Any]:
+    return {"run.seed": config.run.seed, "train.batch_size": config.train.sequences_per_step,
+            "optim.name": rates.name, "optim.ema_half_life": config.optim.ema_half_life,
+            **{f"model.{name}": value for name, value in task.model.model_dump().items()},
+            "tokenizer": task.tokenizer.fingerprint, **task.identity}
+
+
+def _opening_lines(run: RunFolder, model: GPT, rates: Rates, micro_batch_size: int,
+                   config: RunSections, machine: Machine) -> str:
+    """What is trained, on what, in what portions."""
+    lines = [f"{run.path}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs "
+             f"per token, on {machine.describe()}",
+             f"steps of {config.train.sequences_per_step} sequences in micro-batches of "
+             f"{micro_batch_size}; {rates}; schedule {config.optim.schedule}",
+             memory_line(model, rates, micro_batch_size, config.train.recompute_activations)]
+    if run.resume_from is not None:
+        lines.append(f"continuing from {run.resume_from}")
+    return "\n".join(lines)
+
+
+def _sampler(lm: LanguageModel, task: Task) -> Callable[[str], str]:
+    """Text that the model in training would write after a prompt."""
+    def sample(prompt: str) -> str:
+        tokens = (task.prompt_tokens or lm.prompt_tokens)(prompt)
+        room = max(0, min(SAMPLE_TOKENS, task.model.block_size - len(tokens)))
+        lm.model.eval()
+        config = SamplingConfig(max_new_tokens=room, temperature=0.8, top_k=50, seed=0)
+        text = "".join(piece.text for _, piece in lm.write([lm.request(tokens, config)]))
+        lm.model.train()
+        return text
+
+    return sample

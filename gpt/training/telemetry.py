@@ -1,0 +1,104 @@
+"""What a run tells: progress bar, metrics.jsonl, train.log, samples.jsonl, wandb."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from gpt.configuration.sections import LogConfig
+from gpt.errors import UserError
+from gpt.files.atomic import write_atomically
+
+
+def progress_bar(what: str, total: float | None, unit: str, **settings: Any) -> tqdm[Any]:
+    """A progress bar on standard error; in a log file it writes a line now and then."""
+    interactive = sys.stderr.isatty()
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=unit in ("B", "tok"), ascii=" ━",
+                dynamic_ncols=interactive, mininterval=0.1 if interactive else 15,
+                leave=interactive, **settings)
+
+
+class RunLog:
+    """Everything that a run writes for people and for other programs."""
+
+    def __init__(self, folder: Path, log: LogConfig, config: dict[str, Any], resumed_at: int):
+        """resumed_at: the step of the checkpoint that training goes on from; later lines go."""
+        self._folder, self._log = folder, log
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _drop_lines_after(folder / name, resumed_at)
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._wandb = None if log.wandb == "disabled" else self._start_wandb(config)
+
+    def _start_wandb(self, config: dict[str, Any]) -> Any:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("log.wandb is switched on, but the package wandb is not installed: "
+                            "pip install wandb, or set log.wandb=disabled") from error
+        id_file = self._folder / "wandb_id"  # one wandb run, however often training is resumed
+        if not id_file.exists():
+            write_atomically(id_file, secrets.token_hex(8))
+        run = wandb.init(project=self._log.wandb_project, name=self._folder.name, config=config,
+                         dir=str(self._folder), id=id_file.read_text(), resume="allow",
+                         mode=self._log.wandb, settings=wandb.Settings(silent=True))
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        """Append a line to metrics.jsonl, and the same to wandb; what is not finite is null."""
+        values = {key: None if value in (math.inf, -math.inf) or value != value else value
+                  for key, value in values.items()}
+        line = {"event": kind, "step": step, **values}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        if self._wandb is not None and kind in ("train", "eval"):
+            prefix = "train/" if kind == "train" else ""
+            self._wandb.log({"step": step} | {prefix + k: v for k, v in values.items()})
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Keep a generated text in samples.jsonl, and show it."""
+        line = json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False)
+        with (self._folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self.say(f"sample at step {step}: {prompt}{text}")
+
+    def say(self, text: str) -> None:
+        """Show a line above the progress bar, and keep it in train.log."""
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; training goes on
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        with (self._folder / "train.log").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def close(self) -> None:
+        """Finish the files, and wandb's run."""
+        self._metrics.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keep what was logged up to a checkpoint: a killed run may have gone beyond it.
+
+    What belongs to the checkpoint's own step but happens after saving (evaluation, samples) goes
+    too, since it will happen again. A line torn by the kill is dropped.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            entry = json.loads(line)
+            at, before = entry["step"], entry.get("event") in ("train", "save")
+        except (ValueError, KeyError, TypeError):
+            continue
+        if at < step or (at == step and before):
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept))

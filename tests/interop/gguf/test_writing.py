@@ -1,0 +1,204 @@
+"""GGUF files: what is in them, and what they cannot hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gpt.configuration.sections import ModelConfig
+from gpt.errors import UserError
+from gpt.interop import gguf_writing
+from gpt.interop.gguf.proof import Reconstructed
+from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved, modelfile
+from gpt.interop.model_card import About
+from gpt.interop.proof import sample_text
+from gpt.model.embedding import rope_frequencies, rotate, rotations
+from gpt.tokenizer import BPE_PATTERN, Boundaries, RankTokenizer, Tokenizer, build_tokenizer
+from gpt.tokenizer import read_huggingface_tokenizer as read_hub
+from tests.interop.models import TEXT, bpe, chatty
+from tests.tiny import ARCHITECTURES, tiny_gpt
+from tests.tokenizer.hub_tokenizers import KINDS, write_folder
+
+gguf = pytest.importorskip("gguf")
+ABOUT = About("tiny", "mit")
+LLAMA = {"qk_norm": False, "norm_eps": 1e-5}
+# name: (options, llama.cpp's name for the architecture)
+EXPORTED: dict[str, tuple[dict[str, Any], str]] = {
+    "qwen3": ({"n_inner": 64}, "qwen3"), "qwen3 tied": ({"tie_embeddings": True}, "qwen3"),
+    "gpt2": (ARCHITECTURES["gpt2"], "gpt2"),
+    "gpt2 untied": ({**ARCHITECTURES["gpt2"], "tie_embeddings": False, "n_inner": 64}, "gpt2"),
+    "waves": ({**ARCHITECTURES["vaswani"], "mlp": "gelu_tanh"}, "gpt2"),
+    "llama": ({**LLAMA, "rope_base": 500.0, "n_kv_head": 1}, "llama"),
+    "llama long": (ARCHITECTURES["llama"], "llama"),
+    "wide heads": ({**LLAMA, "head_dim": 16, "residual_scale": 0.5}, "llama"),
+    "mistral": ({**LLAMA, "window": 64}, "llama")}
+
+
+def export(tmp_path, changes: dict[str, Any], dtype: str = "float32",
+           tokenizer: Tokenizer | None = None) -> tuple[Any, str]:
+    """(reader, what was said) of a tiny model."""
+    model = tiny_gpt(**{"vocab_size": 320, "block_size": 64, **changes})
+    said = export_gguf(model, tokenizer or bpe(), tmp_path / "out", ABOUT, dtype)
+    return gguf.GGUFReader(tmp_path / f"out/tiny-{dtype}.gguf"), said
+
+
+def value(reader: Any, name: str) -> Any:
+    return reader.fields[name].contents()
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_architecture_is_written_in_every_type_and_proven(name, dtype, tmp_path):
+    changes, architecture = EXPORTED[name]
+    reader, said = export(tmp_path, changes, dtype)
+    assert value(reader, "general.architecture") == architecture
+    assert value(reader, "general.license") == "mit" and value(reader, "general.name") == "tiny"
+    rounded = "" if dtype == "float32" else f", rounded to {dtype}"
+    assert said.startswith(f"read back: options and all {len(reader.tensors)} tensors are the "
+                           f"model's{rounded}; logits differ by at most ")
+    assert "ids of" in said and {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"tiny-{dtype}.gguf", "Modelfile"}
+    kinds = {t.name: t.tensor_type.name for t in reader.tensors}
+    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}[dtype]
+    assert {kind for key, kind in kinds.items() if "norm" in key or "bias" in key} == {"F32"}
+    assert kinds["token_embd.weight"] == kinds["blk.0.ffn_up.weight"] == stored
+
+
+def test_the_options_are_those_that_llama_cpp_reads(tmp_path):
+    reader, _ = export(tmp_path, {**EXPORTED["wide heads"][0], "rope_base": 700.0},
+                       tokenizer=chatty())
+    expected = {"context_length": 64, "embedding_length": 32, "block_count": 2,
+                "feed_forward_length": 96, "attention.head_count": 4, "attention.head_count_kv": 2,
+                "attention.key_length": 16, "attention.value_length": 16, "vocab_size": 320,
+                "rope.dimension_count": 16, "rope.freq_base": 700.0,
+                "attention.layer_norm_rms_epsilon": float(np.float32(1e-5))}
+    for name, wanted in expected.items():
+        assert value(reader, f"llama.{name}") == wanted, name
+    tokens = {"model": "gpt2", "pre": "llama-bpe", "eos_token_id": 300, "bos_token_id": 301,
+              "add_bos_token": True}
+    for name, wanted in tokens.items():
+        assert value(reader, f"tokenizer.ggml.{name}") == wanted, name
+    assert value(reader, "tokenizer.chat_template") == "{{ messages }}"
+    assert len(value(reader, "tokenizer.ggml.tokens")) == 320
+    kinds = value(reader, "tokenizer.ggml.token_type")
+    assert [kinds.count(kind) for kind in (1, 3, 5)] == [300, 3, 17]
+    assert kinds[300] == 3 and kinds[303] == 5
+
+
+def test_gpt2s_options_have_their_own_names(tmp_path):
+    reader, _ = export(tmp_path, {**ARCHITECTURES["gpt2"], "norm_eps": 1e-3})
+    assert value(reader, "gpt2.attention.layer_norm_epsilon") == pytest.approx(1e-3)
+    assert not [name for name in reader.fields if "rope" in name]
+    assert value(reader, "tokenizer.ggml.add_bos_token") is False
+
+
+def test_turning_neighbours_of_interleaved_rows_is_turning_halves():
+    """By llama.cpp's formula (ggml's rope in its normal mode), against ours."""
+    D, H = 8, 3
+    torch.manual_seed(0)
+    W, x = torch.randn(H * D, 5), torch.randn(6, 5)
+    config = ModelConfig(vocab_size=9, n_embd=H * D, n_head=H, n_kv_head=H)
+    cos, sin = rotations(torch.arange(6), rope_frequencies(config))      # (T, 1, D/2)
+    ours = rotate((x @ W.T).view(1, 6, H, D), (cos, sin))[0]
+
+    y = (x @ interleaved(W, D).T).view(6, H, D // 2, 2)
+    a, b = y[..., 0], y[..., 1]                                           # neighbours
+    theirs = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)  # (T, H, D/2, 2)
+    torch.testing.assert_close(torch.cat((theirs[..., 0], theirs[..., 1]), dim=-1), ours)
+    bias = torch.arange(H * D)
+    assert interleaved(bias, D)[:D].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+def test_the_scaling_of_llama_3_is_a_tensor_that_divides(tmp_path):
+    changes = {**LLAMA, "rope_scaling": {"factor": 4.0, "original_block_size": 32}}
+    reader, _ = export(tmp_path, changes)
+    stored = {t.name: t for t in reader.tensors}["rope_freqs.weight"]
+    config = tiny_gpt(**changes).config
+    plain = rope_frequencies(config.model_copy(update={"rope_scaling": None}))
+    torch.testing.assert_close(plain / torch.tensor(np.array(stored.data)),
+                               rope_frequencies(config))
+    assert stored.data.max() == 4.0 and stored.data.min() == 1.0
+
+
+REFUSED = {
+    "window": ({**LLAMA, "window": 5}, "llama.cpp's mistral.* model.window=5"),
+    "qwen3 window": ({"window": 5}, "llama.cpp's qwen3.* model.window=5"),
+    "gelu": ({**ARCHITECTURES["gpt2"], "mlp": "gelu"}, "model.mlp=gelu"),
+    "relu2": ({**ARCHITECTURES["gpt2"], "mlp": "relu2"}, "model.mlp=relu2"),
+    "qwen3 scaling": ({"rope_scaling": {}}, r"model.rope_scaling=\(given\) beside qk_norm=True")}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_llama_cpp_cannot_express_is_refused_by_the_options_name(name, tmp_path):
+    changes, expected = REFUSED[name]
+    with pytest.raises(UserError, match=expected):
+        export(tmp_path, changes)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"n_embd": 48, "n_inner": 64}, "model.n_embd=48"), ({"n_inner": 40}, "model.n_inner=40"),
+    ({"head_dim": 10}, r"model.n_head \* head_dim=40")])
+def test_q8_0_needs_whole_blocks(changes, named, tmp_path):
+    with pytest.raises(UserError, match=rf"multiples of 32, unlike .*{named}.*export as float16"):
+        export(tmp_path, {"n_head": 4, "head_dim": 16, **changes}, "q8_0")
+    export(tmp_path, changes, "float16")
+
+
+def test_without_the_library_the_error_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_writing.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the gguf package; run: pip install 'gpt-toolkit\["):
+        export(tmp_path, {})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokenizers_of_the_hub_are_carried_or_refused(kind, tmp_path):
+    make, eos = KINDS[kind]
+    tokenizer = read_hub(write_folder(tmp_path / "hub", make(), eos))
+    if kind in ("gpt2", "control_first", "llama3"):
+        export(tmp_path, {"vocab_size": 640}, tokenizer=tokenizer)
+    else:
+        with pytest.raises(UserError, match=r"llama.cpp has no name for its way to cut text"):
+            export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("spec", ["byte", "char", "bpe:257", "bpe:400"])
+def test_our_own_tokenizers_are_rebuilt_from_the_file_alone(spec, tmp_path):
+    tokenizer = build_tokenizer(spec, [TEXT + "日本語"])
+    reader, _ = export(tmp_path, {"vocab_size": 420}, tokenizer=tokenizer)
+    rebuilt = Reconstructed(reader)
+    for text in ("", "a", TEXT, "日本 語é\x00\r\n\n  x", "<|endoftext|>", "e\u0301 " * 50):
+        assert rebuilt.encode(text) == tokenizer.encode(text)
+
+
+def test_tokens_that_no_merge_makes_are_looked_up_as_whole_words(tmp_path):
+    """As in Llama 3's vocabulary; llama.cpp does so for its "llama-bpe"."""
+    ranks = {bytes([b]): b for b in range(256)} | {b"alone": 256}
+    tokenizer = RankTokenizer("x", ranks, BPE_PATTERN, {"<end>": 257}, Boundaries(257))
+    reader, _ = export(tmp_path, {}, tokenizer=tokenizer)
+    assert Reconstructed(reader).encode("alone alones") == tokenizer.encode("alone alones")
+    assert tokenizer.encode("alone") == [256]
+
+
+def test_the_modelfile_hands_the_prompt_on_and_ends_at_the_stops():
+    assert modelfile("x.gguf", chatty(), 64) == (
+        'FROM ./x.gguf\nTEMPLATE """{{ .Prompt }}"""\nPARAMETER num_ctx 64\n'
+        'PARAMETER stop "<end>"\nPARAMETER stop "<turn>"\n')
+
+
+def test_after_a_failure_nothing_is_left(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+    for broken in ("write_atomically", "_write", "prove"):
+        with monkeypatch.context() as patch:
+            patch.setattr(gguf_writing, broken, fail)
+            with pytest.raises(OSError, match="No space"):
+                export(tmp_path, {})
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_sample_is_long_enough_to_matter():
+    assert len(sample_text(bpe())) > 4000
