@@ -26,7 +26,7 @@ from gpt.finetuning import (
 )
 from gpt.finetuning.preferences import PreferenceObjective
 from gpt.finetuning.task import sequences_per_step
-from gpt.machine.machine import launch
+from gpt.machine.device import launch
 from gpt.model import GPT
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import SavedModel, find_model

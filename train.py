@@ -25,7 +25,7 @@ from gpt.batches import (
 from gpt.configuration.command_line import parse_command_line
 from gpt.configuration.sections import ModelConfig, PretrainConfig
 from gpt.errors import UserError, run_command
-from gpt.machine.machine import Machine, launch, training_machine
+from gpt.machine.device import Machine, launch, training_machine
 from gpt.model import GPT, flops_per_token
 from gpt.runs.folder import started_with
 from gpt.shards.reading import Dataset

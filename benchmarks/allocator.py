@@ -40,7 +40,7 @@ def main() -> None:
             print(f"{shape:24} {arm:16} {rate:8,.0f} tokens/s  "
                   f"(ours / this: {result[shape]['ours'] / rate:.2f})", flush=True)
     from gpt.files.atomic import write_json
-    from gpt.machine.machine import choose_machine
+    from gpt.machine.device import choose_machine
 
     RESULTS.parent.mkdir(exist_ok=True)
     write_json(RESULTS, {"hardware": choose_machine("cpu", "float32").describe(),
@@ -61,7 +61,7 @@ def worker(arm: str, shape: str) -> None:
 
     from gpt.batches import MicroBatch
     from gpt.configuration.sections import ModelConfig, OptimConfig
-    from gpt.machine import machine as runtime
+    from gpt.machine import device as runtime
     from gpt.machine.allocator import keep_freed_memory
     from gpt.model import GPT
     from gpt.optim import Rates, build_optimizer

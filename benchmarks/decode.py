@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files.atomic import write_json  # noqa: E402
-from gpt.machine.machine import choose_machine, computes_in_bfloat16  # noqa: E402
+from gpt.machine.device import choose_machine, computes_in_bfloat16  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 ROUNDS, PROMPT, NEW, LONG_PROMPT, BATCH = 5, 32, 64, 512, 16
@@ -153,7 +153,8 @@ def per_token(seconds: Callable[[list[list[int]], int], float], count: int) -> f
 def start_ours(folder: Path, number: str) -> Callable[[list[list[int]], int], float]:
     """A function that generates and says how long it took."""
     import gpt
-    from gpt.generation import Engine, Request, SamplingConfig
+    from gpt.configuration.sampling import SamplingConfig
+    from gpt.generation import Engine, Request
     lm = gpt.load(str(folder / "ours"), "cpu", number)
 
     def seconds(texts: list[list[int]], count: int) -> float:

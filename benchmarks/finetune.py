@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
 
 def report(found: dict[str, list[dict[str, float]]]) -> None:
     """A line per arm, and the file."""
-    from gpt.machine.machine import choose_machine
+    from gpt.machine.device import choose_machine
     medians = {arm: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
                for arm, rounds in found.items()}
     ratios = {arm: medians[arm]["tokens_per_second"] / medians[peer]["tokens_per_second"]
@@ -118,7 +118,7 @@ def ours(arm: str, folder: Path) -> tuple[Callable[[], int], int]:
     from gpt.batches import Batches, Order
     from gpt.configuration.sections import OptimConfig
     from gpt.finetuning import choose_what_learns
-    from gpt.machine.machine import choose_machine
+    from gpt.machine.device import choose_machine
     from gpt.optim import Rates, build_optimizer
     from gpt.training.step import Step
     config, base, rows = task_of(arm, folder)

@@ -33,7 +33,7 @@ from gpt.batches.windows import Windows  # noqa: E402
 from gpt.configuration.sections import ModelConfig, OptimConfig  # noqa: E402
 from gpt.files.atomic import write_json  # noqa: E402
 from gpt.machine.allocator import keep_freed_memory  # noqa: E402
-from gpt.machine.machine import choose_machine  # noqa: E402
+from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.model import GPT  # noqa: E402
 from gpt.optim import Rates, build_optimizer  # noqa: E402
 from gpt.shards.reading import TokenStream  # noqa: E402

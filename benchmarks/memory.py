@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 def report(peaks: dict[str, list[int]]) -> None:
     """A line per arm, and the file."""
-    from gpt.machine.machine import choose_machine
+    from gpt.machine.device import choose_machine
     medians = {arm: statistics.median(found) for arm, found in peaks.items()}
     limit = 4 * 4 * parameters()
     for arm, peak in medians.items():
@@ -90,7 +90,7 @@ def step_of_ours(tokens: torch.Tensor, recompute: bool, micro_batch_size: int | 
     """As the trainer does it: gradients added up over micro-batches, clipping, fused AdamW."""
     from gpt.batches import MicroBatch
     from gpt.configuration.sections import OptimConfig, TrainConfig
-    from gpt.machine.machine import choose_machine
+    from gpt.machine.device import choose_machine
     from gpt.model import GPT
     from gpt.optim import Rates, build_optimizer
     from gpt.training.choices import choose_micro_batch_size

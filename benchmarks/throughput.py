@@ -33,7 +33,7 @@ from gpt.configuration.sections import ModelConfig, OptimConfig, TrainConfig  # 
 from gpt.errors import run_command  # noqa: E402
 from gpt.files.atomic import write_json  # noqa: E402
 from gpt.machine.allocator import keep_freed_memory  # noqa: E402
-from gpt.machine.machine import (  # noqa: E402
+from gpt.machine.device import (  # noqa: E402
     Machine,
     choose_machine,
     computes_in_bfloat16,

@@ -7,16 +7,16 @@ from functools import cached_property
 from typing import Any, overload
 
 import torch
-from pydantic import ValidationError
 
 from gpt.chat.format import saved_format
+from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.errors import UserError
-from gpt.generation import Engine, Piece, Request, SamplingConfig, Writer, room_for
+from gpt.generation import Engine, Piece, Request, Writer, room_for
 from gpt.generation.beam import beam_search
 from gpt.generation.drafts import Draft, DraftModel, PromptLookup
 from gpt.generation.grammar import grammars
 from gpt.generation.writer import pieces_of
-from gpt.machine.machine import Machine, choose_machine
+from gpt.machine.device import Machine, choose_machine
 from gpt.model import GPT
 from gpt.model.int8 import quantize
 from gpt.runs.saved_model import SavedModel, find_model
@@ -188,21 +188,3 @@ def _ids_of(tokenizer: Tokenizer) -> dict[int, bytes | str]:
     """What each id stands for."""
     names = {i: name for name, i in tokenizer.specials.items()}
     return names | {i: tokenizer.decode_bytes([i]) for i in tokenizer.text_ids}
-
-
-def sampling_config(**settings: Any) -> SamplingConfig:
-    """Validated settings; `stop` may be one text. Raises UserError naming the wrong one."""
-    if isinstance(settings.get("stop"), str):
-        settings["stop"] = [settings["stop"]]
-    try:
-        return SamplingConfig(**settings)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        if not problem["loc"]:  # of settings that do not go together
-            raise UserError(problem["msg"].removeprefix("Value error, ")) from error
-        name = ".".join(map(str, problem["loc"][:1]))
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(SamplingConfig.model_fields)
-            raise UserError(f"there is no setting {name}; choose from {known}") from error
-        message = problem["msg"].removeprefix("Value error, ").lower()
-        raise UserError(f"{name}: {message} (given: {problem['input']!r})") from error

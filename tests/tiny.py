@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from gpt.batches.text import TokenizedText
+from gpt.configuration.sampling import SamplingConfig
 from gpt.configuration.sections import ModelConfig
 from gpt.errors import run_command
-from gpt.generation import Engine, Generation, Request, SamplingConfig, room_for
-from gpt.machine.machine import Machine
+from gpt.generation import Engine, Generation, Request, room_for
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.shards.reading import TokenStream
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpt.batches import IGNORE, Batches, EvaluationWindows, MicroBatch, Order, Shuffled, Windows
 from gpt.configuration.sections import OptimConfig, RunSections
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
 from gpt.runs import checkpoint

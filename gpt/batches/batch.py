@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt.batches.order import Order, sequence_order
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 
 IGNORE = -100  # a target that is not supervised; PyTorch's cross-entropy skips it
 

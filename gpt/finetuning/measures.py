@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.chat.format import Chat
+from gpt.chat.rendering import Chat
 from gpt.configuration.sections import FinetuneConfig
 from gpt.finetuning.preferences import preference_figures
 from gpt.finetuning.rows import Row
 from gpt.finetuning.task import TaskRows
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 from gpt.training.evaluate import Measured
 

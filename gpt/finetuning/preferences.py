@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.batches import MicroBatch
-from gpt.chat.format import Chat
 from gpt.chat.messages import Message
+from gpt.chat.rendering import Chat
 from gpt.configuration.sections import PreferenceConfig
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.rows import Row, encode_row, side_by_side
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.training.evaluate import token_losses
 from gpt.training.telemetry import progress_bar

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt.batches import IGNORE, MicroBatch
 from gpt.batches.packing import pack
-from gpt.chat.format import Chat
+from gpt.chat.rendering import Chat
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Windows
-from gpt.chat.format import FORMATS, Chat, ChatFormat, choose_format, saved_format
+from gpt.chat.format import FORMATS, ChatFormat, choose_format, saved_format
 from gpt.chat.messages import Message
+from gpt.chat.rendering import Chat
 from gpt.configuration.sections import FinetuneConfig, FinetuneSection, PreferenceConfig
 from gpt.errors import UserError
 from gpt.files.atomic import sha256_of
@@ -26,7 +27,7 @@ from gpt.finetuning.rows import (
     refuse_useless,
 )
 from gpt.finetuning.splits import VAL_FRACTION, labels_of, load_splits
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.shards.reading import Dataset
 from gpt.tokenizer import Tokenizer

@@ -2,7 +2,6 @@
 
 from gpt.generation.engine import Engine, room_for
 from gpt.generation.request import Generation, Request
-from gpt.generation.sampling import SamplingConfig
 from gpt.generation.writer import Piece, Writer
 
-__all__ = ["Engine", "Generation", "Piece", "Request", "SamplingConfig", "Writer", "room_for"]
+__all__ = ["Engine", "Generation", "Piece", "Request", "Writer", "room_for"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpt.generation.native import NativeModel, fastest
 from gpt.generation.request import End, Generation, Request
 from gpt.generation.sampling import log_probabilities
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation.sampling import SamplingConfig
 
 _FIELDS = {"logit_bias", "banned_tokens", "forced_tokens", "repetition_penalty", "presence_penalty",
            "frequency_penalty", "min_new_tokens", "json_schema", "regex"}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache, StaticCache
 
 _WARM_UP = 3  # steps, in which kernels are chosen and libraries set memory aside

@@ -16,7 +16,7 @@ import torch
 from gpt.generation.native import fastest
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.generation.controls import Controls, Grammar
 from gpt.generation.cuda_graph import GraphedStep
 from gpt.generation.drafts import Draft
 from gpt.generation.native import FEW, fastest
 from gpt.generation.request import Continuation, Generation, Request
-from gpt.generation.sampling import SamplingConfig, choose, log_probabilities
-from gpt.machine.machine import Machine
+from gpt.generation.sampling import choose, log_probabilities
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 
 CHUNK = 512  # tokens of a prompt that are read at once, which bounds the memory that it takes

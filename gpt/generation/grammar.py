@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation.sampling import SamplingConfig
 from gpt.tokenizer import Tokenizer
 
 

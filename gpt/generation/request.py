@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation.controls import Controls
-from gpt.generation.sampling import SamplingConfig
 
 End = Literal["stop", "length", "context"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation.engine import Engine
 from gpt.generation.request import Generation, Request
-from gpt.generation.sampling import SamplingConfig
 from gpt.generation.text import TextStream
 from gpt.tokenizer import Tokenizer
 

@@ -19,7 +19,7 @@ from gpt.configuration.sections import RunConfig, RunSections
 from gpt.errors import UserError
 from gpt.files.atomic import read_json, write_atomically, write_json
 from gpt.files.lock import locked
-from gpt.machine.machine import PACKAGES, Machine, package_version
+from gpt.machine.device import PACKAGES, Machine, package_version
 from gpt.runs import checkpoint
 
 

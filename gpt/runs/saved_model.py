@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from gpt.chat.format import Chat, read_format
+from gpt.chat.format import read_format
+from gpt.chat.rendering import Chat
 from gpt.configuration.sections import ModelConfig
 from gpt.errors import UserError
 from gpt.interop import hub

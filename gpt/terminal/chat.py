@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from gpt.chat.format import Chat, choose_format, saved_format
+from gpt.chat.format import choose_format, saved_format
 from gpt.chat.messages import Message
+from gpt.chat.rendering import Chat
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Request, SamplingConfig
+from gpt.generation import Request
 from gpt.language_model import LanguageModel
 from gpt.terminal.show import Sample, closing_line, generate, write
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.errors import OneLineParser, UserError
-from gpt.generation import SamplingConfig
-from gpt.language_model import sampling_config
 
 _WHOLE = ("max_new_tokens", "min_new_tokens", "top_k", "beams", "seed")
 _IDS = ("banned_tokens", "forced_tokens")

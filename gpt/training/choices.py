@@ -14,7 +14,7 @@ import shutil
 import torch
 
 from gpt.configuration.sections import ModelConfig, RunConfig, TrainConfig
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.training.budget import Budget
 
 TOKENS_PER_STEP = 2.0  # times the root of all tokens

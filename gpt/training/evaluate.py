@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt.batches import IGNORE, MicroBatch
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.training.cross_entropy import summed_cross_entropy, token_cross_entropy
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from gpt.batches import MicroBatch, SizedBatches
 from gpt.configuration.sections import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
-from gpt.machine.machine import Machine, discard_unfinished_code
+from gpt.machine.device import Machine, discard_unfinished_code
 from gpt.machine.signals import Interrupted, resume_command
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpt.batches import Batches
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Rates
 from gpt.optim.group import weights_by_kind

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpt.batches import MicroBatch
 from gpt.errors import TrainingFailed
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, WeightAverage
 from gpt.training.evaluate import NextToken, Objective

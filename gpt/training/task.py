@@ -18,11 +18,11 @@ import torch
 from gpt.batches import Batches, SizedBatches
 from gpt.batches.read_ahead import ReadAhead
 from gpt.chat.format import converses_in, saved_format
+from gpt.configuration.sampling import SamplingConfig
 from gpt.configuration.sections import ModelConfig, RunSections
 from gpt.errors import UserError
-from gpt.generation import SamplingConfig
 from gpt.language_model import LanguageModel
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
 from gpt.runs import checkpoint

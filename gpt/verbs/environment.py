@@ -14,7 +14,7 @@ from gpt.configuration.sections import PretrainConfig
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.generation.native.library import library
-from gpt.machine.machine import (
+from gpt.machine.device import (
     DTYPES,
     PACKAGES,
     Machine,

@@ -13,7 +13,7 @@ import torch
 
 from gpt.batches.text import TokenizedText
 from gpt.batches.windows import EvaluationWindows
-from gpt.chat.format import Chat
+from gpt.chat.rendering import Chat
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.finetuning.formats import read_task
@@ -22,7 +22,7 @@ from gpt.finetuning.rows import encode_examples, padded_batches, refuse_useless
 from gpt.finetuning.splits import labels_of
 from gpt.finetuning.task import format_for
 from gpt.language_model import LanguageModel, opened
-from gpt.machine.machine import choose_machine
+from gpt.machine.device import choose_machine
 from gpt.runs.saved_model import find_model
 from gpt.shards.reading import Dataset, TokenStream, dataset_folder, is_dataset
 from gpt.training.evaluate import evaluate

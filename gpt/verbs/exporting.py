@@ -14,7 +14,7 @@ from gpt.interop.model_card import about_checkpoint
 from gpt.interop.new_folder import refuse_what_is_there
 from gpt.interop.peft.writing import export_peft
 from gpt.interop.writing import MAX_SHARD_BYTES, export_huggingface
-from gpt.machine.machine import DTYPES
+from gpt.machine.device import DTYPES
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy, label_
 from gpt.finetuning.preferences import encode_pairs, preference_figures, with_reference
 from gpt.finetuning.rows import encode_row, side_by_side
 from gpt.language_model import LanguageModel
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.machine.signals import Interrupted
 from gpt.model import KVCache
 from tests.finetuning.conversations import chat_of, pair, with_controls

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt.chat.format import FORMATS
-from gpt.generation import SamplingConfig
+from gpt.configuration.sampling import SamplingConfig
 from gpt.language_model import LanguageModel
 from gpt.model import KVCache
 from gpt.tokenizer import build_tokenizer

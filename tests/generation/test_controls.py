@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Engine, Request, SamplingConfig
+from gpt.generation import Engine, Request
 from gpt.generation.controls import Controls, penalise_repetition
 from tests.tiny import CPU, generate_tokens, tiny_gpt
 

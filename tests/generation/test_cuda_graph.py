@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gpt.generation import Engine, Request, SamplingConfig
+from gpt.configuration.sampling import SamplingConfig
+from gpt.generation import Engine, Request
 from gpt.generation.cuda_graph import GraphedStep
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
 

@@ -8,14 +8,15 @@ import random
 import pytest
 import torch
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Engine, Request, SamplingConfig, room_for
+from gpt.generation import Engine, Request, room_for
 from gpt.generation import engine as engine_module
 from gpt.generation.drafts import DraftModel, PromptLookup
 from gpt.generation.engine import spans
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
 
 NO_STOP = ()

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
+from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.errors import UserError
-from gpt.generation import SamplingConfig
 from gpt.generation.grammar import grammars
-from gpt.language_model import LanguageModel, sampling_config
+from gpt.language_model import LanguageModel
 from gpt.tokenizer import build_tokenizer
 from tests.finetuning.conversations import with_controls
 from tests.tiny import CPU, tiny_gpt

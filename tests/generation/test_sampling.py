@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.errors import UserError
-from gpt.generation.sampling import SamplingConfig, choose, filtered_logits, log_probabilities
-from gpt.language_model import sampling_config
+from gpt.generation.sampling import choose, filtered_logits, log_probabilities
 
 LOGITS = torch.tensor([0.5, 2.0, 1.0, -1.0, 0.0])
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Generation, SamplingConfig
+from gpt.generation import Generation
 from gpt.generation.drafts import DraftModel, PromptLookup
 from gpt.generation.writer import pieces_of as pieces_of_made
 from gpt.language_model import LanguageModel, load

@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gpt
-from gpt.chat.format import FORMATS, Chat
+from gpt.chat.format import FORMATS
+from gpt.chat.rendering import Chat
+from gpt.configuration.sampling import SamplingConfig
 from gpt.configuration.sections import PretrainConfig
 from gpt.configuration.strict_yaml import load_file as load_yaml
 from gpt.errors import UserError
-from gpt.generation import SamplingConfig
 from gpt.interop import export_huggingface, read_config, read_model, writing
 from gpt.interop.gguf.writing import export_gguf
 from gpt.interop.model_card import About

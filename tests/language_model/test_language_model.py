@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from gpt import language_model
+from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.errors import UserError
-from gpt.generation import Request, SamplingConfig
+from gpt.generation import Request
 from gpt.generation.request import Continuation
-from gpt.language_model import LanguageModel, load, sampling_config
+from gpt.language_model import LanguageModel, load
 from gpt.runs import checkpoint
 from gpt.tokenizer import build_tokenizer
 from tests.finetuning.conversations import CONTROLS, with_controls

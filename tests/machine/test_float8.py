@@ -9,7 +9,7 @@ import torch
 
 from gpt.configuration.sections import RunConfig
 from gpt.errors import UserError
-from gpt.machine.machine import multiply_in_float8, training_machine
+from gpt.machine.device import multiply_in_float8, training_machine
 from tests.tiny import random_tokens, tiny_gpt
 
 warnings.filterwarnings("ignore", module="torchao")
@@ -56,7 +56,7 @@ def test_float8_is_refused_where_there_is_no_gpu_for_it():
 def test_float8_needs_a_gpu_that_has_it_and_torchao(monkeypatch, capability, found, told):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: capability)
-    monkeypatch.setattr("gpt.machine.machine.find_spec", lambda _: object() if found else None)
+    monkeypatch.setattr("gpt.machine.device.find_spec", lambda _: object() if found else None)
     run = RunConfig(device="cuda", dtype="float8")
     if told is None:
         machine = training_machine(run)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Engine, Request, SamplingConfig
+from gpt.generation import Engine, Request
 from gpt.language_model import load
 from gpt.model.int8 import FEW, Int8Linear, quantize, quantized
 from gpt.runs import checkpoint

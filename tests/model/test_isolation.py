@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from gpt.batches import IGNORE, MicroBatch
 from gpt.batches.documents import DocumentRows
 from gpt.batches.windows import EvaluationWindows, Windows
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 from gpt.model.visibility import positions_within, visible_within
 from gpt.training.evaluate import evaluate

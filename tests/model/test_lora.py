@@ -15,8 +15,8 @@ from torch.testing import assert_close
 from gpt.configuration.adapter import AdapterConfig
 from gpt.errors import UserError
 from gpt.model import GPT
+from gpt.model.adapted_linear import AdaptedLinear
 from gpt.model.lora import (
-    AdaptedLinear,
     adapt,
     adapted_layers,
     adapter_state,

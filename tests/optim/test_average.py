@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpt.configuration.sections import OptimConfig
 from gpt.errors import Stopped
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Rates, WeightAverage
 from gpt.runs import checkpoint

@@ -12,8 +12,9 @@ import torch
 import sample
 from gpt.chat.format import FORMATS
 from gpt.chat.messages import Message
+from gpt.configuration.sampling import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Generation, Piece, Request, SamplingConfig
+from gpt.generation import Generation, Piece, Request
 from gpt.generation.drafts import PromptLookup
 from gpt.language_model import LanguageModel
 from gpt.runs import checkpoint

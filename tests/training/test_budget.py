@@ -8,7 +8,7 @@ import pytest
 
 from gpt.configuration.sections import TrainConfig
 from gpt.errors import UserError
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.runs.checkpoint import TrainState
 from gpt.training import loop
 from gpt.training.budget import Budget

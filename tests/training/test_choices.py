@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt.configuration.sections import RunConfig, TrainConfig
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.training.budget import Budget
 from gpt.training.choices import (
     choose_batch_size,

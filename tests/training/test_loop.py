@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt.errors import Stopped, TrainingFailed
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.runs import checkpoint
 from gpt.training import loop
 from gpt.training.evaluate import evaluate

@@ -9,7 +9,7 @@ import torch
 
 from gpt.batches import MicroBatch
 from gpt.configuration.sections import TrainConfig
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.optim import WeightAverage
 from gpt.training import choices, plan
 from gpt.training.budget import Budget

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from gpt.configuration.sections import OptimConfig
 from gpt.errors import TrainingFailed
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.runs import checkpoint
 from gpt.training.step import SMALLEST_SCALE, Step

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from gpt.batches import IGNORE, MicroBatch
 from gpt.errors import TrainingFailed
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.training.step import Step, accumulate_gradients, clip_gradients
 from tests.tiny import CPU, random_tokens, tiny_gpt
 from tests.tiny_runs import batch_of, flat, optimizer_of, weights_of

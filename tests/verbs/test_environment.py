@@ -32,7 +32,7 @@ def test_it_tells_versions_and_hardware(capsys):
     ("cpu", True, "gpt/native"), ("cpu", False, "torch"), ("mps", True, "torch"),
     ("cuda", True, "CUDA graphs")])
 def test_it_tells_what_generates(device, compiled, told, monkeypatch):
-    from gpt.machine.machine import Machine
+    from gpt.machine.device import Machine
     from gpt.verbs import environment
     monkeypatch.setattr(environment, "library", lambda: compiled or None)
     machine = Machine(torch.device(device), torch.float32)

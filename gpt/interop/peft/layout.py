@@ -14,7 +14,9 @@ from gpt.files.atomic import read_json, sha256_of
 from gpt.interop.architectures import architecture_for
 from gpt.interop.equivalent import standard_fields
 from gpt.interop.tensors import rules
-from gpt.model import GPT, lora
+from gpt.model import GPT
+from gpt.model.adapted_linear import AdaptedLinear
+from gpt.model.lora import adaptable_matrices
 from gpt.tokenizer.base import digest_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -56,7 +58,7 @@ def matrices_of(model: GPT) -> list[Matrix]:
     rule_of = {rule.ours: rule for rule in rules(standard, architecture_for(standard).model_type)}
     found = []
     for block in range(model.config.n_layer):
-        for matrix, parts in lora.adaptable_matrices(model.config).items():
+        for matrix, parts in adaptable_matrices(model.config).items():
             ours = f"blocks.{block}.{matrix}"
             rule, weight = rule_of[f"{ours}.weight"], model.get_parameter(f"{ours}.weight")
             scaled = matrix.endswith(("out_proj", "down_proj"))
@@ -69,9 +71,9 @@ def matrices_of(model: GPT) -> list[Matrix]:
 
 def frozen_lengths(model: GPT, ours: str) -> dict[str, Tensor]:
     """The lengths of a matrix's frozen rows, by part: as magnitudes they change nothing."""
-    parts = lora.adaptable_matrices(model.config)[ours.split(".", 2)[2]]
+    parts = adaptable_matrices(model.config)[ours.split(".", 2)[2]]
     layer = model.get_submodule(ours)
-    weight = layer.float_weight() if isinstance(layer, lora.AdaptedLinear) else layer.weight
+    weight = layer.float_weight() if isinstance(layer, AdaptedLinear) else layer.weight
     assert isinstance(weight, Tensor)
     lengths = torch.linalg.vector_norm(weight.detach().float(), dim=1).cpu()
     return dict(zip(parts, lengths.split(list(parts.values())), strict=True))

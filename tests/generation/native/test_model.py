@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from gpt.generation import Engine, Request, SamplingConfig
+from gpt.configuration.sampling import SamplingConfig
+from gpt.generation import Engine, Request
 from gpt.generation.native import NativeModel, fastest
 from gpt.generation.native.library import library
 from gpt.generation.native.model import _AT_ONCE, FEW, _Matrix
-from gpt.machine.machine import Machine
+from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 from gpt.model.int8 import Int8Linear, quantize, quantized
 from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt

@@ -1,0 +1,118 @@
+"""Conversations in a format, as text and token ids."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from gpt.chat.format import ChatFormat, Turn, controls_of
+from gpt.chat.jinja import as_jinja
+from gpt.chat.messages import Message
+from gpt.errors import UserError
+from gpt.tokenizer import Tokenizer
+
+
+class Piece(NamedTuple):
+    """A stretch of a rendered conversation.
+
+    control: it is a control token's name. answer: an assistant wrote it. learned: the loss counts
+    it.
+    """
+
+    text: str
+    control: bool = False
+    answer: bool = False
+    learned: bool = False
+
+
+class Chat:
+    """A format, in the tokens of a tokenizer.
+
+    Raises UserError if the format needs control tokens that the tokenizer does not have.
+    """
+
+    def __init__(self, form: ChatFormat, tokenizer: Tokenizer):
+        self.format, self._names = form, tokenizer.specials
+        names: dict[int | None, str] = {i: name for name, i in tokenizer.specials.items()}
+        self._end, self._begin = names[tokenizer.end_of_text], names.get(tokenizer.begin_of_text)
+        self.stop = form.stop or self._end
+        if lacking := [name for name in controls_of(form) if name not in self._names]:
+            raise UserError(f"the chat format needs {lacking[0]}, which is no control token of the "
+                            f"model's tokenizer ({_some(self._names)})")
+        self.stop_token = self._names[self.stop]
+        self.tokenizer = tokenizer.stopping_at(self.stop_token)
+        self._controls = re.compile(
+            "(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")")
+
+    def pieces(self, messages: Sequence[Message], asks: bool = False) -> list[Piece]:
+        """A conversation; asks: and what stands before the answer that comes next."""
+        found = [Piece(self._begin, control=True)] if self._begin is not None else []
+        default = self.format.default_system
+        if default is not None and not (messages and messages[0].role == "system"):
+            messages = [Message("system", default), *messages]
+        for message in messages:
+            found += self._turn(message)
+        if asks:
+            found += self._around(self.format.assistant.before)
+        if not found or found[0].answer:  # the start of a document
+            found.insert(0, Piece(self._end, control=True))
+        return list(_joined(found))
+
+    def _turn(self, message: Message) -> Iterator[Piece]:
+        turn: Turn = getattr(self.format, message.role)
+        yield from self._around(turn.before)
+        answers = message.role == "assistant"
+        if message.content:
+            yield Piece(message.content, answer=answers, learned=message.learned)
+        if answers:
+            yield Piece(self.stop, control=True, learned=message.learned)
+        yield from self._around(turn.after)
+
+    def _around(self, text: str) -> Iterator[Piece]:
+        """What a format says, with the control tokens in it."""
+        for part in self._controls.split(text):
+            if part:
+                yield Piece(part, control=part in self._names)
+
+    def encode(self, pieces: Iterable[Piece]) -> Iterator[tuple[list[int], bool]]:
+        """Each piece's token ids, and whether they are learned."""
+        encode = self.tokenizer.encode
+        for piece in pieces:
+            if piece.control:
+                yield [self._names[piece.text]], piece.learned
+            else:
+                yield encode(piece.text), piece.learned
+                encode = self.tokenizer.encode_behind
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids after which the model answers."""
+        return [i for ids, _ in self.encode(self.pieces(messages, asks=True)) for i in ids]
+
+    def own_tokenizer(self) -> Tokenizer:
+        """The tokenizer as it is saved with a model that learned this format."""
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer.chat_template = as_jinja(self.format, self._begin is not None)
+        tokenizer.chat_format = self.format.model_dump_json(indent=1)
+        return tokenizer
+
+
+def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Neighbouring texts as one, as other tools will encode them; but answers apart, as they are
+    when a model writes them."""
+    last: Piece | None = None
+    for piece in pieces:
+        if last is not None and not any((*last[1:], *piece[1:])):
+            last = Piece(last.text + piece.text)
+            continue
+        if last is not None:
+            yield last
+        last = piece
+    if last is not None:
+        yield last
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)[:6]
+    return f"it has {', '.join(first)}{', …' if len(list(names)) > 6 else ''}"
