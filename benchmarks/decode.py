@@ -34,7 +34,8 @@ import torch  # noqa: E402
 from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files.atomic import write_json  # noqa: E402
-from gpt.machine.device import choose_machine, computes_in_bfloat16  # noqa: E402
+from gpt.machine.device import choose_machine  # noqa: E402
+from gpt.machine.hardware import computes_in_bfloat16  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 ROUNDS, PROMPT, NEW, LONG_PROMPT, BATCH = 5, 32, 64, 512, 16

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files.atomic import write_json  # noqa: E402
-from gpt.machine.device import cpu_name  # noqa: E402
+from gpt.machine.hardware import cpu_name  # noqa: E402
 from gpt.tokenizer import RankTokenizer, build_tokenizer  # noqa: E402
 from gpt.tokenizer.fast_encoding import FastEncoding  # noqa: E402
 

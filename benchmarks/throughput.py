@@ -33,9 +33,8 @@ from gpt.configuration.sections import ModelConfig, OptimConfig, TrainConfig  # 
 from gpt.errors import run_command  # noqa: E402
 from gpt.files.atomic import write_json  # noqa: E402
 from gpt.machine.allocator import keep_freed_memory  # noqa: E402
-from gpt.machine.device import (  # noqa: E402
-    Machine,
-    choose_machine,
+from gpt.machine.device import Machine, choose_machine  # noqa: E402
+from gpt.machine.hardware import (  # noqa: E402
     computes_in_bfloat16,
     measure_matmul_flops,
     package_version,

@@ -24,10 +24,10 @@ from data.sources.text import safe_cut
 from gpt.errors import Stopped, UserError, WorkFailed
 from gpt.files.atomic import flush_to_disk, sha256_of
 from gpt.files.lock import LOCK
+from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Stop, listening, resume_command
 from gpt.shards.reading import SourceInfo, Split, SplitInfo
 from gpt.tokenizer import Tokenizer, build_tokenizer, needs_corpus
-from gpt.training.telemetry import progress_bar
 
 TOKENIZER = "tokenizer"
 TOKENIZER_FILES = ("encoding.json", "ranks.tiktoken", "tokenizer.json", "tokenizer_config.json",

@@ -14,8 +14,8 @@ from data.sources.files import list_files
 from gpt.configuration.command_line import split_arguments
 from gpt.errors import UserError
 from gpt.files.atomic import write_atomically
+from gpt.machine.progress import progress_bar
 from gpt.shards.holdout import held_out_names
-from gpt.training.telemetry import progress_bar
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Record = dict[str, Any]

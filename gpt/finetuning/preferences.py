@@ -22,9 +22,9 @@ from gpt.configuration.sections import PreferenceConfig
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.rows import Row, encode_row, side_by_side
 from gpt.machine.device import Machine
+from gpt.machine.progress import progress_bar
 from gpt.model import GPT
 from gpt.training.evaluate import token_losses
-from gpt.training.telemetry import progress_bar
 
 SCORED_TOGETHER = 8  # pairs
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gpt.configuration.sections import ModelConfig
 from gpt.errors import WorkFailed
-from gpt.machine.device import package_version
+from gpt.machine.hardware import package_version
 from gpt.model import GPT
 from gpt.tokenizer import Tokenizer
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,20 +23,13 @@ except ImportError:  # Windows
 from gpt.configuration.sections import RunConfig
 from gpt.errors import UserError
 from gpt.machine.allocator import keep_freed_memory
+from gpt.machine.hardware import GPU_PEAKS, computes_in_bfloat16, cpu_name, measure_matmul_flops
+from gpt.machine.seeds import mix_seeds
 from gpt.machine.signals import Stop, listening
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic", "transformers",
-            "gguf")
-
 FLOAT8_CAPABILITY = (8, 9)  # Ada and Hopper
-
-# Dense bfloat16 peaks of data sheets, in FLOP/s, by a part of the device's name.
-_GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
-              "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
-              "RTX 3090": 71e12}
-
 
 @dataclass
 class Machine:
@@ -103,9 +93,9 @@ class Machine:
         """FLOP/s of matrix products: a GPU's data sheet, or measured here."""
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-            for part in sorted(_GPU_PEAKS, key=len, reverse=True):
+            for part in sorted(GPU_PEAKS, key=len, reverse=True):
                 if part in name:
-                    return _GPU_PEAKS[part]
+                    return GPU_PEAKS[part]
         return measure_matmul_flops(self.device, self.dtype)
 
     def describe(self) -> str:
@@ -186,56 +176,3 @@ def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype} is unknown; choose auto, {', '.join(DTYPES)}")
     return Machine(torch.device(device), DTYPES[dtype])
-
-
-def computes_in_bfloat16(device: str) -> bool:
-    """Whether the hardware multiplies in bfloat16, rather than only storing it."""
-    if device == "cuda":
-        return torch.cuda.get_device_capability()[0] >= 8
-    if device == "cpu":
-        if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
-            return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
-
-
-def mix_seeds(*numbers: int) -> int:
-    """One 63-bit seed from several numbers; any change in any of them changes it."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed ^ number) * 0x9E3779B97F4A7C15 % 2**64
-        mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 % 2**64
-    return mixed % 2**63
-
-
-def measure_matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """FLOP/s of a large matrix product: the best of several, about a tenth of a second in all.
-
-    A format that the processor does not compute in takes seconds each; one of those is enough.
-    """
-    a = torch.randn(size, size, device=device).to(dtype)
-    durations: list[float] = []
-    while len(durations) < 6 and sum(durations) < 1:
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        durations.append(time.perf_counter() - start)
-    return 2 * size**3 / min(durations)
-
-
-@functools.cache
-def cpu_name() -> str:
-    """The processor's name, as the kernel knows it."""
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def package_version(package: str) -> str | None:
-    """The installed version; None if there is none."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -19,7 +19,8 @@ from gpt.configuration.sections import RunConfig, RunSections
 from gpt.errors import UserError
 from gpt.files.atomic import read_json, write_atomically, write_json
 from gpt.files.lock import locked
-from gpt.machine.device import PACKAGES, Machine, package_version
+from gpt.machine.device import Machine
+from gpt.machine.hardware import PACKAGES, package_version
 from gpt.runs import checkpoint
 
 

@@ -25,6 +25,7 @@ from gpt.batches import MicroBatch, SizedBatches
 from gpt.configuration.sections import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
 from gpt.machine.device import Machine, discard_unfinished_code
+from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Interrupted, resume_command
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
@@ -33,7 +34,7 @@ from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.evaluate import Measured, Objective, Score, evaluate
 from gpt.training.step import Step
-from gpt.training.telemetry import RunLog, progress_bar
+from gpt.training.telemetry import RunLog
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run tells: progress bar, metrics.jsonl, train.log, samples.jsonl, wandb."""
+"""What a run tells: metrics.jsonl, train.log, samples.jsonl, wandb."""
 
 from __future__ import annotations
 
@@ -15,14 +15,6 @@ from tqdm import tqdm
 from gpt.configuration.sections import LogConfig
 from gpt.errors import UserError
 from gpt.files.atomic import write_atomically
-
-
-def progress_bar(what: str, total: float | None, unit: str, **settings: Any) -> tqdm[Any]:
-    """A progress bar on standard error; in a log file it writes a line now and then."""
-    interactive = sys.stderr.isatty()
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=unit in ("B", "tok"), ascii=" ━",
-                dynamic_ncols=interactive, mininterval=0.1 if interactive else 15,
-                leave=interactive, **settings)
 
 
 class RunLog:

@@ -14,11 +14,9 @@ from gpt.configuration.sections import PretrainConfig
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.generation.native.library import library
-from gpt.machine.device import (
-    DTYPES,
+from gpt.machine.device import DTYPES, Machine, choose_machine
+from gpt.machine.hardware import (
     PACKAGES,
-    Machine,
-    choose_machine,
     computes_in_bfloat16,
     measure_matmul_flops,
     package_version,

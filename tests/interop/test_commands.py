@@ -17,7 +17,8 @@ import finetune
 import gpt
 import sample
 from gpt import __main__ as verbs
-from gpt.interop import gguf_writing, writing
+from gpt.interop import writing
+from gpt.interop.gguf import writing as gguf_writing
 from gpt.runs import checkpoint
 from gpt.verbs import evaluating
 from tests.interop.models import (

@@ -8,7 +8,9 @@ import torch
 from gpt.configuration.sections import RunConfig
 from gpt.errors import UserError
 from gpt.machine import device as runtime
-from gpt.machine.device import choose_machine, launch, measure_matmul_flops, mix_seeds
+from gpt.machine.device import choose_machine, launch
+from gpt.machine.hardware import measure_matmul_flops
+from gpt.machine.seeds import mix_seeds
 
 
 def test_bfloat16_is_the_default_where_the_hardware_computes_in_it(monkeypatch):

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gpt.machine.device import cpu_name
+from gpt.machine.hardware import cpu_name
 
 _HERE = Path(__file__).parent
 SOURCES = (_HERE / "model.c", _HERE / "products.h")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gpt.configuration.sections import ModelConfig
 from gpt.generation.native.library import library
-from gpt.machine.device import computes_in_bfloat16
+from gpt.machine.hardware import computes_in_bfloat16
 from gpt.model import GPT, KVCache
 from gpt.model.embedding import rope_frequencies, rotations, sinusoids
 from gpt.model.int8 import Int8Linear

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gpt.errors import WorkFailed
-from gpt.interop import gguf_proof, gguf_writing
+from gpt.interop.gguf import proof as gguf_proof
+from gpt.interop.gguf import writing as gguf_writing
 from gpt.interop.gguf.tokens import TokenTable
 from gpt.interop.gguf.writing import DTYPES, export_gguf
 from gpt.interop.model_card import About

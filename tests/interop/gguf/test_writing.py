@@ -10,7 +10,7 @@ import torch
 
 from gpt.configuration.sections import ModelConfig
 from gpt.errors import UserError
-from gpt.interop import gguf_writing
+from gpt.interop.gguf import writing as gguf_writing
 from gpt.interop.gguf.proof import Reconstructed
 from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved, modelfile
 from gpt.interop.model_card import About

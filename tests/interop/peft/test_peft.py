@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from gpt.configuration.adapter import AdapterConfig
 from gpt.configuration.sections import ModelConfig
 from gpt.errors import UserError, WorkFailed
-from gpt.interop import peft_writing as our_peft
 from gpt.interop import read_model
 from gpt.interop.architectures import architecture_for
 from gpt.interop.equivalent import standard_fields, standard_form
+from gpt.interop.peft import writing as our_peft
 from gpt.interop.peft.reading import read_peft
 from gpt.interop.peft.writing import export_peft
 from gpt.interop.writing import write_folder

@@ -1,0 +1,78 @@
+"""What lies in a checkpoint: names of files, how far the run had come, which weights these are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import UserError
+from gpt.files.atomic import read_json, write_json
+
+FORMAT_VERSION = 1
+WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class TrainState:
+    """How far a run has come."""
+
+    step: int = 0  # optimizer updates done
+    tokens: int = 0  # training tokens read
+    elapsed_seconds: float = 0.0  # time spent training, summed over restarts
+    loss_scale: dict[str, Any] | None = None  # of float16's losses
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """How far the run had come when this was saved."""
+    try:
+        return TrainState(**read_json(checkpoint / "state.json"))
+    except TypeError as error:
+        raise UserError(f"{checkpoint / 'state.json'} is damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint with the lowest validation loss so far, as best.json names it."""
+
+    step: int
+    val_loss: float
+
+
+def read_best(folder: Path, up_to_step: int) -> Best | None:
+    """The best checkpoint known when the run had come to a step; None if there was none."""
+    try:
+        best = Best(**json.loads((folder / "best.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return best if best.step <= up_to_step else None
+
+
+def write_best(folder: Path, best: Best) -> None:
+    """Name the best checkpoint."""
+    write_json(folder / "best.json", asdict(best))
+
+
+def base_folder(run: Path) -> Path:
+    """Where a run whose adapters alone learn keeps what they adapt."""
+    return run / "base"
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """Checkpoints in a folder by step, newest first."""
+    found = {int(match[1]): path for path in (folder.iterdir() if folder.is_dir() else ())
+             if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items(), reverse=True))
+
+
+def weight_hash(checkpoint: Path) -> str:
+    """SHA-256 of the weights, as the manifest has it: says which model was used."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    if ADAPTER not in files:
+        return str(files[WEIGHTS]["sha256"])
+    base = read_json(checkpoint / "config.json")["base_sha256"]
+    return hashlib.sha256(f"{base} {files[ADAPTER]['sha256']}".encode()).hexdigest()

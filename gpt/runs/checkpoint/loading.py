@@ -1,0 +1,101 @@
+"""Loading what a checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration.sections import ModelConfig
+from gpt.errors import UserError
+from gpt.files.atomic import read_json
+from gpt.model import GPT
+from gpt.model.lora import load_adapter_state
+from gpt.optim import Optimizer
+from gpt.runs.checkpoint.finding import damage
+from gpt.runs.checkpoint.layout import (
+    ADAPTER,
+    WEIGHTS,
+    TrainState,
+    base_folder,
+    read_state,
+    weight_hash,
+)
+from gpt.tokenizer import Tokenizer
+
+
+def load_tokenizer(checkpoint: Path) -> Tokenizer:
+    """The tokenizer that travels with the weights."""
+    return Tokenizer.load(checkpoint / "tokenizer")
+
+
+def load_model_config(checkpoint: Path) -> ModelConfig:
+    """The architecture of a checkpoint."""
+    try:
+        return ModelConfig.model_validate(read_json(checkpoint / "config.json")["model"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{checkpoint / 'config.json'} describes no model: {error}") from error
+
+
+def load_model(checkpoint: Path) -> GPT:
+    """Rebuild the model on the CPU, without drawing random weights first."""
+    with torch.device("meta"):
+        model = GPT(load_model_config(checkpoint))
+    load_weights(checkpoint, model, assign=True)
+    return model.eval()
+
+
+def load_adapter(checkpoint: Path) -> tuple[AdapterConfig, Path] | None:
+    """What a checkpoint's adapters are, and the checkpoint that they adapt; None if it has none.
+
+    Raises UserError if that one is missing, damaged or another than it was.
+    """
+    config = read_json(checkpoint / "config.json")
+    if not isinstance(config, dict) or "adapter" not in config:
+        return None
+    base = base_folder(checkpoint.absolute().parent.parent)
+    if problems := damage(base):
+        raise UserError(f"{checkpoint} holds adapters, and the model that they adapt cannot be "
+                        f"used: {base}: {'; '.join(problems)}; copy the whole run's folder")
+    if weight_hash(base) != config.get("base_sha256"):
+        raise UserError(f"{base} is not the model that the adapters in {checkpoint} were trained "
+                        "on; copy the whole run's folder")
+    try:
+        return AdapterConfig.model_validate(config["adapter"]), base
+    except ValidationError as error:
+        raise UserError(f"{checkpoint / 'config.json'} describes no adapter: {error}") from error
+
+
+def load_weights(checkpoint: Path, model: GPT, assign: bool = False) -> None:
+    """Read a model's weights, or its adapters'. Raises UserError if tensors do not fit."""
+    path = checkpoint / (WEIGHTS if model.adapter is None else ADAPTER)
+    try:
+        tensors = load_file(path)
+        if model.adapter is not None:
+            load_adapter_state(model, tensors)
+        else:
+            model.load_state_dict(tensors, assign=assign)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit its config.json: {error}") from error
+
+
+def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer) -> TrainState:
+    """Put weights and optimizer back where they were saved."""
+    load_weights(checkpoint, model)
+    path = checkpoint / "optimizer.safetensors"
+    if not path.is_file():
+        raise UserError(f"{checkpoint} has no optimizer state: it can be sampled from and "
+                        "fine-tuned, but training cannot go on from it")
+    parameters = dict(model.named_parameters())
+    for name, tensor in load_file(path).items():
+        parameter, key = name.rsplit("/", 1)
+        value = tensor.to(parameters[parameter].device)
+        optimizer.state[parameters[parameter]][key] = value
+    if lacking := optimizer.lacking_state():
+        raise UserError(f"{checkpoint} was trained with another optimizer: it has no "
+                        f"{' and '.join(sorted(lacking))}; set optim.name as it was there")
+    return read_state(checkpoint)
