@@ -13,19 +13,18 @@ import math
 import sys
 
 from gpt.batches import Batches, Order
-from gpt.configuration.command_line import parse_command_line
-from gpt.configuration.sections import FinetuneConfig
+from gpt.configuration import FinetuneConfig, parse_command_line
 from gpt.errors import UserError, run_command
 from gpt.finetuning import (
+    PreferenceObjective,
     TaskRows,
     choose_what_learns,
     figures,
     learning_rate,
     padded_batches,
     preview,
+    sequences_per_step,
 )
-from gpt.finetuning.preferences import PreferenceObjective
-from gpt.finetuning.task import sequences_per_step
 from gpt.machine.device import launch
 from gpt.model import GPT
 from gpt.runs import checkpoint

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from gpt.chat.format import converses_in, saved_format
+from gpt.chat import converses_in, saved_format
 from gpt.errors import run_command
 from gpt.generation import Request
 from gpt.language_model import LanguageModel, load

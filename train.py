@@ -22,13 +22,12 @@ from gpt.batches import (
     TokenizedText,
     Windows,
 )
-from gpt.configuration.command_line import parse_command_line
-from gpt.configuration.sections import ModelConfig, PretrainConfig
+from gpt.configuration import ModelConfig, PretrainConfig, parse_command_line
 from gpt.errors import UserError, run_command
 from gpt.machine.device import Machine, launch, training_machine
 from gpt.model import GPT, flops_per_token
 from gpt.runs.folder import started_with
-from gpt.shards.reading import Dataset
+from gpt.shards import Dataset
 from gpt.training.choices import choose_batch_size
 from gpt.training.task import Task, train_task
 

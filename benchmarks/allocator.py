@@ -39,7 +39,7 @@ def main() -> None:
         for arm, rate in result[shape].items():
             print(f"{shape:24} {arm:16} {rate:8,.0f} tokens/s  "
                   f"(ours / this: {result[shape]['ours'] / rate:.2f})", flush=True)
-    from gpt.files.atomic import write_json
+    from gpt.files import write_json
     from gpt.machine.device import choose_machine
 
     RESULTS.parent.mkdir(exist_ok=True)
@@ -60,7 +60,7 @@ def worker(arm: str, shape: str) -> None:
     import torch
 
     from gpt.batches import MicroBatch
-    from gpt.configuration.sections import ModelConfig, OptimConfig
+    from gpt.configuration import ModelConfig, OptimConfig
     from gpt.machine import device as runtime
     from gpt.machine.allocator import keep_freed_memory
     from gpt.model import GPT

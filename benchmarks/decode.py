@@ -33,7 +33,7 @@ import torch  # noqa: E402
 
 from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.machine.hardware import computes_in_bfloat16  # noqa: E402
 
@@ -85,7 +85,7 @@ def bytes_per_second() -> float:
 
 def make_models(folder: Path) -> None:
     """Each shape as our checkpoint, as a Hugging Face folder and as GGUF, with the same weights."""
-    from gpt.configuration.sections import ModelConfig
+    from gpt.configuration import ModelConfig
     from gpt.interop.gguf.writing import export_gguf
     from gpt.interop.model_card import about_checkpoint
     from gpt.interop.writing import export_huggingface
@@ -154,7 +154,7 @@ def per_token(seconds: Callable[[list[list[int]], int], float], count: int) -> f
 def start_ours(folder: Path, number: str) -> Callable[[list[list[int]], int], float]:
     """A function that generates and says how long it took."""
     import gpt
-    from gpt.configuration.sampling import SamplingConfig
+    from gpt.configuration import SamplingConfig
     from gpt.generation import Engine, Request
     lm = gpt.load(str(folder / "ours"), "cpu", number)
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.runs import events, run_script  # noqa: E402
 from gpt.errors import run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "dry_run.json"

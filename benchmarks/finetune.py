@@ -30,7 +30,7 @@ import torch  # noqa: E402
 
 from benchmarks.runs import arms_in_turn  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 PEER = {"ours full": "transformers full", "ours lora": "peft lora",
@@ -73,7 +73,7 @@ def report(found: dict[str, list[dict[str, float]]]) -> None:
 
 def make_base(folder: Path) -> None:
     """The model as our checkpoint and, with the same weights, as a Hugging Face folder."""
-    from gpt.configuration.sections import ModelConfig
+    from gpt.configuration import ModelConfig
     from gpt.interop.model_card import about_checkpoint
     from gpt.interop.writing import export_huggingface
     from gpt.model import GPT
@@ -101,7 +101,7 @@ def measure(arm: str, folder: Path) -> dict[str, float]:
 
 def task_of(arm: str, folder: Path) -> Any:
     """(configuration, rows): what finetune.py would read."""
-    from gpt.configuration.sections import FinetuneConfig
+    from gpt.configuration import FinetuneConfig
     from gpt.finetuning import TaskRows
     from gpt.runs.saved_model import find_model
     method = next(name for name in ("full", "lora", "dora") if name in arm)
@@ -116,7 +116,7 @@ def task_of(arm: str, folder: Path) -> Any:
 def ours(arm: str, folder: Path) -> tuple[Callable[[], int], int]:
     """A function that takes a step and returns its tokens; weights that learn."""
     from gpt.batches import Batches, Order
-    from gpt.configuration.sections import OptimConfig
+    from gpt.configuration import OptimConfig
     from gpt.finetuning import choose_what_learns
     from gpt.machine.device import choose_machine
     from gpt.optim import Rates, build_optimizer

@@ -24,19 +24,24 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpt.batches import Batches, MicroBatch, Sequences, Shuffled  # noqa: E402
-from gpt.batches.documents import DocumentRows  # noqa: E402
-from gpt.batches.order import Order  # noqa: E402
-from gpt.batches.read_ahead import ReadAhead  # noqa: E402
-from gpt.batches.text import TokenizedText  # noqa: E402
-from gpt.batches.windows import Windows  # noqa: E402
-from gpt.configuration.sections import ModelConfig, OptimConfig  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.batches import (  # noqa: E402
+    Batches,
+    DocumentRows,
+    MicroBatch,
+    Order,
+    ReadAhead,
+    Sequences,
+    Shuffled,
+    TokenizedText,
+    Windows,
+)
+from gpt.configuration import ModelConfig, OptimConfig  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.allocator import keep_freed_memory  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.model import GPT  # noqa: E402
 from gpt.optim import Rates, build_optimizer  # noqa: E402
-from gpt.shards.reading import TokenStream  # noqa: E402
+from gpt.shards import TokenStream  # noqa: E402
 from gpt.training.step import Step  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"

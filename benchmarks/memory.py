@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from gpt.errors import run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 VOCABULARY, BATCH, CONTEXT = 50_304, 4, 1024
@@ -82,14 +82,14 @@ def parameters() -> int:
 
 def shape():
     """GPT-2's."""
-    from gpt.configuration.sections import ModelConfig
+    from gpt.configuration import ModelConfig
     return ModelConfig(preset="gpt2", vocab_size=VOCABULARY, block_size=CONTEXT)
 
 
 def step_of_ours(tokens: torch.Tensor, recompute: bool, micro_batch_size: int | str) -> None:
     """As the trainer does it: gradients added up over micro-batches, clipping, fused AdamW."""
     from gpt.batches import MicroBatch
-    from gpt.configuration.sections import OptimConfig, TrainConfig
+    from gpt.configuration import OptimConfig, TrainConfig
     from gpt.machine.device import choose_machine
     from gpt.model import GPT
     from gpt.optim import Rates, build_optimizer

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.hardware import cpu_name  # noqa: E402
 from gpt.tokenizer import RankTokenizer, build_tokenizer  # noqa: E402
 from gpt.tokenizer.fast_encoding import FastEncoding  # noqa: E402

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.prepare import open_or_prepare
 from gpt.errors import UserError, run_command
-from gpt.files.atomic import read_json, write_json
+from gpt.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "quickstart.json"
 

@@ -40,11 +40,11 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks.runs import Outcome, events, run_script, train  # noqa: E402
-from gpt.configuration.sections import OptimConfig  # noqa: E402
+from gpt.configuration import OptimConfig  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
-from gpt.optim.build import adamw_lr  # noqa: E402
+from gpt.optim import adamw_lr  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 CONFIG = "configs/quickstart.yaml"

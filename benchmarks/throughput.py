@@ -29,9 +29,9 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from gpt.batches import MicroBatch  # noqa: E402
-from gpt.configuration.sections import ModelConfig, OptimConfig, TrainConfig  # noqa: E402
+from gpt.configuration import ModelConfig, OptimConfig, TrainConfig  # noqa: E402
 from gpt.errors import run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.allocator import keep_freed_memory  # noqa: E402
 from gpt.machine.device import Machine, choose_machine  # noqa: E402
 from gpt.machine.hardware import (  # noqa: E402

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.runs import Outcome, run_script, train  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
-from gpt.files.atomic import write_json  # noqa: E402
+from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.machine.hardware import measure_matmul_flops  # noqa: E402
 

@@ -27,11 +27,10 @@ from data.sharding.journal import JOURNAL
 from data.sharding.making import SEEN, clear, corpus_hash, make_shards
 from data.sharding.parts import PART, Share, finished_parts, parts_folder
 from data.sources.files import FETCHED, File, list_files
-from gpt.configuration.command_line import help_text, split_arguments
+from gpt.configuration import help_text, split_arguments
 from gpt.errors import UserError, run_command
-from gpt.files.atomic import flush_to_disk
-from gpt.files.lock import LOCK, InUse, locked
-from gpt.shards.reading import MANIFEST, Dataset, is_dataset, read_manifest
+from gpt.files import LOCK, InUse, flush_to_disk, locked
+from gpt.shards import MANIFEST, Dataset, is_dataset, read_manifest
 
 
 def main(argv: list[str]) -> None:

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from gpt.configuration.command_line import validate
-from gpt.configuration.sections import Section
+from gpt.configuration import Section, validate
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 

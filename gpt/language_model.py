@@ -8,14 +8,22 @@ from typing import Any, overload
 
 import torch
 
-from gpt.chat.format import saved_format
-from gpt.configuration.sampling import SamplingConfig, sampling_config
+from gpt.chat import saved_format
+from gpt.configuration import SamplingConfig, sampling_config
 from gpt.errors import UserError
-from gpt.generation import Engine, Piece, Request, Writer, room_for
-from gpt.generation.beam import beam_search
-from gpt.generation.drafts import Draft, DraftModel, PromptLookup
-from gpt.generation.grammar import grammars
-from gpt.generation.writer import pieces_of
+from gpt.generation import (
+    Draft,
+    DraftModel,
+    Engine,
+    Piece,
+    PromptLookup,
+    Request,
+    Writer,
+    beam_search,
+    grammars,
+    pieces_of,
+    room_for,
+)
 from gpt.machine.device import Machine, choose_machine
 from gpt.model import GPT
 from gpt.model.int8 import quantize

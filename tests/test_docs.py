@@ -12,8 +12,13 @@ import finetune
 import sample
 from data.recipe import Recipe
 from gpt.__main__ import VERBS
-from gpt.configuration.command_line import parse_command_line, split_arguments, validate
-from gpt.configuration.sections import FinetuneConfig, PretrainConfig
+from gpt.configuration import (
+    FinetuneConfig,
+    PretrainConfig,
+    parse_command_line,
+    split_arguments,
+    validate,
+)
 from gpt.errors import OneLineParser, UserError
 from tests.tiny import ROOT
 
@@ -105,12 +110,12 @@ def test_names_of_code_in_the_concept_table_exist():
         for name in re.findall(r"`([A-Za-z_]+)(?:\.[a-z_]+)?`", where):
             assert re.search(rf"\b{name}\b", source), name
     fields = set(re.findall(r"`model\.(\w+)", "".join(table)))
-    from gpt.configuration.sections import ModelConfig
+    from gpt.configuration import ModelConfig
     assert fields and fields <= set(ModelConfig.model_fields)
 
 
 def test_the_schema_that_editors_use_is_up_to_date():
     import json
 
-    from gpt.configuration.sections import json_schema
+    from gpt.configuration import json_schema
     assert json.loads((ROOT / "configs/schema.json").read_text()) == json_schema()

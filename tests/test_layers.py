@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,54 @@ def test_an_import_upwards_or_sideways_would_be_seen(module, source):
     ("gpt.training.loop", "import torch.nn")])
 def test_imports_downwards_and_inside_a_room_are_fine(module, source):
     assert violations(module, source) == []
+
+
+def handed_out(package: str, room: str) -> set[str] | None:
+    """The names and modules in a room's __all__; None for a module that is no room."""
+    init = ROOT / package / room / "__init__.py"
+    if not init.is_file():
+        return None
+    lists = [ast.literal_eval(node.value) for node in ast.parse(init.read_text("utf-8")).body
+             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    return set(*lists)
+
+
+def private_imports(module: str, source: str) -> list[str]:
+    """What a module imports from rooms that do not hand it out."""
+    found = []
+    for name in imported_modules(source, module.rpartition(".")[0]):
+        package, room, part = [*name.split(".", 3), "", ""][:3]
+        if package not in ("gpt", "data") or module.startswith(f"{package}.{room}."):
+            continue
+        public = handed_out(package, room) if room else None
+        if public is not None and part not in public:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("module", [*modules("gpt"), *modules("data"), *sorted(SCRIPTS)])
+def test_nothing_outside_a_room_imports_its_private_parts(module):
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    assert private_imports(module, path.read_text(encoding="utf-8")) == []
+
+
+def test_a_private_import_would_be_seen():
+    assert private_imports("gpt.training.loop", "from gpt.model.attention import Attention")
+    assert private_imports("train", "from data.sharding.encode import encode_in_order")
+    assert private_imports("gpt.training.loop", "from gpt.model import Attention")
+    assert not private_imports("gpt.training.loop", "from gpt.model import GPT, lora")
+    assert not private_imports("gpt.training.loop", "from gpt.model.lora import adapt")
+    assert not private_imports("gpt.model.block", "from gpt.model.attention import Attention")
+
+
+@pytest.mark.parametrize("package", ["gpt", "data"])
+def test_what_a_room_hands_out_is_there(package):
+    for init in sorted((ROOT / package).glob("*/__init__.py")):
+        room, module = init.parent, importlib.import_module(f"{package}.{init.parent.name}")
+        for name in handed_out(package, room.name) or ():
+            assert (hasattr(module, name) or (room / f"{name}.py").is_file()
+                    or (room / name).is_dir()), f"{module.__name__}.{name}"
+        assert module.__doc__
 
 
 def cycle(sources: dict[str, str]) -> set[str]:

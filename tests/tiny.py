@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt.batches.text import TokenizedText
-from gpt.configuration.sampling import SamplingConfig
-from gpt.configuration.sections import ModelConfig
+from gpt.batches import TokenizedText
+from gpt.configuration import ModelConfig, SamplingConfig
 from gpt.errors import run_command
 from gpt.generation import Engine, Generation, Request, room_for
 from gpt.machine.device import Machine
 from gpt.model import GPT
-from gpt.shards.reading import TokenStream
+from gpt.shards import TokenStream
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

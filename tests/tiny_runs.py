@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt.batches import IGNORE, Batches, EvaluationWindows, MicroBatch, Order, Shuffled, Windows
-from gpt.configuration.sections import OptimConfig, RunSections
+from gpt.configuration import OptimConfig, RunSections
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer

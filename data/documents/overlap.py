@@ -23,9 +23,9 @@ from data.recipe import Recipe, Source
 from data.sources.bad_text import BadText
 from data.sources.files import FETCHED, list_files
 from gpt.errors import UserError
-from gpt.files.atomic import write_json
+from gpt.files import write_json
 from gpt.machine.progress import progress_bar
-from gpt.shards.reading import Manifest, TokenStream, map_shards
+from gpt.shards import Manifest, TokenStream, map_shards
 from gpt.tokenizer import Tokenizer
 
 OVERLAP = "overlap.json"

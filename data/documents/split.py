@@ -10,8 +10,7 @@ from typing import Protocol
 from data.documents.corpus import Corpus, Document, stored_bytes
 from data.sources.bad_text import BadText, Tally
 from gpt.errors import UserError
-from gpt.shards.holdout import held_out_names, is_held_out
-from gpt.shards.reading import Split
+from gpt.shards import Split, held_out_names, is_held_out
 
 SMALL_CORPUS = 16 << 20  # stored bytes; below, documents are listed before they are split
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from data.documents.split import Piece
 from gpt.errors import WorkFailed
-from gpt.shards.reading import dtype_for
+from gpt.shards import dtype_for
 from gpt.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 17  # what a process encodes at once

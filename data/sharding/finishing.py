@@ -11,14 +11,8 @@ from data.recipe import Recipe
 from data.sharding.making import TOKENIZER, Shards
 from data.sharding.parts import PART, merge
 from gpt.errors import UserError
-from gpt.files.atomic import flush_to_disk, read_json, sha256_of, write_atomically
-from gpt.shards.reading import (
-    Dataset,
-    Manifest,
-    TokenizerInfo,
-    dtype_for,
-    write_manifest,
-)
+from gpt.files import flush_to_disk, read_json, sha256_of, write_atomically
+from gpt.shards import Dataset, Manifest, TokenizerInfo, dtype_for, write_manifest
 
 BAD_TEXT = "bad_text.jsonl"
 _REPORTED = {"replaced", "skipped"}  # of a tally's counts: bad text; the others are cleaning

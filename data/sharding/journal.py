@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.sources.bad_text import Incident, Tally
 from gpt.errors import UserError
-from gpt.files.atomic import read_json, write_json
-from gpt.shards.reading import SourceInfo, Split
-from gpt.shards.writing import WriterState
+from gpt.files import read_json, write_json
+from gpt.shards import SourceInfo, Split, WriterState
 
 JOURNAL = "journal.json"
 

@@ -22,11 +22,10 @@ from data.sources.bad_text import BadText, Tally
 from data.sources.files import FETCHED, File
 from data.sources.text import safe_cut
 from gpt.errors import Stopped, UserError, WorkFailed
-from gpt.files.atomic import flush_to_disk, sha256_of
-from gpt.files.lock import LOCK
+from gpt.files import LOCK, flush_to_disk, sha256_of
 from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Stop, listening, resume_command
-from gpt.shards.reading import SourceInfo, Split, SplitInfo
+from gpt.shards import SourceInfo, Split, SplitInfo
 from gpt.tokenizer import Tokenizer, build_tokenizer, needs_corpus
 
 TOKENIZER = "tokenizer"

@@ -13,8 +13,8 @@ from pathlib import Path
 from data.documents.corpus import stored_bytes
 from data.sources.files import File
 from gpt.errors import UserError
-from gpt.files.atomic import flush_to_disk
-from gpt.shards.reading import (
+from gpt.files import flush_to_disk
+from gpt.shards import (
     SPLITS,
     Amount,
     Manifest,

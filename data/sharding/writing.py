@@ -18,8 +18,7 @@ from data.sharding.journal import Journal
 from data.sources.bad_text import BadText
 from gpt.errors import Stopped, WorkFailed
 from gpt.machine.signals import Stop, resume_command
-from gpt.shards.reading import SPLITS, SourceInfo, Split, SplitInfo
-from gpt.shards.writing import SplitWriter
+from gpt.shards import SPLITS, SourceInfo, Split, SplitInfo, SplitWriter
 from gpt.tokenizer import Tokenizer
 
 COMMIT_SECONDS = 10.0

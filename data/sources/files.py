@@ -25,7 +25,7 @@ from typing import Any
 
 from data.recipe import Source
 from gpt.errors import UserError
-from gpt.files.atomic import sha256_of
+from gpt.files import sha256_of
 
 PYTHON_LIBRARY = "python-library"
 STANDARD_INPUT = "-"

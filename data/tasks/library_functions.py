@@ -11,11 +11,11 @@ from typing import Any
 
 from data.recipe import RECIPES, read_recipe
 from data.sources.files import list_files
-from gpt.configuration.command_line import split_arguments
+from gpt.configuration import split_arguments
 from gpt.errors import UserError
-from gpt.files.atomic import write_atomically
+from gpt.files import write_atomically
 from gpt.machine.progress import progress_bar
-from gpt.shards.holdout import held_out_names
+from gpt.shards import held_out_names
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Record = dict[str, Any]

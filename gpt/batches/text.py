@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt.errors import UserError
-from gpt.shards.reading import Dataset, TokenStream
+from gpt.shards import Dataset, TokenStream
 
 
 @dataclass(frozen=True)

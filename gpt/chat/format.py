@@ -13,8 +13,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from gpt.configuration import strict_yaml
-from gpt.configuration.section import Section
+from gpt.configuration import Section, strict_yaml
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer
 

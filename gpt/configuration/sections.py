@@ -16,10 +16,6 @@ from gpt.configuration.model import ModelConfig
 from gpt.configuration.presets import MAX_DEPTH, is_count, shape_of, training_of_depth
 from gpt.configuration.section import Count, Fraction, Section
 
-__all__ = ["CheckpointConfig", "DataConfig", "EvalConfig", "FinetuneConfig", "FinetuneSection",
-           "LogConfig", "LoraConfig", "ModelConfig", "OptimConfig", "PreferenceConfig",
-           "PretrainConfig", "RunConfig", "RunSections", "Section", "TrainConfig", "json_schema"]
-
 
 class RunConfig(Section):
     """Which run this is and what it runs on."""

@@ -1,1 +1,15 @@
-"""Files that are there whole or not at all, locks, and tensors on disk."""
+"""Files that are there whole or not at all, and locks. Nothing here needs torch but `tensors`."""
+
+from gpt.files.atomic import (
+    as_json,
+    flush_to_disk,
+    naming,
+    read_json,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
+from gpt.files.lock import LOCK, InUse, locked
+
+__all__ = ["LOCK", "InUse", "as_json", "flush_to_disk", "locked", "naming", "read_json",
+           "sha256_of", "tensors", "write_atomically", "write_json"]

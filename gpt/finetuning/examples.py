@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt.chat.messages import Message
+from gpt.chat import Message
 
 
 @dataclass(frozen=True)

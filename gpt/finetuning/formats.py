@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt.chat.messages import SYSTEM_ROLES, Message
+from gpt.chat import SYSTEM_ROLES, Message
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.fields import Fields, kind_of, shown

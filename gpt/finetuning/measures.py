@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.chat.rendering import Chat
-from gpt.configuration.sections import FinetuneConfig
+from gpt.chat import Chat
+from gpt.configuration import FinetuneConfig
 from gpt.finetuning.preferences import preference_figures
 from gpt.finetuning.rows import Row
 from gpt.finetuning.task import TaskRows

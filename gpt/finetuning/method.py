@@ -7,8 +7,7 @@ import fnmatch
 import torch
 from torch import Tensor
 
-from gpt.configuration.adapter import AdapterConfig
-from gpt.configuration.sections import FinetuneConfig
+from gpt.configuration import AdapterConfig, FinetuneConfig
 from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.model.lora import adapt

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.batches import MicroBatch
-from gpt.chat.messages import Message
-from gpt.chat.rendering import Chat
-from gpt.configuration.sections import PreferenceConfig
+from gpt.chat import Chat, Message
+from gpt.configuration import PreferenceConfig
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.rows import Row, encode_row, side_by_side
 from gpt.machine.device import Machine

@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from gpt.batches import IGNORE, MicroBatch
-from gpt.batches.packing import pack
-from gpt.chat.rendering import Chat
+from gpt.batches import IGNORE, MicroBatch, pack
+from gpt.chat import Chat
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from gpt.configuration.sections import FinetuneSection
+from gpt.configuration import FinetuneSection
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import TaskData, read_task
-from gpt.shards.holdout import held_out_names
+from gpt.shards import held_out_names
 
 VAL_FRACTION = 0.1
 One = TypeVar("One", Example, Preference)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Windows
-from gpt.chat.format import FORMATS, ChatFormat, choose_format, saved_format
-from gpt.chat.messages import Message
-from gpt.chat.rendering import Chat
-from gpt.configuration.sections import FinetuneConfig, FinetuneSection, PreferenceConfig
+from gpt.chat import FORMATS, Chat, ChatFormat, Message, choose_format, saved_format
+from gpt.configuration import FinetuneConfig, FinetuneSection, PreferenceConfig
 from gpt.errors import UserError
-from gpt.files.atomic import sha256_of
+from gpt.files import sha256_of
 from gpt.finetuning.examples import Example
 from gpt.finetuning.formats import TaskData
 from gpt.finetuning.preferences import Pair, Pairs, encode_pairs, with_reference
@@ -29,7 +27,7 @@ from gpt.finetuning.rows import (
 from gpt.finetuning.splits import VAL_FRACTION, labels_of, load_splits
 from gpt.machine.device import Machine
 from gpt.model import GPT
-from gpt.shards.reading import Dataset
+from gpt.shards import Dataset
 from gpt.tokenizer import Tokenizer
 
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")

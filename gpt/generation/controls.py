@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 
 _FIELDS = {"logit_bias", "banned_tokens", "forced_tokens", "repetition_penalty", "presence_penalty",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.generation.controls import Controls, Grammar
 from gpt.generation.cuda_graph import GraphedStep
 from gpt.generation.drafts import Draft

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation.controls import Controls
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 
 _LIKELIEST = 256  # of the vocabulary; they usually reach top_p, and sorting the rest costs more

@@ -5,9 +5,8 @@ writing. `equivalent` rewrites what other tools have no option for; `proof` comp
 written with what was meant, before anybody hears that it is done.
 """
 
-from gpt.interop.gguf.writing import export_gguf
 from gpt.interop.reading import is_huggingface_folder, read_config, read_model
 from gpt.interop.writing import export_huggingface
 
-__all__ = ["export_gguf", "export_huggingface", "is_huggingface_folder", "read_config",
-           "read_model"]
+__all__ = ["export_huggingface", "gguf", "hub", "is_huggingface_folder", "model_card",
+           "new_folder", "peft", "read_config", "read_model", "reading", "weight_files", "writing"]

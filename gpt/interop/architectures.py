@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop.options import Options
 

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.model import GPT
 from gpt.model.embedding import sinusoids
 

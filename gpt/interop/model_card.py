@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from gpt.configuration.strict_yaml import load_file
-from gpt.files.atomic import read_json
+from gpt.files import read_json
 from gpt.model import GPT, parameter_count
-from gpt.shards.reading import MANIFEST, dataset_folder, is_dataset
+from gpt.shards import MANIFEST, dataset_folder, is_dataset
 from gpt.tokenizer import Tokenizer
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt.errors import UserError
-from gpt.files.atomic import flush_to_disk
+from gpt.files import flush_to_disk
 
 
 def refuse_what_is_there(out: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
-from gpt.files.atomic import read_json
+from gpt.files import read_json
 from gpt.interop.architectures import ARCHITECTURES, Architecture
 from gpt.interop.options import Options
 from gpt.interop.tensors import Rule, rules

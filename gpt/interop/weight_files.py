@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt.errors import UserError
-from gpt.files.atomic import read_json, sha256_of
+from gpt.files import read_json, sha256_of
 from gpt.tokenizer.hub_folder import HubFolder
 
 ONE_FILE = "model.safetensors"

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError, WorkFailed
-from gpt.files.atomic import write_atomically, write_json
+from gpt.files import write_atomically, write_json
 from gpt.files.tensors import save_tensors
 from gpt.interop import proof
 from gpt.interop.architectures import Architecture, architecture_for

@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from gpt.configuration.sections import RunConfig
+from gpt.configuration import RunConfig
 from gpt.errors import UserError
 from gpt.machine.allocator import keep_freed_memory
 from gpt.machine.hardware import GPU_PEAKS, computes_in_bfloat16, cpu_name, measure_matmul_flops

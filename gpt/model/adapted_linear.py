@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration import AdapterConfig
 from gpt.model.int8 import quantized
 
 _SMALLEST = torch.finfo(torch.float32).tiny

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.model.attention import Attention
 from gpt.model.cache import LayerCache
 from gpt.model.feedforward import FeedForward

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.model.visibility import visible_in_rows, visible_keys, within_reach
 
 

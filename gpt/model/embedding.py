@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 
 
 class Embedding(nn.Module):

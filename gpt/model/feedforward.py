@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 
 
 class FeedForward(nn.Module):

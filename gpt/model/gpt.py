@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from gpt.configuration.adapter import AdapterConfig
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import AdapterConfig, ModelConfig
 from gpt.model.block import Block, make_norm
 from gpt.model.cache import KVCache
 from gpt.model.embedding import Embedding, rope_frequencies, rotations

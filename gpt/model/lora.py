@@ -14,8 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gpt.configuration.adapter import AdapterConfig
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import AdapterConfig, ModelConfig
 from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.model.adapted_linear import AdaptedLinear

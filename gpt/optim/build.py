@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig, OptimConfig
+from gpt.configuration import ModelConfig, OptimConfig
 from gpt.model import GPT
 from gpt.optim.adamw import AdamW
 from gpt.optim.group import Group, State, weights_by_kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gpt.configuration.sections import OptimConfig
+from gpt.configuration import OptimConfig
 
 
 def lr_factor(optim: OptimConfig, step: int, progress: float) -> float:

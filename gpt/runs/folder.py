@@ -15,10 +15,9 @@ from typing import Any
 
 import yaml
 
-from gpt.configuration.sections import RunConfig, RunSections
+from gpt.configuration import RunConfig, RunSections
 from gpt.errors import UserError
-from gpt.files.atomic import read_json, write_atomically, write_json
-from gpt.files.lock import locked
+from gpt.files import locked, read_json, write_atomically, write_json
 from gpt.machine.device import Machine
 from gpt.machine.hardware import PACKAGES, package_version
 from gpt.runs import checkpoint

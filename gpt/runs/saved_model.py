@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from gpt.chat.format import read_format
-from gpt.chat.rendering import Chat
-from gpt.configuration.sections import ModelConfig
+from gpt.chat import Chat, read_format
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop import hub
 from gpt.interop.peft.layout import base_of, is_peft_folder, peft_digest

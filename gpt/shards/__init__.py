@@ -1,1 +1,33 @@
-"""The token-shard format: write, map, verify; what is held out of it."""
+"""The token-shard format: write, map, verify; and which names are held out for validation.
+
+Hands out `Dataset` (a prepared folder), its manifest's parts, and the writer of one split.
+"""
+
+from gpt.shards.holdout import held_out_names, is_held_out
+from gpt.shards.reading import (
+    MANIFEST,
+    SPLITS,
+    Amount,
+    Dataset,
+    Manifest,
+    ShardInfo,
+    SourceInfo,
+    Split,
+    SplitInfo,
+    TokenizerInfo,
+    TokenStream,
+    dataset_folder,
+    dtype_for,
+    is_dataset,
+    map_shards,
+    offsets_file,
+    read_manifest,
+    verify_dataset,
+    write_manifest,
+)
+from gpt.shards.writing import SplitWriter, WriterState
+
+__all__ = ["MANIFEST", "SPLITS", "Amount", "Dataset", "Manifest", "ShardInfo", "SourceInfo",
+           "Split", "SplitInfo", "SplitWriter", "TokenStream", "TokenizerInfo", "WriterState",
+           "dataset_folder", "dtype_for", "held_out_names", "is_dataset", "is_held_out",
+           "map_shards", "offsets_file", "read_manifest", "verify_dataset", "write_manifest"]

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
-from gpt.files.atomic import as_json, read_json, sha256_of, write_json
+from gpt.files import as_json, read_json, sha256_of, write_json
 from gpt.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1

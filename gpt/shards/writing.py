@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from gpt.errors import UserError
-from gpt.files.atomic import flush_to_disk, naming
+from gpt.files import flush_to_disk, naming
 from gpt.shards.reading import ShardInfo, Split, SplitInfo, dtype_for, offsets_file
 
 SHARD_TOKENS = 100_000_000  # 200 MB as uint16

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from gpt.chat.format import choose_format, saved_format
-from gpt.chat.messages import Message
-from gpt.chat.rendering import Chat
-from gpt.configuration.sampling import SamplingConfig
+from gpt.chat import Chat, Message, choose_format, saved_format
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation import Request
 from gpt.language_model import LanguageModel

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt.configuration.sampling import SamplingConfig, sampling_config
+from gpt.configuration import SamplingConfig, sampling_config
 from gpt.errors import OneLineParser, UserError
 
 _WHOLE = ("max_new_tokens", "min_new_tokens", "top_k", "beams", "seed")

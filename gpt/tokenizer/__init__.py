@@ -1,6 +1,13 @@
 """Text to token ids and back, whichever library does it; from and to Hugging Face's files."""
 
-from gpt.tokenizer.base import CHAT_FORMAT, CHAT_TEMPLATE, END_OF_TEXT, Boundaries, Tokenizer
+from gpt.tokenizer.base import (
+    CHAT_FORMAT,
+    CHAT_TEMPLATE,
+    END_OF_TEXT,
+    Boundaries,
+    Tokenizer,
+    digest_of,
+)
 from gpt.tokenizer.building import (
     KNOWN_FILES,
     NAMED,
@@ -18,28 +25,9 @@ from gpt.tokenizer.rank_file import read_ranks
 from gpt.tokenizer.rank_tokenizer import RankTokenizer
 from gpt.tokenizer.to_json import tokenizer_config, tokenizer_json
 
-__all__ = [
-    "BPE_PATTERN",
-    "CHAT_FORMAT",
-    "CHAT_TEMPLATE",
-    "CL100K_PATTERN",
-    "END_OF_TEXT",
-    "GPT2_PATTERN",
-    "KNOWN_FILES",
-    "NAMED",
-    "O200K_PATTERN",
-    "SPECIFICATIONS",
-    "Boundaries",
-    "JsonTokenizer",
-    "RankTokenizer",
-    "Tokenizer",
-    "bpe_ranks",
-    "build_tokenizer",
-    "merges_of",
-    "needs_corpus",
-    "read_huggingface_tokenizer",
-    "read_ranks",
-    "tokenizer_config",
-    "tokenizer_json",
-    "train_bpe_with_tokenizers",
-]
+__all__ = ["BPE_PATTERN", "CHAT_FORMAT", "CHAT_TEMPLATE", "CL100K_PATTERN", "END_OF_TEXT",
+           "GPT2_PATTERN", "KNOWN_FILES", "NAMED", "O200K_PATTERN", "SPECIFICATIONS", "Boundaries",
+           "JsonTokenizer", "RankTokenizer", "Tokenizer", "alphabet", "bpe_ranks",
+           "build_tokenizer", "digest_of", "hub_folder", "merges", "merges_of", "needs_corpus",
+           "patterns", "read_huggingface_tokenizer", "read_ranks", "tokenizer_config",
+           "tokenizer_json", "train_bpe_with_tokenizers"]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gpt.errors import UserError
-from gpt.files.atomic import naming
+from gpt.files import naming
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_IDS = 10_000_000  # beyond all vocabularies

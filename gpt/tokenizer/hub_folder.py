@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.files.atomic import read_json
+from gpt.files import read_json
 
 _NAMED = ("eos_token", "bos_token", "unk_token", "sep_token", "pad_token", "cls_token",
           "mask_token")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gpt.configuration.sections import TrainConfig
+from gpt.configuration import TrainConfig
 from gpt.errors import UserError
 from gpt.runs.checkpoint import TrainState
 

@@ -13,7 +13,7 @@ import shutil
 
 import torch
 
-from gpt.configuration.sections import ModelConfig, RunConfig, TrainConfig
+from gpt.configuration import ModelConfig, RunConfig, TrainConfig
 from gpt.machine.device import Machine
 from gpt.training.budget import Budget
 

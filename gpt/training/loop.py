@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gpt.batches import MicroBatch, SizedBatches
-from gpt.configuration.sections import EvalConfig, RunSections
+from gpt.configuration import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
 from gpt.machine.device import Machine, discard_unfinished_code
 from gpt.machine.progress import progress_bar

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from gpt.batches import Batches
 from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.optim import Rates
-from gpt.optim.group import weights_by_kind
+from gpt.optim import Rates, weights_by_kind
 from gpt.training.budget import Budget
 from gpt.training.choices import activation_bytes
 from gpt.training.cross_entropy import CHUNK_FLOATS

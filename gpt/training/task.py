@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
-from gpt.batches import Batches, SizedBatches
-from gpt.batches.read_ahead import ReadAhead
-from gpt.chat.format import converses_in, saved_format
-from gpt.configuration.sampling import SamplingConfig
-from gpt.configuration.sections import ModelConfig, RunSections
+from gpt.batches import Batches, ReadAhead, SizedBatches
+from gpt.chat import converses_in, saved_format
+from gpt.configuration import ModelConfig, RunSections, SamplingConfig
 from gpt.errors import UserError
 from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine

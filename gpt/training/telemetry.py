@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gpt.configuration.sections import LogConfig
+from gpt.configuration import LogConfig
 from gpt.errors import UserError
-from gpt.files.atomic import write_atomically
+from gpt.files import write_atomically
 
 
 class RunLog:

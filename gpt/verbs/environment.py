@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gpt.configuration.presets import TOKENS_PER_PARAMETER
-from gpt.configuration.sections import PretrainConfig
+from gpt.configuration import TOKENS_PER_PARAMETER, PretrainConfig
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.generation.native.library import library
@@ -105,6 +104,6 @@ def about_model(name: str, machine: Machine) -> dict[str, str]:
 
 
 def _configuration(path: Path) -> PretrainConfig:
-    from gpt.configuration.command_line import validate
+    from gpt.configuration import validate
     document = load_file(path)
     return validate(PretrainConfig, document.values, {})

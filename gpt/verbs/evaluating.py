@@ -11,20 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt.batches.text import TokenizedText
-from gpt.batches.windows import EvaluationWindows
-from gpt.chat.rendering import Chat
+from gpt.batches import EvaluationWindows, TokenizedText
+from gpt.chat import Chat
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
-from gpt.finetuning.formats import read_task
-from gpt.finetuning.measures import answer_figures, label_accuracy
-from gpt.finetuning.rows import encode_examples, padded_batches, refuse_useless
-from gpt.finetuning.splits import labels_of
-from gpt.finetuning.task import format_for
+from gpt.finetuning import (
+    answer_figures,
+    encode_examples,
+    format_for,
+    label_accuracy,
+    labels_of,
+    padded_batches,
+    read_task,
+    refuse_useless,
+)
 from gpt.language_model import LanguageModel, opened
 from gpt.machine.device import choose_machine
 from gpt.runs.saved_model import find_model
-from gpt.shards.reading import Dataset, TokenStream, dataset_folder, is_dataset
+from gpt.shards import Dataset, TokenStream, dataset_folder, is_dataset
 from gpt.training.evaluate import evaluate
 
 BATCH_TOKENS = 8192  # scored at once

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from gpt.chat.format import saved_format
+from gpt.chat import saved_format
 from gpt.errors import UserError
 from gpt.interop.gguf.writing import DTYPES as GGUF_DTYPES
 from gpt.interop.gguf.writing import export_gguf

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt.errors import EXIT_FAILED, UserError
 from gpt.runs import checkpoint
-from gpt.shards.reading import is_dataset, verify_dataset
+from gpt.shards import is_dataset, verify_dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.batches import IGNORE, Batches, MicroBatch, Shuffled
-from gpt.batches.order import Order
-from gpt.batches.text import TokenizedText
-from gpt.batches.windows import EvaluationWindows, Windows
+from gpt.batches import (
+    IGNORE,
+    Batches,
+    EvaluationWindows,
+    MicroBatch,
+    Order,
+    Shuffled,
+    TokenizedText,
+    Windows,
+)
 from gpt.errors import UserError
-from gpt.shards.reading import TokenStream
+from gpt.shards import TokenStream
 from tests.tiny import END, counting_text, tokenized
 
 SEEDED = settings(max_examples=100, derandomize=True, database=None, deadline=None)

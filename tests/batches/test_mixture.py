@@ -10,11 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.batches import IGNORE, Batches, MicroBatch
-from gpt.batches.documents import DocumentRows
+from gpt.batches import IGNORE, Batches, DocumentRows, MicroBatch, Order, Windows
 from gpt.batches.mixture import SLOTS, Mixture, apportion
-from gpt.batches.order import Order
-from gpt.batches.windows import Windows
 from gpt.errors import UserError
 from tests.tiny import END, tokenized
 

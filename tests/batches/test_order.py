@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.batches.order import Order, Permutation, permuted_in_blocks, sequence_order
+from gpt.batches import Order
+from gpt.batches.order import Permutation, permuted_in_blocks, sequence_order
 
 SEEDED = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 

@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.batches import IGNORE, Batches, Shuffled
-from gpt.batches.documents import DocumentRows
-from gpt.batches.order import Order
-from gpt.batches.packing import best_fit, pack
-from gpt.batches.windows import Windows
+from gpt.batches import IGNORE, Batches, DocumentRows, Order, Shuffled, Windows, pack
+from gpt.batches.packing import best_fit
 from gpt.errors import UserError
 from tests.tiny import END, tokenized
 

@@ -14,14 +14,13 @@ import yaml
 
 import gpt.__main__
 import train
-from gpt.batches import IGNORE, Batches
-from gpt.batches.order import Order, sequence_order
-from gpt.configuration.command_line import validate
-from gpt.configuration.sections import PretrainConfig
+from gpt.batches import IGNORE, Batches, Order
+from gpt.batches.order import sequence_order
+from gpt.configuration import PretrainConfig, validate
 from gpt.errors import UserError
-from gpt.files.atomic import sha256_of
+from gpt.files import sha256_of
 from gpt.runs import checkpoint
-from gpt.shards.reading import (
+from gpt.shards import (
     Amount,
     Dataset,
     Manifest,

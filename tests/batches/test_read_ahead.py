@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gpt.batches import Batches, Shuffled
-from gpt.batches.order import Order
-from gpt.batches.read_ahead import AHEAD, ReadAhead
-from gpt.batches.windows import Windows
+from gpt.batches import Batches, Order, ReadAhead, Shuffled, Windows
+from gpt.batches.read_ahead import AHEAD
 from tests.tiny import counting_text
 
 WORKERS = [0, 1, 2, 4]

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from gpt.chat.format import FORMATS, ChatFormat, Turn, choose_format, converses_in, saved_format
-from gpt.chat.messages import Message
-from gpt.chat.rendering import Chat
+from gpt.chat import FORMATS, Chat, ChatFormat, Message, choose_format, converses_in, saved_format
+from gpt.chat.format import Turn
 from gpt.errors import UserError
 from gpt.finetuning import Example
 from gpt.finetuning.rows import encode_row

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gpt.configuration.command_line import (
-    field_paths,
+from gpt.configuration import (
+    FinetuneConfig,
+    PretrainConfig,
     help_text,
     parse_command_line,
     split_arguments,
 )
-from gpt.configuration.sections import FinetuneConfig, PretrainConfig
+from gpt.configuration.command_line import field_paths
 from gpt.configuration.strict_yaml import load_text
 from gpt.errors import Stopped, TrainingFailed, UserError, run_command
 

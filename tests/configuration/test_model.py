@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpt.configuration.command_line import validate
-from gpt.configuration.sections import ModelConfig, PretrainConfig
+from gpt.configuration import ModelConfig, PretrainConfig, validate
 from gpt.errors import UserError
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from gpt.configuration.command_line import validate
+from gpt.configuration import ModelConfig, PretrainConfig, validate
 from gpt.configuration.presets import PRESETS, PresetName
-from gpt.configuration.sections import ModelConfig, PretrainConfig
 from gpt.errors import UserError
 from gpt.model import GPT, parameter_count
 from tests.tiny import random_tokens

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gpt.configuration.command_line import field_paths, validate
+from gpt.configuration import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig, validate
+from gpt.configuration.command_line import field_paths
 from gpt.configuration.model import default_n_inner
-from gpt.configuration.sections import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from gpt.errors import UserError
 
 SEEDED = settings(max_examples=100, derandomize=True, database=None, deadline=None)

@@ -15,7 +15,7 @@ import pytest
 from data.recipe import Recipe
 from data.sharding import encode, writing
 from data.sources import text
-from gpt.shards.reading import Dataset, Split
+from gpt.shards import Dataset, Split
 
 WORDS = ["the", "a", "of", "Über", "naïve", "東京", "tokens", "don't", "12345", "x_y", "(so)", "…",
          "e\u0301", "🙂", "line\nbreak", "", "two\t\u3000wide", "<|endoftext|>", "was"]

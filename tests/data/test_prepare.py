@@ -19,9 +19,9 @@ from data import prepare as prepare_module
 from data.documents.corpus import SeenTexts
 from data.prepare import main, open_or_prepare, prepare, recipe_from
 from gpt.errors import UserError, WorkFailed
-from gpt.files.lock import locked
+from gpt.files import locked
+from gpt.shards import Dataset, is_dataset, verify_dataset
 from gpt.shards import writing as shard_writer
-from gpt.shards.reading import Dataset, is_dataset, verify_dataset
 from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer
 from tests.data.corpora import (
     KINDS,

@@ -20,7 +20,7 @@ import pytest
 
 from data.prepare import prepare
 from gpt.errors import UserError
-from gpt.shards.reading import Dataset, is_dataset, verify_dataset
+from gpt.shards import Dataset, is_dataset, verify_dataset
 from tests.data.corpora import (
     IN_SMALL_PIECES,
     bad_text,

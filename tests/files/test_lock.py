@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt.errors import UserError
-from gpt.files import lock
-from gpt.files.lock import InUse, locked
+from gpt.files import InUse, lock, locked
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="this system has no flock")
@@ -24,7 +23,7 @@ HOLDER = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from gpt.files.lock import locked
+from gpt.files import locked
 with locked(Path(sys.argv[1]), "wait"):
     if "fork" not in sys.argv or not os.fork():  # a child that outlives its parent
         print("held", flush=True)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from gpt.chat.format import FORMATS
-from gpt.chat.messages import Message
-from gpt.chat.rendering import Chat
+from gpt.chat import FORMATS, Chat, Message
 from gpt.finetuning import Example
 from gpt.tokenizer import Tokenizer, build_tokenizer
 from gpt.tokenizer.rank_tokenizer import RankTokenizer

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.chat.messages import Message
-from gpt.configuration.sections import FinetuneSection
+from gpt.chat import Message
+from gpt.configuration import FinetuneSection
 from gpt.errors import UserError
+from gpt.finetuning import read_task
 from gpt.finetuning.examples import Example, Preference
-from gpt.finetuning.formats import FORMATS, TaskData, detect, read_task
+from gpt.finetuning.formats import FORMATS, TaskData, detect
 
 SEEDED = settings(max_examples=300, derandomize=True, database=None, deadline=None)
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.chat.messages import Message
-from gpt.configuration.sections import FinetuneConfig, PreferenceConfig
+from gpt.chat import Message
+from gpt.configuration import FinetuneConfig, PreferenceConfig
 from gpt.errors import UserError
-from gpt.finetuning import Example, Preference, choose_what_learns, measures
-from gpt.finetuning.measures import ROOM, answer_figures, label_accuracy, label_scores
+from gpt.finetuning import (
+    Example,
+    Preference,
+    answer_figures,
+    choose_what_learns,
+    label_accuracy,
+    measures,
+)
+from gpt.finetuning.measures import ROOM, label_scores
 from gpt.finetuning.preferences import encode_pairs, preference_figures, with_reference
 from gpt.finetuning.rows import encode_row, side_by_side
 from gpt.language_model import LanguageModel

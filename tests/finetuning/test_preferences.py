@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from gpt.chat.messages import Message
-from gpt.configuration.sections import PreferenceConfig
-from gpt.finetuning import Preference, padded_batches
+from gpt.chat import Message
+from gpt.configuration import PreferenceConfig
+from gpt.finetuning import Preference, PreferenceObjective, padded_batches
 from gpt.finetuning.preferences import (
     Pairs,
-    PreferenceObjective,
     answer_scores,
     encode_pairs,
     preference_figures,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.chat.format import FORMATS
-from gpt.configuration.sampling import SamplingConfig
+from gpt.chat import FORMATS
+from gpt.configuration import SamplingConfig
 from gpt.language_model import LanguageModel
 from gpt.model import KVCache
 from gpt.tokenizer import build_tokenizer

@@ -9,17 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.batches import IGNORE, Batches, MicroBatch, Order, Shuffled
-from gpt.chat.messages import Message
+from gpt.chat import Message
 from gpt.errors import UserError
-from gpt.finetuning import Example, encode_examples, padded_batches
-from gpt.finetuning.rows import (
-    PackedRows,
-    PaddedRows,
-    Row,
-    first_rows,
-    refuse_useless,
-    side_by_side,
-)
+from gpt.finetuning import Example, encode_examples, padded_batches, refuse_useless
+from gpt.finetuning.rows import PackedRows, PaddedRows, Row, first_rows, side_by_side
 from gpt.finetuning.splits import hold_out
 from gpt.training.evaluate import evaluate
 from gpt.training.step import accumulate_gradients

@@ -18,7 +18,7 @@ import sample
 from data import prepare
 from gpt import __main__ as verbs
 from gpt.batches import IGNORE, Batches, Order
-from gpt.configuration.sections import FinetuneConfig
+from gpt.configuration import FinetuneConfig
 from gpt.finetuning import TaskRows
 from gpt.finetuning.preferences import with_reference
 from gpt.runs import checkpoint

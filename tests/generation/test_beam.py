@@ -7,10 +7,9 @@ import itertools
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Request
-from gpt.generation.beam import beam_search
+from gpt.generation import Request, beam_search
 from tests.tiny import ARCHITECTURES, CPU, generate_tokens, random_tokens, tiny_gpt
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation import Engine, Request
 from gpt.generation.controls import Controls, penalise_repetition

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.generation import Engine, Request
 from gpt.generation.cuda_graph import GraphedStep
 from gpt.machine.device import Machine

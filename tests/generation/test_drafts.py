@@ -7,9 +7,8 @@ import random
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
-from gpt.generation import Engine, Request
-from gpt.generation.drafts import DraftModel, PromptLookup
+from gpt.configuration import SamplingConfig
+from gpt.generation import DraftModel, Engine, PromptLookup, Request
 from gpt.generation.request import Continuation
 from tests.tiny import CPU, tiny_gpt
 

@@ -8,11 +8,10 @@ import random
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Engine, Request, room_for
+from gpt.generation import DraftModel, Engine, PromptLookup, Request, room_for
 from gpt.generation import engine as engine_module
-from gpt.generation.drafts import DraftModel, PromptLookup
 from gpt.generation.engine import spans
 from gpt.generation.request import Continuation
 from gpt.generation.sampling import choose

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig, sampling_config
+from gpt.configuration import SamplingConfig, sampling_config
 from gpt.errors import UserError
-from gpt.generation.grammar import grammars
+from gpt.generation import grammars
 from gpt.language_model import LanguageModel
 from gpt.tokenizer import build_tokenizer
 from tests.finetuning.conversations import with_controls

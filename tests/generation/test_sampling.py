@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig, sampling_config
+from gpt.configuration import SamplingConfig, sampling_config
 from gpt.errors import UserError
 from gpt.generation.sampling import choose, filtered_logits, log_probabilities
 

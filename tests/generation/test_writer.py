@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Generation
-from gpt.generation.drafts import DraftModel, PromptLookup
-from gpt.generation.writer import pieces_of as pieces_of_made
+from gpt.generation import DraftModel, Generation, PromptLookup
+from gpt.generation import pieces_of as pieces_of_made
 from gpt.language_model import LanguageModel, load
 from gpt.tokenizer import build_tokenizer
 from tests.finetuning.conversations import with_controls

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen3Config
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop import read_config
 from gpt.interop.options import Options

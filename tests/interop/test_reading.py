@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import gpt
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop import is_huggingface_folder, read_config, read_model
 from gpt.interop.proof import sample_text

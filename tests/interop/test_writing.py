@@ -15,10 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gpt
-from gpt.chat.format import FORMATS
-from gpt.chat.rendering import Chat
-from gpt.configuration.sampling import SamplingConfig
-from gpt.configuration.sections import PretrainConfig
+from gpt.chat import FORMATS, Chat
+from gpt.configuration import PretrainConfig, SamplingConfig
 from gpt.configuration.strict_yaml import load_file as load_yaml
 from gpt.errors import UserError
 from gpt.interop import export_huggingface, read_config, read_model, writing

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt import language_model
-from gpt.configuration.sampling import SamplingConfig, sampling_config
+from gpt.configuration import SamplingConfig, sampling_config
 from gpt.errors import UserError
 from gpt.generation import Request
 from gpt.generation.request import Continuation

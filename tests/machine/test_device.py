@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt.configuration.sections import RunConfig
+from gpt.configuration import RunConfig
 from gpt.errors import UserError
 from gpt.machine import device as runtime
 from gpt.machine.device import choose_machine, launch

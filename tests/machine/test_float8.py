@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from gpt.configuration.sections import RunConfig
+from gpt.configuration import RunConfig
 from gpt.errors import UserError
 from gpt.machine.device import multiply_in_float8, training_machine
 from tests.tiny import random_tokens, tiny_gpt

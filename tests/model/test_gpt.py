@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.model import GPT
 from tests.tiny import ARCHITECTURES, random_tokens, tiny_config, tiny_gpt
 

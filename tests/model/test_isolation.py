@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from gpt.batches import IGNORE, MicroBatch
-from gpt.batches.documents import DocumentRows
-from gpt.batches.windows import EvaluationWindows, Windows
+from gpt.batches import IGNORE, DocumentRows, EvaluationWindows, MicroBatch, Windows
 from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 from gpt.model.visibility import positions_within, visible_within

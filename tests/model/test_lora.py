@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration import AdapterConfig
 from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.model.adapted_linear import AdaptedLinear

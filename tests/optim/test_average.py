@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gpt.configuration.sections import OptimConfig
+from gpt.configuration import OptimConfig
 from gpt.errors import Stopped
 from gpt.machine.device import Machine
 from gpt.model import GPT

@@ -11,10 +11,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from finetune import settled
-from gpt.configuration.sections import FinetuneConfig, OptimConfig
-from gpt.optim import Rates, lr_factor
+from gpt.configuration import FinetuneConfig, OptimConfig
+from gpt.optim import Rates, lr_factor, weights_by_kind
 from gpt.optim.adamw import AdamW
-from gpt.optim.group import State, weights_by_kind
+from gpt.optim.group import State
 from gpt.optim.muon import Muon
 from gpt.training.step import accumulate_gradients
 from tests.tiny import CPU, ROOT, script_environment, tiny_config, tiny_gpt

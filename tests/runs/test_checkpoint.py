@@ -12,7 +12,7 @@ import torch
 
 from gpt.batches import MicroBatch
 from gpt.errors import UserError
-from gpt.files.atomic import as_json
+from gpt.files import as_json
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import Best, TrainState
 from gpt.tokenizer import build_tokenizer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.shards.holdout import held_out_names, is_held_out
+from gpt.shards import held_out_names, is_held_out
 
 SEEDED = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 NAMES = [f"file-{i}.txt" for i in range(400)]

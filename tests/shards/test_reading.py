@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from gpt.__main__ import main as command
 from gpt.errors import UserError
-from gpt.files.atomic import flush_to_disk, read_json, sha256_of, write_atomically, write_json
-from gpt.shards.reading import (
+from gpt.files import flush_to_disk, read_json, sha256_of, write_atomically, write_json
+from gpt.shards import (
     Dataset,
     Manifest,
     SourceInfo,
+    SplitWriter,
     TokenizerInfo,
     TokenStream,
     is_dataset,
@@ -26,7 +27,6 @@ from gpt.shards.reading import (
     verify_dataset,
     write_manifest,
 )
-from gpt.shards.writing import SplitWriter
 from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer
 
 SEEDED = settings(max_examples=60, derandomize=True, database=None, deadline=None)

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.errors import UserError
+from gpt.shards import SplitInfo, SplitWriter, TokenStream, WriterState, dtype_for
 from gpt.shards import writing as shard_writer
-from gpt.shards.reading import SplitInfo, TokenStream, dtype_for
-from gpt.shards.writing import SplitWriter, WriterState
 
 SEEDED = settings(max_examples=25, derandomize=True, database=None, deadline=None)
 DOCUMENTS = st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 300), min_size=1,

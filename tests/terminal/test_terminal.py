@@ -10,12 +10,10 @@ import pytest
 import torch
 
 import sample
-from gpt.chat.format import FORMATS
-from gpt.chat.messages import Message
-from gpt.configuration.sampling import SamplingConfig
+from gpt.chat import FORMATS, Message
+from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation import Generation, Piece, Request
-from gpt.generation.drafts import PromptLookup
+from gpt.generation import Generation, Piece, PromptLookup, Request
 from gpt.language_model import LanguageModel
 from gpt.runs import checkpoint
 from gpt.terminal.chat import Conversation, converse

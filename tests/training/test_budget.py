@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt.configuration.sections import TrainConfig
+from gpt.configuration import TrainConfig
 from gpt.errors import UserError
 from gpt.machine.device import Machine
 from gpt.runs.checkpoint import TrainState

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gpt.configuration.sections import RunConfig, TrainConfig
+from gpt.configuration import RunConfig, TrainConfig
 from gpt.machine.device import Machine
 from gpt.training.budget import Budget
 from gpt.training.choices import (

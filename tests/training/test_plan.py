@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt.batches import MicroBatch
-from gpt.configuration.sections import TrainConfig
+from gpt.configuration import TrainConfig
 from gpt.machine.device import Machine
 from gpt.optim import WeightAverage
 from gpt.training import choices, plan

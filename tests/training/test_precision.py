@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpt.configuration.sections import OptimConfig
+from gpt.configuration import OptimConfig
 from gpt.errors import TrainingFailed
 from gpt.machine.device import Machine
 from gpt.model import GPT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from gpt.configuration.sections import LogConfig
+from gpt.configuration import LogConfig
 from gpt.training.telemetry import RunLog
 
 

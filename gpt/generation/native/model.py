@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.generation.native.library import library
 from gpt.machine.hardware import computes_in_bfloat16
 from gpt.model import GPT, KVCache

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import WorkFailed
 from gpt.interop import proof
 from gpt.interop.gguf.reading import FREQUENCIES, our_weights, stored_tensors

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import WorkFailed
 
 _OUTSIDE = {"embedding.token_embedding": "token_embd", "lm_head": "output",

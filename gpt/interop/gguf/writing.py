@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
-from gpt.files.atomic import write_atomically
+from gpt.files import write_atomically
 from gpt.interop.architectures import Architecture, architecture_for, refuse
 from gpt.interop.equivalent import standard_fields, standard_form
 from gpt.interop.gguf.proof import prove

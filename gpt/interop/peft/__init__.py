@@ -1,1 +1,1 @@
-"""Adapters in PEFT's layout."""
+"""Adapters in PEFT's layout, in and out."""

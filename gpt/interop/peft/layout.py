@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
-from gpt.files.atomic import read_json, sha256_of
+from gpt.files import read_json, sha256_of
 from gpt.interop.architectures import architecture_for
 from gpt.interop.equivalent import standard_fields
 from gpt.interop.tensors import rules
 from gpt.model import GPT
 from gpt.model.adapted_linear import AdaptedLinear
 from gpt.model.lora import adaptable_matrices
-from gpt.tokenizer.base import digest_of
+from gpt.tokenizer import digest_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration import AdapterConfig
 from gpt.errors import UserError
-from gpt.files.atomic import read_json
+from gpt.files import read_json
 from gpt.interop.options import Options
 from gpt.interop.peft.layout import CONFIG, PREFIX, WEIGHTS, Matrix, frozen_lengths, matrices_of
 from gpt.model import GPT

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt.configuration.adapter import AdapterConfig
+from gpt.configuration import AdapterConfig
 from gpt.errors import UserError, WorkFailed
-from gpt.files.atomic import write_json
+from gpt.files import write_json
 from gpt.files.tensors import save_tensors
 from gpt.interop import proof
 from gpt.interop.new_folder import new_folder

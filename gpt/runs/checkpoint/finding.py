@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from gpt.errors import UserError
-from gpt.files.atomic import as_json, read_json, sha256_of
+from gpt.files import as_json, read_json, sha256_of
 from gpt.runs.checkpoint.layout import ADAPTER, FORMAT_VERSION, WEIGHTS, steps_in
 
 

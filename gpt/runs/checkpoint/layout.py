@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.files.atomic import read_json, write_json
+from gpt.files import read_json, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"

@@ -9,10 +9,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gpt.configuration.adapter import AdapterConfig
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import AdapterConfig, ModelConfig
 from gpt.errors import UserError
-from gpt.files.atomic import read_json
+from gpt.files import read_json
 from gpt.model import GPT
 from gpt.model.lora import load_adapter_state
 from gpt.optim import Optimizer

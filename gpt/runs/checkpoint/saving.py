@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gpt.files.atomic import flush_to_disk, sha256_of, write_json
+from gpt.files import flush_to_disk, sha256_of, write_json
 from gpt.files.tensors import save_tensors
 from gpt.model import GPT
 from gpt.model.lora import adapter_state

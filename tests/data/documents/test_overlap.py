@@ -16,8 +16,8 @@ from data.documents import overlap
 from data.documents.overlap import MOST_LISTED, Hasher, N
 from data.prepare import prepare
 from gpt.errors import UserError
-from gpt.files.atomic import read_json
-from gpt.shards.reading import verify_dataset
+from gpt.files import read_json
+from gpt.shards import verify_dataset
 from tests.data.corpora import folder_bytes, in_small_pieces, recipe, write_jsonl
 
 SEEDED = settings(max_examples=60, derandomize=True, database=None, deadline=None)

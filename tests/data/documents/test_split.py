@@ -20,7 +20,7 @@ from data.sources import text as text_module
 from data.sources.bad_text import BadText
 from data.sources.files import list_files
 from gpt.errors import UserError
-from gpt.shards.holdout import held_out_names, is_held_out
+from gpt.shards import held_out_names, is_held_out
 from tests.data.sources.sample_files import corpus_of, write
 
 SEEDED = settings(max_examples=100, derandomize=True, database=None, deadline=None)

@@ -15,8 +15,8 @@ from data.sharding import finishing, parts
 from data.sharding.parts import Share, finished_parts
 from data.sources.files import File
 from gpt.errors import UserError
-from gpt.files.lock import locked
-from gpt.shards.reading import Dataset, is_dataset, map_shards, read_manifest, verify_dataset
+from gpt.files import locked
+from gpt.shards import Dataset, is_dataset, map_shards, read_manifest, verify_dataset
 from tests.data.corpora import (
     bad_text,
     documents,

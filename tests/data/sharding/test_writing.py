@@ -22,8 +22,8 @@ from data.sharding.journal import JOURNAL, Journal
 from data.sources import bad_text as bad_text_module
 from data.sources import text
 from gpt.errors import Stopped, UserError, WorkFailed
+from gpt.shards import Dataset, is_dataset, verify_dataset
 from gpt.shards import writing as shard_writer
-from gpt.shards.reading import Dataset, is_dataset, verify_dataset
 from tests.data.corpora import (
     KINDS,
     PulledPlug,

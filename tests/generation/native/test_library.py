@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.generation.native import NativeModel, fastest, library
 from gpt.generation.native.library import SOURCES
 from tests.tiny import CPU, ROOT, generate_tokens, tiny_gpt

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from gpt.configuration.sampling import SamplingConfig
+from gpt.configuration import SamplingConfig
 from gpt.generation import Engine, Request
 from gpt.generation.native import NativeModel, fastest
 from gpt.generation.native.library import library
@@ -489,8 +489,7 @@ def test_what_is_changed_in_a_model_changes_what_is_generated():
 
 
 def test_engines_beams_and_drafts_use_it(monkeypatch):
-    from gpt.generation.beam import beam_search
-    from gpt.generation.drafts import DraftModel
+    from gpt.generation import DraftModel, beam_search
     used = []
     monkeypatch.setattr(NativeModel, "hidden",
                         lambda self, tokens, cache, prompts=None: used.append(tokens.shape) or

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop.gguf import writing as gguf_writing
 from gpt.interop.gguf.proof import Reconstructed

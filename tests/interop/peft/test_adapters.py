@@ -14,7 +14,7 @@ import finetune
 import gpt
 import sample
 from gpt import __main__ as verbs
-from gpt.chat.format import saved_format
+from gpt.chat import saved_format
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import find_model
 from tests.finetuning.conversations import BYTES

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gpt.configuration.adapter import AdapterConfig
-from gpt.configuration.sections import ModelConfig
+from gpt.configuration import AdapterConfig, ModelConfig
 from gpt.errors import UserError, WorkFailed
 from gpt.interop import read_model
 from gpt.interop.architectures import architecture_for
