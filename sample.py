@@ -12,19 +12,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from gpt.chat import converses_in, saved_format
 from gpt.errors import run_command
-from gpt.generation import Request
-from gpt.language_model import LanguageModel, load
-from gpt.terminal.chat import converse
 from gpt.terminal.options import parse, read_prompts
-from gpt.terminal.show import show, show_json
+
+if TYPE_CHECKING:
+    from gpt.generation import Request
+    from gpt.language_model import LanguageModel
 
 
 def main(argv: list[str]) -> None:
     """Parse, load, generate."""
     options = parse(argv, __doc__)
+    # Importing torch takes longer than all before this line: help and mistakes do without it.
+    from gpt.chat import converses_in, saved_format
+    from gpt.language_model import load
+    from gpt.terminal.chat import converse
+    from gpt.terminal.show import show, show_json
+
     prompts = [] if options.chat else read_prompts(options)
     lm = load(options.run, options.device, options.dtype, options.draft)
     if prompts and converses_in(saved_format(lm.tokenizer)):

@@ -7,99 +7,25 @@ Running the same command again continues the run, to the same bits as if it had 
 
 from __future__ import annotations
 
-import torch
-
-from data.prepare import open_or_prepare
-from gpt.batches import (
-    Batches,
-    DocumentRows,
-    Endless,
-    EvaluationWindows,
-    Mixture,
-    Order,
-    Sequences,
-    Shuffled,
-    TokenizedText,
-    Windows,
-)
-from gpt.configuration import ModelConfig, PretrainConfig, parse_command_line
-from gpt.errors import UserError, run_command
-from gpt.machine.device import Machine, launch, training_machine
-from gpt.model import GPT, flops_per_token
-from gpt.runs.folder import started_with
-from gpt.shards import Dataset
-from gpt.training.choices import choose_batch_size
-from gpt.training.task import Task, train_task
+from gpt.configuration import PretrainConfig, parse_command_line
+from gpt.errors import run_command
 
 
 def main(argv: list[str]) -> None:
     """Parse, build, train."""
     command = parse_command_line(PretrainConfig, argv, __doc__ or "")
+    # Importing torch takes longer than all before this line: help and mistakes do without it.
+    from data.prepare import open_or_prepare
+    from gpt.machine.device import launch, training_machine
+    from gpt.training.pretraining import pretraining, with_batch_size, with_vocabulary
+    from gpt.training.task import train_task
+
     training_machine(command.config.run)  # refuse before a corpus is prepared
     dataset = open_or_prepare(command.config.data.dataset)
     config = with_vocabulary(command.config, dataset)
     with launch(config.run) as machine:
         config = with_batch_size(config, dataset, machine)
         train_task(pretraining(config, dataset), config, machine, "--dry-run" in command.flags)
-
-
-def with_vocabulary(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
-    """The configuration with the tokenizer's vocabulary size, where it gives none."""
-    size, given = dataset.tokenizer.vocab_size, config.model.vocab_size
-    if given is not None and given < size:
-        raise UserError(f"model.vocab_size={given} is smaller than the vocabulary of "
-                        f"{dataset.folder} ({size}); leave it out, or raise it")
-    model = ModelConfig(**{**config.model.model_dump(), "vocab_size": given or size})
-    return config.model_copy(update={"model": model})
-
-
-def with_batch_size(config: PretrainConfig, dataset: Dataset, machine: Machine) -> PretrainConfig:
-    """The configuration with train.batch_size as a number: auto is decided once for a run."""
-    if config.train.batch_size != "auto":
-        return config
-    size = started_with(config.run, "train.batch_size")
-    if size is None:
-        with torch.device("meta"):
-            flops = flops_per_token(GPT(config.model))
-        size = choose_batch_size(config.train, config.model, flops, len(dataset.train), machine)
-    train = config.train.model_copy(update={"batch_size": size})
-    return config.model_copy(update={"train": train})
-
-
-def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
-    """Predict every next token of the dataset's training split."""
-    source = training_source(config, dataset)
-    return Task(
-        model=config.model,
-        build_model=lambda: GPT(config.model),
-        tokenizer=dataset.tokenizer,
-        batches=lambda micro_batch_size: Batches(
-            source, Order(config.train.sequences_per_step, micro_batch_size)),
-        validation=lambda micro_batch_size: EvaluationWindows(
-            TokenizedText.validation(dataset), config.model.block_size, micro_batch_size,
-            config.eval.max_tokens, config.data.isolate_documents),
-        identity={"data": dataset.manifest.fingerprint, "data.packing": config.data.packing,
-                  "data.isolate_documents": config.data.isolate_documents},
-        loader_workers=config.data.loader_workers)
-
-
-def training_source(config: PretrainConfig, dataset: Dataset) -> Endless:
-    """What training reads at each index: the training split, or the mixture of its sources."""
-    seed, mixture = config.run.seed, TokenizedText.mixture(dataset)
-    if mixture:
-        sources = [sequences_of(text, config) for text in mixture]
-        return Mixture(sources, list(mixture.values()), seed)
-    return Shuffled(sequences_of(TokenizedText.training(dataset), config), seed)
-
-
-def sequences_of(text: TokenizedText, config: PretrainConfig) -> Sequences:
-    """A text cut as data.packing says."""
-    block_size, isolate = config.model.block_size, config.data.isolate_documents
-    if config.data.packing == "windows":
-        return Windows(text, block_size, isolate)
-    rows = DocumentRows(text, block_size, isolate)
-    print(f"{text.name}: {len(rows):,} rows of documents, {rows.padding:.2%} padding")
-    return rows
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_loop_evaluation_and_generation_are_handed_a_model_and_never_build_one(p
               if f"{name}.".startswith(f"{place}.") and ".native." not in name]
     assert chosen
     assert not any(builds_a_model(path.read_text(encoding="utf-8")) for path in chosen)
-    assert builds_a_model((ROOT / "train.py").read_text(encoding="utf-8"))
+    assert builds_a_model((ROOT / "gpt/training/pretraining.py").read_text(encoding="utf-8"))
 
 
 def test_optional_and_heavy_libraries_are_imported_where_they_are_used():

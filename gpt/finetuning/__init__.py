@@ -2,15 +2,13 @@
 
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import read_task
-from gpt.finetuning.measures import answer_figures, figures, label_accuracy
-from gpt.finetuning.method import choose_what_learns, learning_rate
-from gpt.finetuning.preferences import PreferenceObjective
+from gpt.finetuning.measures import answer_figures, label_accuracy
+from gpt.finetuning.method import choose_what_learns
 from gpt.finetuning.preview import preview
 from gpt.finetuning.rows import Row, Rows, encode_examples, padded_batches, refuse_useless
 from gpt.finetuning.splits import labels_of
-from gpt.finetuning.task import TaskRows, format_for, sequences_per_step
+from gpt.finetuning.task import TaskRows, format_for
 
-__all__ = ["Example", "Preference", "PreferenceObjective", "Row", "Rows", "TaskRows",
-           "answer_figures", "choose_what_learns", "encode_examples", "figures", "format_for",
-           "label_accuracy", "labels_of", "learning_rate", "padded_batches", "preview",
-           "read_task", "refuse_useless", "sequences_per_step"]
+__all__ = ["Example", "Preference", "Row", "Rows", "TaskRows", "answer_figures",
+           "choose_what_learns", "encode_examples", "format_for", "label_accuracy", "labels_of",
+           "padded_batches", "preview", "read_task", "refuse_useless", "run"]

@@ -1,7 +1,7 @@
 """From a task to a trained run: one loop for every stage.
 
-`task` puts a run together, `loop` trains it by `step`; `evaluate` scores; `budget`, `choices` and
+`pretraining` is a `task`, which `loop` trains by `step`; `evaluate` scores; `budget`, `choices` and
 `plan` say how long, in what portions and at what cost.
 """
 
-__all__ = ["budget", "choices", "evaluate", "plan", "step", "task"]
+__all__ = ["budget", "choices", "evaluate", "plan", "pretraining", "step", "task"]

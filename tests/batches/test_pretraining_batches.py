@@ -31,6 +31,7 @@ from gpt.shards import (
     write_manifest,
 )
 from gpt.tokenizer import build_tokenizer
+from gpt.training.pretraining import pretraining, training_source
 
 BYTES = build_tokenizer("byte")
 END = BYTES.end_of_text
@@ -99,7 +100,7 @@ def configured(block_size: int = 16, **data: Any) -> PretrainConfig:
 
 
 def batches(dataset: Dataset, batch_size: int = 8, **data: Any) -> Batches:
-    source = train.training_source(configured(**data), dataset)
+    source = training_source(configured(**data), dataset)
     return Batches(source, Order(batch_size, batch_size))
 
 
@@ -150,7 +151,7 @@ def test_a_source_that_is_too_small_is_named(tmp_path):
 def test_isolation_numbers_documents_in_training_and_validation(plain, packing):
     for isolate in (False, True):
         config = configured(packing=packing, isolate_documents=isolate)
-        task = train.pretraining(config, plain)
+        task = pretraining(config, plain)
         for batch in (*task.batches(4).step(0), *task.validation(4)):
             assert (batch.segments is not None) == isolate
             if isolate:
@@ -164,7 +165,7 @@ def test_a_damaged_id_is_named_before_it_reaches_the_model(plain, split):
     ids = np.fromfile(path, "<u2")
     ids[33] = 257
     ids.tofile(path)
-    task = train.pretraining(configured(), Dataset(plain.folder))
+    task = pretraining(configured(), Dataset(plain.folder))
     name = "training" if split == "train" else "validation"
     with pytest.raises(UserError) as caught:
         list(task.validation(4)) if split == "val" else [

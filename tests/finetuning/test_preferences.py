@@ -11,9 +11,10 @@ import torch
 
 from gpt.chat import Message
 from gpt.configuration import PreferenceConfig
-from gpt.finetuning import Preference, PreferenceObjective, padded_batches
+from gpt.finetuning import Preference, padded_batches
 from gpt.finetuning.preferences import (
     Pairs,
+    PreferenceObjective,
     answer_scores,
     encode_pairs,
     preference_figures,

@@ -7,8 +7,8 @@ import torch
 
 from gpt.configuration import RunConfig
 from gpt.errors import UserError
-from gpt.machine import device as runtime
-from gpt.machine.device import choose_machine, launch
+from gpt.machine import hardware
+from gpt.machine.device import DTYPES, Machine, choose_machine, launch
 from gpt.machine.hardware import measure_matmul_flops
 from gpt.machine.seeds import mix_seeds
 
@@ -37,7 +37,7 @@ def test_what_is_not_there_is_refused_by_name():
         choose_machine("cpu", "int3")
 
 
-@pytest.mark.parametrize(("name", "dtype"), runtime.DTYPES.items())
+@pytest.mark.parametrize(("name", "dtype"), DTYPES.items())
 def test_training_runs_in_every_number_format(name, dtype):
     layer = torch.nn.Linear(4, 4)
     with launch(RunConfig(device="cpu", dtype=name)) as machine, machine.autocast():
@@ -78,7 +78,7 @@ def test_signals_are_heard_while_a_run_lasts_and_given_back_after():
 
 @pytest.mark.parametrize(("device", "ahead"), [("cpu", False), ("cuda", True), ("mps", True)])
 def test_accelerators_alone_compute_while_python_goes_on(device, ahead):
-    assert runtime.Machine(torch.device(device), torch.float32).runs_ahead == ahead
+    assert Machine(torch.device(device), torch.float32).runs_ahead == ahead
 
 
 def test_waiting_asks_the_device_that_computes_and_no_other(monkeypatch):
@@ -86,7 +86,7 @@ def test_waiting_asks_the_device_that_computes_and_no_other(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: asked.append(device.type))
     monkeypatch.setattr(torch.mps, "synchronize", lambda: asked.append("mps"))
     for device in ("cuda", "mps", "cpu"):
-        runtime.Machine(torch.device(device), torch.float32).wait()
+        Machine(torch.device(device), torch.float32).wait()
     assert asked == ["cuda", "mps"]
 
 
@@ -96,7 +96,7 @@ def test_measuring_stops_after_six_products_or_a_second(monkeypatch):
         moments = [moment for i, duration in enumerate(durations)
                    for moment in (sum(durations[:i]), sum(durations[:i]) + duration)]
         clock = iter(moments)
-        monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(clock))
+        monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(clock))
         flops = measure_matmul_flops(torch.device("cpu"), torch.float32, size=8)
         return (len(moments) - len(list(clock))) // 2, flops
 
@@ -107,7 +107,7 @@ def test_measuring_stops_after_six_products_or_a_second(monkeypatch):
 
 def test_a_gpus_peak_comes_from_its_data_sheet_and_a_cpus_is_measured(monkeypatch):
     assert measure_matmul_flops(torch.device("cpu"), torch.float32, size=64) > 0
-    machine = runtime.Machine(torch.device("cuda"), torch.bfloat16)
+    machine = Machine(torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     assert machine.peak_flops == 989e12
     assert choose_machine("cpu", "float32").describe().endswith("float32")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import settled
 from gpt.configuration import FinetuneConfig, OptimConfig
+from gpt.finetuning.run import settled
 from gpt.optim import Rates, lr_factor, weights_by_kind
 from gpt.optim.adamw import AdamW
 from gpt.optim.group import State
