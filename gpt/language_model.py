@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, overload
 
@@ -37,12 +38,14 @@ SCORED = 256  # tokens at a time: their scores of the whole vocabulary stand in 
 class LanguageModel:
     """What `gpt.load` returns: `model` (an nn.Module), `tokenizer`, and its verbs.
 
-    draft: what guesses tokens ahead, which makes generation faster and changes no token.
+    draft: what guesses tokens ahead, which makes generation faster and changes no token. exact:
+    reads the weights again in float32, where "auto" has rounded those of `model`: for scores.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, machine: Machine,
-                 draft: Draft | None = None):
+                 draft: Draft | None = None, exact: Callable[[], GPT] | None = None):
         self.model, self.tokenizer, self.machine, self.draft = model, tokenizer, machine, draft
+        self._exact, self._as_loaded = exact, _versions(model) if exact else []
         form = saved_format(tokenizer)
         self._reads_both_ways = form is not None and form.prefix == "bidirectional"
         self._grammar = grammars(tokenizer)
@@ -54,7 +57,7 @@ class LanguageModel:
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> LanguageModel:
         """The same model, read with other control tokens: to be used in place of this one."""
-        return LanguageModel(self.model, tokenizer, self.machine, self.draft)
+        return LanguageModel(self.model, tokenizer, self.machine, self.draft, self._exact)
 
     @overload
     def generate(self, prompt: str, **settings: Any) -> str: ...
@@ -141,8 +144,10 @@ class LanguageModel:
 
         Texts longer than the context are scored in windows of block_size tokens, each of which sees
         the token before it and nothing earlier; the first token follows begin-of-text, or
-        end-of-text where the tokenizer has none.
+        end-of-text where the tokenizer has none. In float32, unless another number format was asked
+        for: the same on every processor.
         """
+        model, machine = self._measured
         tokens = self.tokenizer.encode(text)
         begin = self.tokenizer.begin_of_text
         inputs = [self.tokenizer.end_of_text if begin is None else begin, *tokens[:-1]]
@@ -151,12 +156,26 @@ class LanguageModel:
             window = slice(start, start + self.block_size)
             read = torch.tensor([inputs[window]], device=self.machine.device)
             targets = torch.tensor(tokens[window], device=self.machine.device)
-            with self.machine.autocast():
-                x = self.model.hidden(read)[0]
+            with machine.autocast():
+                x = model.hidden(read)[0]
                 for part, ids in zip(x.split(SCORED), targets.split(SCORED), strict=True):
-                    logprobs = self.model.logits(part).float().log_softmax(dim=-1)
+                    logprobs = model.logits(part).float().log_softmax(dim=-1)
                     scores += logprobs.gather(1, ids.unsqueeze(1)).squeeze(1).tolist()
         return scores
+
+    @property
+    def _measured(self) -> tuple[GPT, Machine]:
+        """What scores are computed with: the model, but in float32 where "auto" rounded it."""
+        if self._exact is None:
+            return self.model, self.machine
+        if _versions(self.model) != self._as_loaded:  # somebody changed it: as it is now
+            return copy.deepcopy(self.model).float(), self.machine.measuring()
+        return self._reread, self.machine.measuring()
+
+    @cached_property
+    def _reread(self) -> GPT:
+        assert self._exact is not None
+        return self._exact()
 
 
 def load(run: str, device: str = "auto", dtype: str = "auto",
@@ -165,8 +184,10 @@ def load(run: str, device: str = "auto", dtype: str = "auto",
     (GPT-2, Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
 
     device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, or int8: matrices in 8
-    bits, all else as in auto. draft: what guesses tokens ahead to save time: "prompt" (what
-    followed the same words before), or a smaller model with the same tokenizer, named as `run` is.
+    bits, all else as in auto. auto is for generation: bfloat16 where the hardware computes in it;
+    scores are in float32 all the same. draft: what guesses tokens ahead to save time: "prompt"
+    (what followed the same words before), or a smaller model with the same tokenizer, named as
+    `run` is.
     Raises UserError (a ValueError) if there is none, if its files are damaged, or if it has options
     that this toolkit does not have.
     """
@@ -177,10 +198,17 @@ def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
            draft: str | None = None) -> LanguageModel:
     """`load` for a model that has been found, and verified, already."""
     machine = choose_machine(device, "auto" if dtype == "int8" else dtype)
-    tokenizer, model = saved.tokenizer(), saved.model(machine.dtype).to(machine.device)
-    if dtype == "int8":
-        quantize(model)
-    lm = LanguageModel(model, tokenizer, machine)
+    tokenizer = saved.tokenizer()
+
+    def read(number_format: torch.dtype) -> GPT:
+        model = saved.model(number_format).to(machine.device)
+        if dtype == "int8":
+            quantize(model)
+        return model
+
+    rounded = dtype in ("auto", "int8") and machine.dtype != torch.float32
+    lm = LanguageModel(read(machine.dtype), tokenizer, machine,
+                       exact=(lambda: read(torch.float32)) if rounded else None)
     if draft == "prompt":
         lm.draft = PromptLookup()
     elif draft is not None:
@@ -190,6 +218,11 @@ def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
                             "the same one")
         lm.draft = DraftModel(smaller.model, machine, smaller.never)
     return lm
+
+
+def _versions(model: GPT) -> list[tuple[int, int]]:
+    """Which tensors a model has, and how often each was changed."""
+    return [(id(tensor), tensor._version) for tensor in model.state_dict(keep_vars=True).values()]
 
 
 def _ids_of(tokenizer: Tokenizer) -> dict[int, bytes | str]:

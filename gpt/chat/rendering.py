@@ -93,9 +93,13 @@ class Chat:
     def own_tokenizer(self) -> Tokenizer:
         """The tokenizer as it is saved with a model that learned this format."""
         tokenizer = copy.copy(self.tokenizer)
-        tokenizer.chat_template = as_jinja(self.format, self._begin is not None)
+        tokenizer.chat_template = self.jinja()
         tokenizer.chat_format = self.format.model_dump_json(indent=1)
         return tokenizer
+
+    def jinja(self) -> str:
+        """The format as a Jinja template, for other tools."""
+        return as_jinja(self.format, has_begin=self._begin is not None)
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -134,6 +134,9 @@ class EvalConfig(Section):
     every_steps: Count | None = Field(250, description="null: only at the end")
     max_tokens: Count | None = Field(
         None, description="score about this many tokens, at least one sequence; null: all")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of matrix products; float32 gives the same figures on every "
+                               "processor; others are faster where the hardware computes in them")
     patience: Count | None = Field(
         None, description="stop when so many evaluations in a row found no lower loss; the best "
                           "checkpoint is kept; null: never")

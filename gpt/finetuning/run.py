@@ -69,7 +69,8 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
         evaluate_first=True,
         objective=PreferenceObjective(config.preference) if rows.train.pairs else None,
         best_by="preference_loss" if rows.train.pairs else None,
-        before_learning=rows.score if rows.train.pairs else None,
+        before_learning=(lambda model, machine: rows.score(
+            model, machine, machine.measuring(config.eval.dtype))) if rows.train.pairs else None,
         measure=lambda lm: figures(lm.model, lm.answers, rows, val_rows, config, lm.machine),
         prompt_tokens=rows.prompt,
         keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(

@@ -150,10 +150,11 @@ class TaskRows:
         """The tokens of a user's message, after which the model answers."""
         return self.chat.prompt([Message("user", text)] if text else [])
 
-    def score(self, model: GPT, machine: Machine) -> None:
-        """Note what a model thinks of each answer of a preference, before it learns."""
-        for split in (self.train, self.val):
-            split.pairs[:] = with_reference(split.pairs, model, machine, self.marks_prompts)
+    def score(self, model: GPT, machine: Machine, measuring: Machine) -> None:
+        """Note what a model thinks of each answer of a preference, before it learns: of those that
+        it learns from as training computes, of the others as evaluation does."""
+        for split, on in ((self.train, machine), (self.val, measuring)):
+            split.pairs[:] = with_reference(split.pairs, model, on, self.marks_prompts)
 
     def identity(self, config: FinetuneConfig) -> dict[str, Any]:
         """What the result rests on."""

@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,20 @@ class Machine:
     dtype: torch.dtype
     compile: bool = False
     float8: bool = False
+    exact: bool = False  # float32 products on GPUs are not rounded to 19 bits, as launch has them
     seed: int = 0
     stop: Stop = field(default_factory=Stop)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Matrix products in `dtype`; weights, norms and sums stay float32."""
         if self.dtype == torch.float32:
-            return contextlib.nullcontext()
+            return exact_products() if self.exact else contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    def measuring(self, dtype: str = "float32") -> Machine:
+        """The same machine, for figures that are to be quoted: they must not depend on what "auto"
+        is here."""
+        return replace(self, dtype=DTYPES[dtype], exact=True, float8=False, compile=False)
 
     @property
     def runs_ahead(self) -> bool:
@@ -106,6 +112,17 @@ class Machine:
             where = f"{cpu_name()}, {torch.get_num_threads()} threads"
         numbers = "float8" if self.float8 else str(self.dtype).removeprefix("torch.")
         return f"{where}, {numbers}{', compiled' if self.compile else ''}"
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products in all their bits, whatever else the process allows."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)
 
 
 def discard_unfinished_code() -> None:

@@ -64,6 +64,11 @@ class Score:
     tokens: int
 
 
+def in_format(dtype: str) -> str:
+    """What is said beside figures that another processor may not reproduce."""
+    return "" if dtype == "float32" else f" (in {dtype})"
+
+
 def summed_loss(model: GPT, batch: MicroBatch) -> Tensor:
     """Negative log-likelihood summed over a batch's supervised targets, in nats; ()."""
     x = model.hidden(batch.inputs, None, batch.segments, batch.prompts).flatten(0, 1)

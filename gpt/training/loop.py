@@ -32,7 +32,7 @@ from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.runs import checkpoint
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
-from gpt.training.evaluate import Measured, Objective, Score, evaluate
+from gpt.training.evaluate import Measured, Objective, Score, evaluate, in_format
 from gpt.training.step import Step
 from gpt.training.telemetry import RunLog
 
@@ -212,18 +212,19 @@ class Trainer:
             return self._scored[1]
         batches = self.validation()
         with progress_bar("evaluating", len(batches), "batch") as bar:
-            score = evaluate(self.model, batches, self._byte_lengths, self.machine, bar.update)
+            score = evaluate(self.model, batches, self._byte_lengths,
+                             self.machine.measuring(self.config.eval.dtype), bar.update)
         state = self.state
         self.model.eval()
         figures, texts = self.measure()
         self.model.train()
         self.log.event("eval", state.step, tokens=state.tokens,
                        elapsed_seconds=state.elapsed_seconds, val_loss=score.loss,
-                       val_bits_per_byte=score.bits_per_byte,
+                       val_bits_per_byte=score.bits_per_byte, dtype=self.config.eval.dtype,
                        **{f"val_{name}": value for name, value in figures.items()})
         self.log.say(", ".join([
             f"step {state.step}: validation loss {score.loss:.4f} nats per token",
-            f"{score.bits_per_byte:.4f} bits per byte",
+            f"{score.bits_per_byte:.4f} bits per byte{in_format(self.config.eval.dtype)}",
             *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
         for prompt, text in texts:
             self.log.sample(state.step, prompt, text)

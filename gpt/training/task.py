@@ -101,6 +101,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
             state = checkpoint.load_training(run.resume_from, model, optimizer)
         average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
         lm = LanguageModel(model, task.tokenizer, machine)
+        measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
         log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step)
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
             log.say(_opening_lines(run, model, rates, micro_batch_size, config, machine))
@@ -108,7 +109,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
                               _sampler(lm, task), average, task.evaluate_first,
-                              lambda: task.measure(lm), task.objective, task.best_by)
+                              lambda: task.measure(measured), task.objective, task.best_by)
             score = trainer.run()
             log.say("done; sample from it with: "
                     + _sample_command(run, budget, trainer.state, task.tokenizer))
@@ -152,6 +153,7 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
                 average=WeightAverage.continued(model, optimizer.state, rates.ema_decay),
                 objective=task.objective)
     lm = LanguageModel(model, task.tokenizer, machine)
+    measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
     scored_together = evaluation_batch_size(config.train, task.model, machine)
     some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
@@ -159,9 +161,10 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
     with tempfile.TemporaryDirectory() as folder:
         evals, saves = config.eval.every_steps, config.checkpoint.every_steps
         besides = [
-            Work(lambda: evaluate(model, some, lengths, machine), (evals,), task.evaluate_first,
+            Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
+                 task.evaluate_first,
                  len(some) / len(task.validation(scored_together))),
-            Work(lambda: task.measure(lm), (evals,), task.evaluate_first),
+            Work(lambda: task.measure(measured), (evals,), task.evaluate_first),
             Work(lambda: checkpoint.save(Path(folder), model, optimizer, task.tokenizer,
                                          checkpoint.TrainState()), (saves, evals))]
         if config.log.samples_every_steps is not None:

@@ -26,10 +26,10 @@ from gpt.finetuning import (
     refuse_useless,
 )
 from gpt.language_model import LanguageModel, opened
-from gpt.machine.device import choose_machine
+from gpt.machine.device import DTYPES
 from gpt.runs.saved_model import find_model
 from gpt.shards import Dataset, TokenStream, dataset_folder, is_dataset
-from gpt.training.evaluate import evaluate
+from gpt.training.evaluate import evaluate, in_format
 
 BATCH_TOKENS = 8192  # scored at once
 LONGEST_WINDOW = 8192  # imported models may read far more than fits into memory
@@ -43,18 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FILE",
                         help="answer this task's prompts, in the model's chat format: examples as "
                              "finetune.py reads them")
+    parser.add_argument("--dtype", choices=DTYPES,
+                        help="number format of products; default: as the run's own evaluations "
+                             "(eval.dtype), which is float32 unless it says otherwise")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a model's score, and which weights it belongs to."""
     saved = find_model(options.run)
-    lm = opened(saved, dtype="float32")  # products as in training: see Machine.autocast
+    config = _config_of(saved.path)
+    dtype = options.dtype or config.get("eval", {}).get("dtype", "float32")
+    lm = opened(saved, dtype="float32")  # of the weights, as in training
+    lm = LanguageModel(lm.model, lm.tokenizer, lm.machine.measuring(dtype))
     if options.data:
         if options.text:
             raise UserError("give --text or --data, not both")
         print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
-        return print("\n".join(_task_lines(lm, Path(options.data))))
-    data = _data_section(saved.path)
+        return print("\n".join(_task_lines(lm, Path(options.data), in_format(dtype))))
+    data = config.get("data", {})
     tokens = (_text(lm, Path(options.text)) if options.text
               else _validation_split(lm, saved.path, data))
     length = min(lm.block_size, LONGEST_WINDOW)
@@ -63,16 +69,18 @@ def run(options: argparse.Namespace) -> None:
               f"{lm.block_size:,})", file=sys.stderr)
     windows = EvaluationWindows(tokens, length, BATCH_TOKENS // length,
                                 isolate=data.get("isolate_documents", False))
-    score = evaluate(lm.model, windows, torch.from_numpy(lm.tokenizer.byte_lengths()),
-                     choose_machine())
+    score = evaluate(lm.model, windows, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
     print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
     print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
-          f"{score.tokens:,} tokens")
+          f"{score.tokens:,} tokens{in_format(dtype)}")
 
 
-def _task_lines(lm: LanguageModel, file: Path) -> Iterator[str]:
-    """What a model makes of a task: the loss of its answers, and its own."""
-    data, machine = read_task(file), choose_machine()
+def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
+    """What a model makes of a task: the loss of its answers, and its own.
+
+    beside: what is said beside figures.
+    """
+    data = read_task(file)
     if data.preferences:
         raise UserError(f"{file} holds preferences, which are scored against the model that "
                         "training started from; finetune.py does that")
@@ -82,25 +90,24 @@ def _task_lines(lm: LanguageModel, file: Path) -> Iterator[str]:
     found = encode_examples(data.examples, chat, lm.block_size)
     refuse_useless(found, str(file), lm.block_size, max_long_share=1.0)
     batches = padded_batches(found.rows, max(1, BATCH_TOKENS // lm.block_size), both_ways)
-    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), machine)
+    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
     yield (f"{len(found.rows):,} examples ({data.format}; chat format: {name}), "
            f"{len(found.dropped):,} longer than the context left out")
     yield (f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
-           f"{score.tokens:,} tokens of answers")
+           f"{score.tokens:,} tokens of answers{beside}")
     figures = answer_figures(found.rows, len(found.rows), lm.answers).figures
     if labels := sorted(labels_of(data.examples)):
-        figures["label_accuracy"] = label_accuracy(lm.model, found.rows, labels, chat, machine)
+        figures["label_accuracy"] = label_accuracy(lm.model, found.rows, labels, chat, lm.machine)
     for name, value in figures.items():
         yield f"{name.replace('_', ' ')} {value:.3f}"
 
 
-def _data_section(path: Path) -> dict[str, Any]:
-    """What the run of a checkpoint was configured to read; empty if that is not known."""
+def _config_of(path: Path) -> dict[str, Any]:
+    """The configuration of a checkpoint's run; empty if that is not known."""
     config = path.parent.parent / "config.yaml"
     in_a_run = path.parent.name == "checkpoints" and config.is_file()
-    values = load_file(config).values if in_a_run else {}
-    section: dict[str, Any] = values.get("data", {})
-    return section
+    values: dict[str, Any] = load_file(config).values if in_a_run else {}
+    return values
 
 
 def _text(lm: LanguageModel, file: Path) -> TokenizedText:
