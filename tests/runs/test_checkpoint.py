@@ -14,7 +14,7 @@ from gpt.batches import MicroBatch
 from gpt.errors import UserError
 from gpt.files import as_json
 from gpt.runs import checkpoint
-from gpt.runs.checkpoint import Best, TrainState
+from gpt.runs.checkpoint import Best, TrainState, saving
 from gpt.tokenizer import build_tokenizer
 from gpt.training.step import accumulate_gradients
 from tests.tiny import CPU, random_tokens, tiny_gpt
@@ -136,7 +136,7 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_leftovers(tmp_path, monke
 
     for broken in ("save_tensors", "write_json", "_seal", "flush_to_disk"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, broken, fail)
+            patch.setattr(saving, broken, fail)
             with pytest.raises(OSError, match="No space"):
                 save(tmp_path, 5)
         checkpoint.remove_leftovers(tmp_path)
