@@ -92,3 +92,37 @@ def test_a_draft_model_never_guesses_what_is_never_chosen(tmp_path):
         asked = Continuation(seed, Request([97], SamplingConfig(seed=seed)), 32)
         guesses = lm.draft.propose(asked, 4)
         assert len(guesses) == 4 and max(guesses) < 257
+
+
+@pytest.fixture
+def on_bfloat16(tmp_path, monkeypatch):
+    """A checkpoint, on a processor that computes in bfloat16."""
+    tokenizer = build_tokenizer("byte")
+    checkpoint.save_model(tmp_path / "model", tiny_gpt(vocab_size=257), tokenizer, "a test")
+    monkeypatch.setattr("gpt.machine.device.computes_in_bfloat16", lambda device: True)
+    return str(tmp_path / "model")
+
+
+TEXT = "the quick brown fox jumps over the lazy dog"
+
+
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
+def test_scores_are_those_of_float32_whatever_auto_means_here(dtype, on_bfloat16, monkeypatch):
+    there = load(on_bfloat16, device="cpu", dtype=dtype)
+    assert there.machine.dtype == torch.bfloat16
+    scores = there.score(TEXT)
+    monkeypatch.setattr("gpt.machine.device.computes_in_bfloat16", lambda device: False)
+    assert scores == load(on_bfloat16, device="cpu", dtype=dtype).score(TEXT)
+    rounded = load(on_bfloat16, device="cpu", dtype="bfloat16").score(TEXT)
+    assert scores != rounded and scores == pytest.approx(rounded, abs=0.1)
+
+
+def test_a_model_that_was_changed_is_scored_as_it_is(on_bfloat16):
+    lm = load(on_bfloat16, device="cpu")
+    before = lm.score(TEXT)
+    with torch.no_grad():
+        lm.model.blocks[0].feedforward.down_proj.weight.mul_(2)
+    after = lm.score(TEXT)
+    assert after != pytest.approx(before, abs=1e-3)
+    copy = LanguageModel(lm.model.float(), lm.tokenizer, lm.machine.measuring())
+    assert after == copy.score(TEXT)

@@ -1,0 +1,76 @@
+"""A figure that is quoted does not depend on the processor: training and `evaluate` compute it in
+float32, whatever `auto` means here, and agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gpt.__main__
+import train
+from data import prepare
+from tests.tiny import ROOT
+
+pytestmark = pytest.mark.auto
+SMALL = ["model.n_layer=1", "model.n_head=2", "model.n_embd=32", "model.block_size=32",
+         "train.batch_size=4", "train.steps=8", "eval.every_steps=null", "optim.lr=0.01",
+         "optim.warmup_steps=0"]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch, capsys) -> Path:
+    """A small dataset in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text((ROOT / "README.md").read_text())
+    prepare.main(["text.txt", "tokenizer=byte", "out=data"])
+    return tmp_path
+
+
+def trained(name: str, *settings: str) -> dict[str, Any]:
+    """Its last evaluation."""
+    train.main(["data.dataset=data", f"run.name={name}", *SMALL, *settings])
+    lines = Path("runs", name, "metrics.jsonl").read_text().splitlines()
+    return [event for line in lines if (event := json.loads(line))["event"] == "eval"][-1]
+
+
+def evaluated(capsys, name: str, *words: str) -> str:
+    capsys.readouterr()
+    gpt.__main__.main(["evaluate", f"runs/{name}", *words])
+    return capsys.readouterr().out.splitlines()[1]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+def test_the_loss_of_a_run_is_the_same_while_training_and_afterwards(dtype, corpus, capsys):
+    logged = trained("run", f"run.dtype={dtype}")
+    line = evaluated(capsys, "run")
+    assert line.startswith(f"{logged['val_loss']:.4f} nats per token") and "(in" not in line
+    assert logged["dtype"] == "float32"
+    assert evaluated(capsys, "run", "--dtype", "bfloat16").endswith("tokens (in bfloat16)")
+
+
+def test_an_evaluation_in_another_format_says_so_and_agrees_with_training(corpus, capsys):
+    logged = trained("run", "eval.dtype=bfloat16", "run.dtype=float32")
+    shown = capsys.readouterr().out
+    line = evaluated(capsys, "run")
+    assert line.startswith(f"{logged['val_loss']:.4f} nats") and line.endswith("(in bfloat16)")
+    assert "bits per byte (in bfloat16)" in shown and logged["dtype"] == "bfloat16"
+    exact = trained("exact", "run.dtype=float32")["val_loss"]
+    assert exact != logged["val_loss"] and exact == pytest.approx(logged["val_loss"], abs=0.05)
+
+
+def test_figures_are_computed_in_all_bits_of_float32_whatever_the_process_allows(
+        corpus, capsys, monkeypatch):
+    logged, found = trained("run"), []
+    monkeypatch.setattr("gpt.training.evaluate.summed_loss", lambda *_: found.append(
+        torch.get_float32_matmul_precision()) or torch.zeros(()))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        evaluated(capsys, "run")
+        assert set(found) == {"highest"} and torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert logged["val_loss"] > 0
