@@ -471,7 +471,7 @@ def test_a_signal_during_a_dry_run_is_one_line(tune, monkeypatch):
         arguments[-1].stop.signal_name = "SIGINT"
         arguments[-1].stop.raise_if_asked()
 
-    monkeypatch.setattr(finetune, "figures", measured)
+    monkeypatch.setattr("gpt.finetuning.run.figures", measured)
     code, _, stderr = tune("train.steps=2", "--dry-run")
     assert code == 75 and "stopped by SIGINT before the first step" in stderr
 
