@@ -18,12 +18,26 @@ def searched(model, prompt, beams, count, stops=(), never=()):
     return beam_search(model, Request(prompt, config), CPU, stops, never)
 
 
-@torch.no_grad()
 def logprob(model, prompt, made):
     """Of some tokens behind a prompt, per token."""
-    scores = model(torch.tensor([[*prompt, *made]]))[0].log_softmax(-1)
-    places = range(len(prompt) - 1, len(prompt) + len(made) - 1)
-    return float(sum(scores[i, token] for i, token in zip(places, made, strict=True)) / len(made))
+    return logprobs(model, prompt, [made])[0]
+
+
+@torch.no_grad()
+def logprobs(model, prompt, texts):
+    """The same of many texts at once."""
+    longest = max(map(len, texts))  # a text does not see what it is padded with
+    rows = torch.tensor([[*prompt, *made, *[0] * (longest - len(made))] for made in texts])
+    scores = model(rows)[:, len(prompt) - 1:-1].log_softmax(-1)
+    chosen = scores.gather(2, rows[:, len(prompt):, None]).squeeze(2)
+    return [float(row[:len(made)].sum() / len(made))
+            for row, made in zip(chosen, texts, strict=True)]
+
+
+def likeliest(model, prompt, texts):
+    """Per token."""
+    scores = logprobs(model, prompt, texts)
+    return texts[scores.index(max(scores))]
 
 
 @pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)
@@ -32,8 +46,7 @@ def test_with_enough_beams_no_text_is_likelier(changes):
     model = tiny_gpt(**{**changes, "vocab_size": 6})
     for seed in range(4):
         prompt = [seed, 4, 2]
-        best = max(itertools.product(range(6), repeat=3),
-                   key=lambda made: logprob(model, prompt, made))
+        best = likeliest(model, prompt, list(itertools.product(range(6), repeat=3)))
         found = searched(model, prompt, 36, 3)
         assert [new.token for new in found] == list(best)
         assert sum(new.logprob for new in found) / 3 == pytest.approx(
@@ -48,7 +61,7 @@ def test_texts_that_stop_compete_by_their_log_probability_per_token():
         prompt = [first, 2]
         texts = [made for n in range(1, 5) for made in itertools.product(range(6), repeat=n)
                  if 5 not in made[:-1] and (made[-1] == 5 or n == 4)]
-        best = max(texts, key=lambda made: logprob(model, prompt, made))
+        best = likeliest(model, prompt, texts)
         found = [new.token for new in searched(model, prompt, 216, 4, stops=[5])]
         assert found == list(best)
         greedy = [new.token for new in generate_tokens(

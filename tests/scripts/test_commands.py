@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,22 @@ def test_a_run_copied_elsewhere_samples_without_its_dataset(workplace, tmp_path)
         assert len(record["tokens"]) == len(record["logprobs"]) <= 5
 
 
-def test_text_on_the_terminal_is_what_python_generates(workplace):
+@pytest.mark.auto
+def test_text_on_the_terminal_is_what_python_generates(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
     prompt = "Document é"
     lm = gpt.load(workplace / "runs/base")
     settings = {"max_new_tokens": 12, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "seed": 3}
     expected = lm.generate(prompt, **settings)
     options = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
     (workplace / "prompt.txt").write_text(prompt)
-    for given, stdin in ((["--prompt", prompt], ""), (["--prompt-file", "prompt.txt"], ""),
-                         ([], prompt), (["--prompt-file", "-"], prompt)):
-        done = run_script("sample.py", "runs/base", *given, *options, cwd=workplace, stdin=stdin)
-        assert done.stdout == prompt + expected + "\n", done.stderr
+    done = run_script("sample.py", "runs/base", *options, cwd=workplace, stdin=prompt)
+    assert done.stdout == prompt + expected + "\n", done.stderr
+    for given in (["--prompt", prompt], ["--prompt-file", "prompt.txt"], ["--prompt-file", "-"]):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(prompt.encode())))
+        _, out, stderr = call_main(sample, "runs/base", *given, *options,
+                                   monkeypatch=monkeypatch, capsys=capsys)
+        assert out == prompt + expected + "\n", stderr
     assert "".join(lm.stream(prompt, **settings)) == expected
     assert lm.generate([prompt, "x"], **settings)[0] == expected
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+import train
 from gpt.runs import checkpoint
-from tests.tiny import command_line, run_script, script_environment
+from tests.tiny import call_main, command_line, run_script, script_environment
 
 SETTINGS = ["data.dataset=data", "model.n_layer=2", "model.n_head=2", "model.n_embd=32",
             "model.block_size=32", "model.dropout=0.1", "train.batch_size=8",
@@ -32,6 +33,17 @@ def folder(tmp_path_factory) -> Path:
     done = run_script("train.py", *SETTINGS, "train.steps=60", "run.name=undisturbed", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def run_here(folder, monkeypatch, capsys):
+    """train.py in this process, which saves the seconds that a process takes to begin."""
+    monkeypatch.chdir(folder)
+
+    def run(*settings: str) -> tuple[int, str, str]:
+        return call_main(train, *SETTINGS, *settings, monkeypatch=monkeypatch, capsys=capsys)
+
+    return run
 
 
 def outcome(run: Path) -> dict[str, object]:
@@ -79,10 +91,9 @@ def wait_for_step(metrics: Path, step: int, process: subprocess.Popen[bytes]) ->
         time.sleep(0.01)
 
 
-def test_another_seed_ends_in_other_bits(folder):
-    done = run_script("train.py", *SETTINGS, "train.steps=60", "run.name=other", "run.seed=2",
-                      cwd=folder)
-    assert done.returncode == 0, done.stderr
+def test_another_seed_ends_in_other_bits(folder, run_here):
+    code, _, stderr = run_here("train.steps=60", "run.name=other", "run.seed=2")
+    assert code == 0, stderr
     assert outcome(folder / "runs/other") != outcome(folder / "runs/undisturbed")
 
 
@@ -102,32 +113,28 @@ def test_a_signal_saves_leaves_with_75_and_the_same_command_continues(folder):
     assert outcome(run) == outcome(folder / "runs" / "undisturbed")
 
 
-def test_a_finished_run_is_left_alone_and_can_be_extended(folder):
-    command = [*SETTINGS, "run.name=undisturbed"]
+def test_a_finished_run_is_left_alone_and_can_be_extended(folder, run_here):
     before = outcome(folder / "runs" / "undisturbed")
-    done = run_script("train.py", *command, "train.steps=60", cwd=folder)
-    assert done.returncode == 0 and "is complete at step 60" in done.stdout
+    code, out, _ = run_here("run.name=undisturbed", "train.steps=60")
+    assert code == 0 and "is complete at step 60" in out
     assert outcome(folder / "runs" / "undisturbed") == before
 
 
-def test_resume_never_and_a_path_do_what_they_say(folder):
-    settings = [*SETTINGS, "train.steps=60"]
-    done = run_script("train.py", *settings, "run.name=undisturbed", "run.resume=never", cwd=folder)
-    assert done.returncode == 2 and "holds a run at step-00000060" in done.stderr
+def test_resume_never_and_a_path_do_what_they_say(folder, run_here):
+    code, _, stderr = run_here("train.steps=60", "run.name=undisturbed", "run.resume=never")
+    assert code == 2 and "holds a run at step-00000060" in stderr
     source = sorted((folder / "runs/undisturbed/checkpoints").glob("step-*"))[-2]
-    done = run_script("train.py", *settings, "run.name=branch", f"run.resume={source}", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    code, _, stderr = run_here("train.steps=60", "run.name=branch", f"run.resume={source}")
+    assert code == 0, stderr
     branch, trunk = outcome(folder / "runs/branch"), outcome(folder / "runs/undisturbed")
     assert {k: v for k, v in branch.items() if ":" in k} == {
         k: v for k, v in trunk.items() if ":" in k}
-    done = run_script("train.py", *settings, "run.name=undisturbed", f"run.resume={source}",
-                      cwd=folder)
-    assert done.returncode == 2 and "would be lost" in done.stderr
+    code, _, stderr = run_here("train.steps=60", "run.name=undisturbed", f"run.resume={source}")
+    assert code == 2 and "would be lost" in stderr
 
 
-def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_is_written_anew(folder):
-    command = [*SETTINGS, "run.name=damaged", "train.steps=30"]
-    assert run_script("train.py", *command, cwd=folder).returncode == 0
+def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_is_written_anew(folder, run_here):
+    assert run_here("run.name=damaged", "train.steps=30")[0] == 0
     newest = folder / "runs/damaged/checkpoints/step-00000030"
     before = outcome(folder / "runs/damaged")
     data = bytearray((newest / "model.safetensors").read_bytes())
@@ -135,16 +142,16 @@ def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_is_written_anew(folde
     (newest / "model.safetensors").write_bytes(data)
     assert checkpoint.damage(newest) == ["model.safetensors is damaged"]
 
-    done = run_script("train.py", *command, cwd=folder)
+    code, out, stderr = run_here("run.name=damaged", "train.steps=30")
 
-    assert done.returncode == 0 and "model.safetensors is damaged" in done.stderr
-    assert "continuing from runs/damaged/checkpoints/step-00000028" in done.stdout
+    assert code == 0 and "model.safetensors is damaged" in stderr
+    assert "continuing from runs/damaged/checkpoints/step-00000028" in out
     assert checkpoint.damage(newest) == []
     assert outcome(folder / "runs/damaged") == before
 
 
-def test_a_checkpoint_of_another_model_is_refused(folder):
+def test_a_checkpoint_of_another_model_is_refused(folder, run_here):
     source = max((folder / "runs/undisturbed/checkpoints").glob("step-*"))
-    done = run_script("train.py", *SETTINGS, "train.steps=60", "run.name=wrong", "model.n_layer=1",
-                      f"run.resume={source}", cwd=folder)
-    assert done.returncode == 2 and "holds another architecture" in done.stderr
+    code, _, stderr = run_here("train.steps=60", "run.name=wrong", "model.n_layer=1",
+                               f"run.resume={source}")
+    assert code == 2 and "holds another architecture" in stderr

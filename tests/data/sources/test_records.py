@@ -386,9 +386,14 @@ def test_incidents_name_the_file_line_problem_and_what_was_done():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A local folder in the place of a data set; the network is off."""
+    """A local folder in the place of a data set; the network is off, also for libraries that
+    another test has imported already."""
+    import datasets
+    import huggingface_hub
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     write("set/train.jsonl", as_jsonl(["a", "b"]))
     write("set/test.jsonl", as_jsonl(["c"]))
 
