@@ -1,5 +1,7 @@
 # make quickstart   fresh clone → .venv → dataset → pretrain → fine-tune → text
-# make test         fresh clone → .venv → the whole test suite
+# make test         fresh clone → .venv → the whole test suite, in a process per core
+# make test-bfloat16  what `auto` changes, as on a processor that computes in bfloat16
+# make slow         tests that are long by nature (make test runs a short version of each)
 # make lint         style and types
 # make interop      exports run by llama.cpp, which is built for it in a few minutes
 # make bench        every benchmark; results go to benchmarks/results/
@@ -8,7 +10,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test interop lint bench clean
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+.PHONY: quickstart test test-bfloat16 slow interop lint bench clean
 
 quickstart: .venv/installed
 	@echo "== 1 of 5: tokenize the Python library =="
@@ -25,7 +29,13 @@ quickstart: .venv/installed
 	$(PY) sample.py runs/quickstart-docstrings --prompt-file configs/quickstart-signature.txt --max-new-tokens 40 --temperature 0
 
 test: .venv/installed-dev
-	$(PY) -m pytest
+	$(PYTEST)
+
+test-bfloat16: .venv/installed-dev
+	$(PYTEST) -m auto --as-if-bfloat16
+
+slow: .venv/installed-dev
+	$(PYTEST) -m slow
 
 interop: .venv/installed-dev
 	$(PIP) 'llama-cpp-python>=0.3.16'

@@ -208,6 +208,7 @@ def test_what_is_read_and_seen_belongs_to_the_run(plain, monkeypatch, field):
         trained("default", field)
 
 
+@pytest.mark.auto
 def test_evaluation_of_a_run_isolates_when_its_training_did(plain, monkeypatch, capsys):
     monkeypatch.chdir(plain.folder.parent)
     run = trained("isolated", "data.isolate_documents=true")

@@ -222,6 +222,7 @@ def test_warm_up_is_a_tenth_of_a_short_run_unless_it_is_given(tune):
     assert rates["b"][5] == pytest.approx(0.001 * 6 / 13)
 
 
+@pytest.mark.auto
 def test_the_reference_of_preferences_is_the_model_that_training_starts_from(tune):
     write("prefer.jsonl", PREFERENCES)
     done(tune("run.name=p", "finetune.method=lora", "lora.base=int8", "train.steps=1", *QUIET,
@@ -277,6 +278,7 @@ def test_validation_data_that_are_trained_on_are_announced(tune):
     assert "warning" not in done(tune("--preview=1"))  # held out by a hash of the prompt
 
 
+@pytest.mark.auto
 def test_preferences_are_learned_and_logged(tune):
     write("prefer.jsonl", PREFERENCES)
     done(tune("run.name=p", "train.steps=12", "train.batch_size=6", "optim.lr=0.003",
@@ -325,6 +327,7 @@ def test_preferences_are_not_mixed_with_texts(tune):
     assert code == 2 and "cannot be mixed with preferences" in stderr
 
 
+@pytest.mark.auto
 def test_labels_are_scored(tune):
     write("labels.jsonl", [{"text": f"{i} is ", "label": "odd" if i % 2 else "even"}
                            for i in range(30)])
@@ -332,6 +335,7 @@ def test_labels_are_scored(tune):
     assert all(0 <= event["val_label_accuracy"] <= 1 for event in events("c", "eval"))
 
 
+@pytest.mark.auto
 def test_answers_are_counted_before_and_after(tune):
     done(tune("run.name=a", "train.steps=60", "train.batch_size=8", "finetune.answers=2",
               "eval.every_steps=null", "optim.lr=0.003",
@@ -428,6 +432,7 @@ def test_a_run_that_found_nothing_better_names_its_best_checkpoint(tune):
     assert f"python sample.py runs/p/checkpoints/step-{best:08}" in out
 
 
+@pytest.mark.auto
 def test_a_task_is_evaluated_as_it_is_while_training(tune, monkeypatch, capsys):
     write("held.jsonl", [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(7)])
     write("rows.jsonl", [{"text": f"s{i}", "label": "ab"[i % 2]} for i in range(20)])

@@ -80,6 +80,7 @@ def test_an_imported_model_is_a_checkpoint_like_any_other(call, workplace, tmp_p
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
+@pytest.mark.auto
 def test_all_commands_take_the_folder_itself(call, workplace, tmp_path):
     assert call(verbs, "import", "llama", tmp_path / "ours")[0] == 0
     greedy = ["--prompt", "def read", "--temperature=0", "--max-new-tokens=20", "--dtype=float32"]
@@ -89,6 +90,7 @@ def test_all_commands_take_the_folder_itself(call, workplace, tmp_path):
     assert code == 0 and re.search(r"model +\d\d,\d{3} parameters, [\d,]+ FLOPs per token", out)
 
 
+@pytest.mark.auto
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_folder_is_fine_tuned_sampled_and_exported_in_both_formats(name, call, workplace,
                                                                      tmp_path):
@@ -121,6 +123,7 @@ def test_a_folder_of_theirs_becomes_a_gguf_file(call, workplace, tmp_path):
     assert code == 0 and (tmp_path / "gguf/gpt2-float32.gguf").is_file(), err
 
 
+@pytest.mark.auto
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mistral"])
 def test_the_score_of_a_text_is_that_of_transformers(name, call, workplace, monkeypatch):
     from transformers import AutoModelForCausalLM

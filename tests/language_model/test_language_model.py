@@ -16,6 +16,8 @@ from gpt.tokenizer import build_tokenizer
 from tests.finetuning.conversations import CONTROLS, with_controls
 from tests.tiny import CPU, tiny_gpt
 
+pytestmark = pytest.mark.auto
+
 
 def lm_of(tokenizer, **changes):
     return LanguageModel(tiny_gpt(vocab_size=tokenizer.vocab_size, **changes), tokenizer, CPU)

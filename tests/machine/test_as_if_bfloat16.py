@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from gpt.machine.hardware import computes_in_bfloat16
 from tests.tiny import ROOT
+
+pytestmark = pytest.mark.auto
 
 FOLDER = str(ROOT / "tests" / "as_if_bfloat16")
 ASK = "from gpt.machine.hardware import computes_in_bfloat16 as ask; print(ask('cpu'))"

@@ -23,6 +23,8 @@ from gpt.tokenizer import build_tokenizer
 from tests.finetuning.conversations import with_controls
 from tests.tiny import CPU, tiny_gpt
 
+pytestmark = pytest.mark.auto
+
 TOKENIZER = build_tokenizer("byte")
 
 

@@ -33,6 +33,7 @@ def identity(name: str) -> dict[str, object]:
     return json.loads(Path(f"runs/{name}/identity.json").read_text())
 
 
+@pytest.mark.auto
 def test_a_run_says_and_keeps_what_auto_became(run):
     code, told, _ = run("train.steps=6", "run.name=small")  # (2 · 6)² tokens: one sequence
     assert code == 0
@@ -85,6 +86,7 @@ def test_learning_rates_of_every_group_are_logged(run):
     assert step["lr_matrices"] == 0.02
 
 
+@pytest.mark.auto
 def test_a_dry_run_trains_nothing_and_tells_time_and_memory(run):
     code, told, _ = run("--dry-run", "train.steps=50", "train.batch_size=2")
     assert code == 0

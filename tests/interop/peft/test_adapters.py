@@ -42,6 +42,7 @@ def call(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.auto
 def test_adapters_go_out_and_come_back_as_the_same_model(call):
     code, _, errors = call(verbs, "export", "runs/a", "adapters", "--format", "peft",
                                 "--base", "base")
@@ -57,6 +58,7 @@ def test_adapters_go_out_and_come_back_as_the_same_model(call):
     assert code == 0, errors
 
 
+@pytest.mark.auto
 def test_peft_opens_what_we_write(call):
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
