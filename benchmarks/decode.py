@@ -10,7 +10,7 @@ medians count. The limit is what is read in a second, in a sum over 512 MiB, ove
 weights. llama.cpp (llama-cpp-python) reads our GGUF export, and is left out where it is not
 installed; transformers uses its own cache, and where the processor does not compute in bfloat16 it
 has one text there alone: the rest would take an hour. `command` arms are whole processes: sample.py
-and 100 tokens, by gpt/native and without it. Writes benchmarks/results/decode.json.
+and 100 tokens, by gpt/generation/native and without it. Writes benchmarks/results/decode.json.
 """
 
 from __future__ import annotations

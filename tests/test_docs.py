@@ -7,6 +7,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 
 import finetune
 import sample
@@ -119,3 +120,15 @@ def test_the_schema_that_editors_use_is_up_to_date():
 
     from gpt.configuration import json_schema
     assert json.loads((ROOT / "configs/schema.json").read_text()) == json_schema()
+
+
+def test_the_hosted_checks_are_those_of_ci_run_for_every_python_that_is_admitted():
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    least = re.search(r'requires-python = ">=(3\.\d+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert job["strategy"]["matrix"]["python"][0] == least
+
+
+def test_a_commit_is_checked_as_make_lint_checks():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]] == ["make lint"]

@@ -144,6 +144,18 @@ def test_what_a_room_hands_out_is_there(package):
         assert module.__doc__
 
 
+def test_the_tests_mirror_the_rooms():
+    tests = ROOT / "tests"
+    about_the_tree = {"test_architecture.py", "test_docs.py", "test_layers.py"}
+    assert {path.name for path in tests.glob("test_*.py")} <= about_the_tree
+    rooms = {room for row in ROOMS for room in row}
+    others = {"as_if_bfloat16", "data", "faults", "scripts"}
+    folders = {path.name for path in tests.iterdir() if any(path.glob("**/*.py"))}
+    assert folders - others <= rooms
+    assert {path.name for path in (tests / "data").iterdir() if any(path.glob("**/*.py"))
+            } <= set(DATA_ROOMS)
+
+
 def cycle(sources: dict[str, str]) -> set[str]:
     """Modules that import each other in a circle, or stand above such a circle."""
     needs = {name: {max((other for other in sources if f"{found}.".startswith(f"{other}.")),

@@ -69,7 +69,7 @@ def new_tokens_by(machine: Machine) -> str:
     if machine.device.type == "cuda":
         return "CUDA graphs"
     if machine.device.type == "cpu" and library() is not None:
-        return "gpt/native, compiled for this processor"
+        return "gpt/generation/native, compiled for this processor"
     return "torch"
 
 

@@ -29,7 +29,7 @@ def test_it_tells_versions_and_hardware(capsys):
 
 
 @pytest.mark.parametrize(("device", "compiled", "told"), [
-    ("cpu", True, "gpt/native"), ("cpu", False, "torch"), ("mps", True, "torch"),
+    ("cpu", True, "gpt/generation/native"), ("cpu", False, "torch"), ("mps", True, "torch"),
     ("cuda", True, "CUDA graphs")])
 def test_it_tells_what_generates(device, compiled, told, monkeypatch):
     from gpt.machine.device import Machine
