@@ -12,7 +12,7 @@ from gpt.chat import Chat
 from gpt.configuration import FinetuneConfig
 from gpt.finetuning.preferences import preference_figures
 from gpt.finetuning.rows import Row
-from gpt.finetuning.task import TaskRows
+from gpt.finetuning.task_rows import TaskRows
 from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 from gpt.training.evaluate import Measured

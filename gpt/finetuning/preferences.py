@@ -23,7 +23,7 @@ from gpt.finetuning.rows import Row, encode_row, side_by_side
 from gpt.machine.device import Machine
 from gpt.machine.progress import progress_bar
 from gpt.model import GPT
-from gpt.training.evaluate import token_losses
+from gpt.training.objective import token_losses
 
 SCORED_TOGETHER = 8  # pairs
 

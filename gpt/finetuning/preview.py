@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpt.finetuning.rows import Row, Rows
-from gpt.finetuning.task import TaskRows
+from gpt.finetuning.task_rows import TaskRows
 from gpt.tokenizer import Tokenizer
 
 _COLOURS = {"learned": "\033[32m", "read": "\033[2m", "control": "\033[35m"}

@@ -11,7 +11,7 @@ from gpt.finetuning.measures import figures
 from gpt.finetuning.method import learning_rate
 from gpt.finetuning.preferences import PreferenceObjective
 from gpt.finetuning.rows import padded_batches
-from gpt.finetuning.task import TaskRows, sequences_per_step
+from gpt.finetuning.task_rows import TaskRows, sequences_per_step
 from gpt.model import GPT
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import SavedModel

@@ -32,7 +32,8 @@ from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.runs import checkpoint
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
-from gpt.training.evaluate import Measured, Objective, Score, evaluate, in_format
+from gpt.training.evaluate import Measured, Score, evaluate, in_format
+from gpt.training.objective import Objective
 from gpt.training.step import Step
 from gpt.training.telemetry import RunLog
 

@@ -18,7 +18,7 @@ from gpt.errors import TrainingFailed
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, WeightAverage
-from gpt.training.evaluate import NextToken, Objective
+from gpt.training.objective import NextToken, Objective
 
 SMALLEST_SCALE = 1e-3  # of float16's losses; one that is sound is scaled by thousands
 

@@ -28,8 +28,9 @@ from gpt.runs.folder import RunFolder, open_run
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
-from gpt.training.evaluate import Measured, Objective, Score, evaluate
+from gpt.training.evaluate import Measured, Score, evaluate
 from gpt.training.loop import Trainer, gave_up
+from gpt.training.objective import Objective
 from gpt.training.plan import Plan, Work, measure_plan, memory_line
 from gpt.training.step import Step
 from gpt.training.telemetry import RunLog

@@ -22,7 +22,8 @@ from gpt.finetuning.preferences import (
     with_reference,
 )
 from gpt.model import GPT
-from gpt.training.evaluate import evaluate, token_losses
+from gpt.training.evaluate import evaluate
+from gpt.training.objective import token_losses
 from gpt.training.step import Step, accumulate_gradients
 from tests.finetuning.conversations import chat_of
 from tests.tiny import CPU, tiny_gpt

@@ -466,7 +466,7 @@ def test_a_signal_before_the_first_step_leaves_as_one_later_does(tune, monkeypat
         return with_reference(pairs, model, machine, *rest)
 
     write("prefer.jsonl", PREFERENCES)
-    monkeypatch.setattr("gpt.finetuning.task.with_reference", interrupted)
+    monkeypatch.setattr("gpt.finetuning.task_rows.with_reference", interrupted)
     code, _, stderr = tune("run.name=p", "train.steps=2", *QUIET, data="prefer.jsonl")
     assert code == 75 and "before the first step; to begin again: python" in stderr
 

@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights(workplace, m
                                                                      capsys):
     import torch
 
-    from gpt.training.evaluate import NextToken
+    from gpt.training.objective import NextToken
     monkeypatch.chdir(workplace)
     real, calls = NextToken.summed_loss, []
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from gpt.batches import IGNORE, MicroBatch
 from gpt.training import cross_entropy
 from gpt.training.cross_entropy import summed_cross_entropy
-from gpt.training.evaluate import summed_loss
+from gpt.training.objective import summed_loss
 from tests.tiny import ARCHITECTURES, random_tokens, tiny_gpt
 
 N, C, V = 37, 16, 61

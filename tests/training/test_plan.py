@@ -19,7 +19,7 @@ from gpt.training.choices import (
     choose_micro_batch_size,
     evaluation_batch_size,
 )
-from gpt.training.evaluate import summed_loss
+from gpt.training.objective import summed_loss
 from gpt.training.plan import Plan, Work, measure_plan, memory_by_kind, memory_line
 from tests.tiny import CPU, random_tokens, tiny_config, tiny_gpt
 from tests.tiny_runs import finish, optimizer_of, rates, trainer_of
