@@ -61,8 +61,8 @@ def worker(arm: str, shape: str) -> None:
 
     from gpt.batches import MicroBatch
     from gpt.configuration import ModelConfig, OptimConfig
-    from gpt.machine import device as runtime
     from gpt.machine.allocator import keep_freed_memory
+    from gpt.machine.device import choose_machine
     from gpt.model import GPT
     from gpt.optim import Rates, build_optimizer
     from gpt.training.step import Step
@@ -70,7 +70,7 @@ def worker(arm: str, shape: str) -> None:
     if ARMS[arm]:
         keep_freed_memory()
     n_layer, n_head, n_embd, block_size, batch_size = SHAPES[shape]
-    machine = runtime.choose_machine("cpu", "float32")
+    machine = choose_machine("cpu", "float32")
     model = GPT(ModelConfig(vocab_size=257, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
                             block_size=block_size))
     optim = OptimConfig(name="adamw")

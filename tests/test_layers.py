@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,3 +227,33 @@ def test_optional_and_heavy_libraries_are_imported_where_they_are_used():
         names = {name.split(".")[0] for node in top
                  for name in imported_modules(ast.unparse(node), module)}
         assert not names & {"wandb", "tokenizers", "transformers"}, module
+
+
+def missing_imports(source: str) -> list[str]:
+    """What a script imports of the project, anywhere in it, that is not there."""
+    missing = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom) or str(node.module).split(".")[0] not in (
+                "gpt", "data", "train", "finetune", "sample"):
+            continue
+        try:
+            module = importlib.import_module(str(node.module))
+        except ImportError:
+            missing.append(str(node.module))
+            continue
+        for alias in node.names:
+            if not hasattr(module, alias.name) and not importlib.util.find_spec(
+                    f"{node.module}.{alias.name}"):
+                missing.append(f"{node.module}.{alias.name}")
+    return missing
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
+def test_what_a_benchmark_imports_is_there(script):
+    assert missing_imports((ROOT / "benchmarks" / script).read_text(encoding="utf-8")) == []
+
+
+def test_an_import_of_what_is_not_there_would_be_seen():
+    assert missing_imports("def late():\n    from gpt.runtime import Machine") == ["gpt.runtime"]
+    assert missing_imports("from gpt.model import GTP") == ["gpt.model.GTP"]
+    assert missing_imports("from gpt.model import GPT, lora") == []
