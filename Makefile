@@ -8,7 +8,8 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
-PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+# --no-compile: Python compiles what it imports, when it first does; all of torch takes a minute.
+PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt
 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
@@ -57,15 +58,17 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/decode.py
 	$(PY) benchmarks/quickstart.py --write
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 10) else 0)'
-	test -x $(PY) || $(PYTHON) -m venv .venv
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable .
 	touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable '.[dev]'
-	touch $@
+	touch .venv/installed $@
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
 
 clean:
 	rm -rf .venv runs build *.egg-info
