@@ -8,7 +8,9 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
-# --no-compile: Python compiles what it imports, when it first does; all of torch takes a minute.
+# Python keeps bytecode of what it imports, when it first does; to compile all of torch, as pip would,
+# takes a minute, and to keep none, as some environments ask for, costs every process seconds.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt
 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
@@ -51,6 +53,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/loader.py
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/allocator.py
+	$(PY) benchmarks/throughput.py
 	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/dry_run.py
 	$(PY) benchmarks/recipe.py

@@ -229,6 +229,27 @@ def test_optional_and_heavy_libraries_are_imported_where_they_are_used():
         assert not names & {"wandb", "tokenizers", "transformers"}, module
 
 
+def long_parts(source: str) -> list[str]:
+    """What nobody reads in one sitting: files over 350 lines, functions over 60."""
+    functions = [node for node in ast.walk(ast.parse(source))
+                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    found = [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60]
+    return [*found, *(["the file"] if source.count("\n") > 350 else [])]
+
+
+@pytest.mark.parametrize("path", sorted(
+    str(path.relative_to(ROOT)) for folder in ("gpt", "data", "benchmarks", "docs")
+    for path in (ROOT / folder).rglob("*.py")))
+def test_files_and_functions_are_short_enough_to_be_read(path):
+    assert long_parts((ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_a_long_file_and_a_long_function_would_be_seen():
+    assert long_parts("def long():\n" + "    x = 1\n" * 60) == ["long"]
+    assert long_parts("x = 1\n" * 351) == ["the file"]
+    assert long_parts("def short():\n" + "    x = 1\n" * 59) == []
+
+
 def missing_imports(source: str) -> list[str]:
     """What a script imports of the project, anywhere in it, that is not there."""
     missing = []

@@ -105,6 +105,7 @@ def build_optimizer(model: GPT, optim: OptimConfig, rates: Rates) -> Optimizer:
 
     Matrices and the output layer decay; norms, biases, embeddings and adapters never do.
     """
+    assert rates.name in ("adamw", "muon"), f"nobody builds {rates.name}"
     adamw = AdamW(optim.beta1, rates.beta2)
     groups = []
     for kind, weights in weights_by_kind(model).items():

@@ -49,7 +49,7 @@ def parse(argv: list[str], description: str | None) -> argparse.Namespace:
 
 def _settings(name: str) -> dict[str, Any]:
     """How a field of SamplingConfig is read."""
-    if name == "slide":
+    if SamplingConfig.model_fields[name].annotation is bool:
         return {"action": "store_true"}
     if name == "stop":
         return {"action": "extend", "nargs": "+", "metavar": "TEXT"}

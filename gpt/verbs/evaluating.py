@@ -53,6 +53,9 @@ def run(options: argparse.Namespace) -> None:
     saved = find_model(options.run)
     config = _config_of(saved.path)
     dtype = options.dtype or config.get("eval", {}).get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"the run's config.yaml asks for eval.dtype={dtype}; give --dtype, one of "
+                        f"{', '.join(DTYPES)}")
     lm = opened(saved, dtype="float32")  # of the weights, as in training
     lm = LanguageModel(lm.model, lm.tokenizer, lm.machine.measuring(dtype))
     if options.data:

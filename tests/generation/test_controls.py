@@ -8,6 +8,7 @@ import torch
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation import Engine, Request
+from gpt.generation import controls as controls_module
 from gpt.generation.controls import Controls, penalise_repetition
 from tests.tiny import CPU, generate_tokens, tiny_gpt
 
@@ -106,6 +107,17 @@ def test_only_requests_that_change_scores_have_controls():
                      {"frequency_penalty": 0.1}, {"min_new_tokens": 1}, {"json_schema": "{}"},
                      {"regex": "a"}):
         assert Controls.needed(SamplingConfig(**settings)), settings
+
+
+def test_every_setting_is_a_filter_a_control_or_read_by_the_engine():
+    """A new one that is forgotten in the first two would not act, or act on a neighbour."""
+    filters = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
+    for name, value in filters.items():
+        assert SamplingConfig(**{name: value}).filters != SamplingConfig().filters, name
+    engine = {"max_new_tokens", "stop", "beams", "seed", "slide"}
+    fields = set(SamplingConfig.model_fields)
+    assert filters.keys() | controls_module._FIELDS | engine == fields
+    assert len(SamplingConfig().filters) == len(filters)
 
 
 def test_controls_act_on_whole_texts_alone_and_beside_others():

@@ -303,3 +303,8 @@ def test_fine_tuning_uses_adamw_unless_muon_is_asked_for(asked, used):
     assert settled(config) == config.model_copy(
         update={"optim": OptimConfig(name=used, lr=0.003)})
     assert config.optim.name == asked  # the configuration as typed stays
+
+
+def test_an_optimizer_that_nobody_builds_does_not_become_another_one():
+    with pytest.raises(AssertionError, match="nobody builds lion"):
+        optimizer_of(tiny_gpt(), name="lion")

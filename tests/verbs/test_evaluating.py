@@ -13,6 +13,7 @@ import torch
 import gpt.__main__
 import train
 from data import prepare
+from gpt.errors import UserError
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.auto
@@ -74,3 +75,11 @@ def test_figures_are_computed_in_all_bits_of_float32_whatever_the_process_allows
     finally:
         torch.set_float32_matmul_precision("highest")
     assert logged["val_loss"] > 0
+
+
+def test_a_number_format_that_somebody_has_written_into_the_run_is_one_line(corpus, capsys):
+    trained("run")
+    config = Path("runs/run/config.yaml")
+    config.write_text(config.read_text().replace("  dtype: float32\n", "  dtype: int3\n"))
+    with pytest.raises(UserError, match=r"asks for eval\.dtype=int3; give --dtype, one of float32"):
+        evaluated(capsys, "run")
