@@ -91,6 +91,13 @@ def test_files_that_are_named_exist():
             assert name in made or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_tests_that_are_named_exist():
+    there = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {name for page in PAGES for name in re.findall(r"\btest_\w+\b", page.read_text())}
+    files = {path.stem for path in (ROOT / "tests").rglob("test_*.py")} | {"test_NAME"}
+    assert named and {name for name in named - files if f"def {name}(" not in there} == set()
+
+
 def test_the_map_in_the_readme_is_the_tree():
     text = (ROOT / "README.md").read_text()
     tree = text[text.index("## The map"):text.index("Start with `gpt/model/gpt.py`")]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def room_of(name: str) -> str:
     return room if room in LEVEL else "__init__"
 
 
+def sources(*packages: str) -> dict[str, str]:
+    """The text of every module, by dotted name."""
+    return {name: path.read_text(encoding="utf-8")
+            for package in packages for name, path in modules(package).items()}
+
+
+def found_in(check: Callable[[str, str], list[str]], texts: dict[str, str]) -> dict[str, list[str]]:
+    """What a check finds in each module, where it finds anything."""
+    return {name: found for name, text in texts.items() if (found := check(name, text))}
+
+
 def violations(module: str, source: str) -> list[str]:
     """Imports of a gpt module that do not go down."""
     own = room_of(module)
@@ -68,9 +80,8 @@ def test_every_room_of_gpt_has_its_layer():
     assert parts == LEVEL.keys()
 
 
-@pytest.mark.parametrize("module", modules("gpt"))
-def test_imports_inside_gpt_go_down(module):
-    assert violations(module, modules("gpt")[module].read_text(encoding="utf-8")) == []
+def test_imports_inside_gpt_go_down():
+    assert found_in(violations, sources("gpt")) == {}
 
 
 @pytest.mark.parametrize(("module", "source"), [
@@ -97,6 +108,7 @@ def test_imports_downwards_and_inside_a_room_are_fine(module, source):
     assert violations(module, source) == []
 
 
+@functools.cache
 def handed_out(package: str, room: str) -> set[str] | None:
     """The names and modules in a room's __all__; None for a module that is no room."""
     init = ROOT / package / room / "__init__.py"
@@ -120,10 +132,9 @@ def private_imports(module: str, source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [*modules("gpt"), *modules("data"), *sorted(SCRIPTS)])
-def test_nothing_outside_a_room_imports_its_private_parts(module):
-    path = ROOT / f"{module.replace('.', '/')}.py"
-    assert private_imports(module, path.read_text(encoding="utf-8")) == []
+def test_nothing_outside_a_room_imports_its_private_parts():
+    scripts = {name: (ROOT / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
+    assert found_in(private_imports, sources("gpt", "data") | scripts) == {}
 
 
 def test_a_private_import_would_be_seen():
@@ -157,12 +168,12 @@ def test_the_tests_mirror_the_rooms():
             } <= set(DATA_ROOMS)
 
 
-def cycle(sources: dict[str, str]) -> set[str]:
+def cycle(texts: dict[str, str]) -> set[str]:
     """Modules that import each other in a circle, or stand above such a circle."""
-    needs = {name: {max((other for other in sources if f"{found}.".startswith(f"{other}.")),
+    needs = {name: {max((other for other in texts if f"{found}.".startswith(f"{other}.")),
                         key=len, default=name)
-                    for found in imported_modules(source, name)} - {name}
-             for name, source in sources.items()}
+                    for found in imported_modules(text, name)} - {name}
+             for name, text in texts.items()}
     left = set(needs)
     while ready := {name for name in left if not needs[name] & left}:
         left -= ready
@@ -171,21 +182,23 @@ def cycle(sources: dict[str, str]) -> set[str]:
 
 @pytest.mark.parametrize("package", ["gpt", "data"])
 def test_no_modules_import_each_other_in_a_circle(package):
-    sources = {name.removesuffix(".__init__"): path.read_text(encoding="utf-8")
-               for name, path in modules(package).items()}
-    assert cycle(sources) == set()
+    assert cycle({name.removesuffix(".__init__"): text
+                  for name, text in sources(package).items()}) == set()
     assert cycle({"gpt.a": "import gpt.b", "gpt.b": "from gpt.a import x", "gpt.c": ""}) == {
         "gpt.a", "gpt.b"}
 
 
-@pytest.mark.parametrize("module", [*modules("gpt"), *modules("data")])
-def test_gpt_never_imports_data_and_nothing_imports_the_scripts(module):
-    path = (modules("gpt") | modules("data"))[module]
-    found = {name.split(".")[0] for name in imported_modules(
-        path.read_text(encoding="utf-8"), module.rpartition(".")[0])}
-    assert not found & SCRIPTS
-    if module.startswith("gpt"):
-        assert "data" not in found
+def scripts_imported(module: str, source: str) -> list[str]:
+    """What a module imports that stands above the library: scripts, and data for gpt."""
+    above = SCRIPTS | ({"data"} if module.startswith("gpt") else set())
+    return [name for name in imported_modules(source, module.rpartition(".")[0])
+            if name.split(".")[0] in above]
+
+
+def test_gpt_never_imports_data_and_nothing_imports_the_scripts():
+    assert found_in(scripts_imported, sources("gpt", "data")) == {}
+    assert scripts_imported("gpt.model.gpt", "from data import recipe") == ["data.recipe"]
+    assert scripts_imported("data.recipe", "import train") == ["train"]
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
@@ -195,12 +208,19 @@ def test_scripts_do_not_import_each_other(script):
     assert "gpt" in found and not found & SCRIPTS
 
 
-@pytest.mark.parametrize("module", [name for name in modules("data") if name != "data.__init__"])
-def test_imports_inside_data_go_down(module):
+def data_violations(module: str, source: str) -> list[str]:
+    """Imports of a data module that do not go down."""
     own = module.split(".")[1]
-    for name in imported_modules(modules("data")[module].read_text(encoding="utf-8"), "data"):
-        if name.split(".")[0] == "data" and (room := name.split(".")[1]) != own:
-            assert DATA_ROOMS.index(room) < DATA_ROOMS.index(own)
+    rooms = [name.split(".")[1] for name in imported_modules(source, "data")
+             if name.startswith("data.")]
+    return [room for room in rooms
+            if room != own and DATA_ROOMS.index(room) >= DATA_ROOMS.index(own)]
+
+
+def test_imports_inside_data_go_down():
+    texts = {name: text for name, text in sources("data").items() if name != "data.__init__"}
+    assert found_in(data_violations, texts) == {}
+    assert data_violations("data.sources.files", "from data.sharding import making") == ["sharding"]
 
 
 def builds_a_model(source: str) -> bool:
@@ -237,11 +257,11 @@ def long_parts(source: str) -> list[str]:
     return [*found, *(["the file"] if source.count("\n") > 350 else [])]
 
 
-@pytest.mark.parametrize("path", sorted(
-    str(path.relative_to(ROOT)) for folder in ("gpt", "data", "benchmarks", "docs")
-    for path in (ROOT / folder).rglob("*.py")))
-def test_files_and_functions_are_short_enough_to_be_read(path):
-    assert long_parts((ROOT / path).read_text(encoding="utf-8")) == []
+def test_files_and_functions_are_short_enough_to_be_read():
+    paths = [path for folder in ("gpt", "data", "benchmarks", "docs")
+             for path in (ROOT / folder).rglob("*.py")]
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    assert found_in(lambda _, text: long_parts(text), texts) == {}
 
 
 def test_a_long_file_and_a_long_function_would_be_seen():
@@ -269,9 +289,11 @@ def missing_imports(source: str) -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
-def test_what_a_benchmark_imports_is_there(script):
-    assert missing_imports((ROOT / "benchmarks" / script).read_text(encoding="utf-8")) == []
+def test_what_benchmarks_and_tests_import_is_there():
+    """Also inside functions, and in tests that are skipped here."""
+    paths = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("test_*.py")]
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    assert found_in(lambda _, text: missing_imports(text), texts) == {}
 
 
 def test_an_import_of_what_is_not_there_would_be_seen():

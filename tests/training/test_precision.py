@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -66,10 +67,15 @@ def test_a_small_change_leaves_the_committed_curve(change, one_thread):
     assert found != pytest.approx(CURVES["adamw"], rel=1e-6)
 
 
-def test_compiled_and_eager_training_agree():
-    """About half a minute. Fused kernels sum in another order: float32 rounding, which five steps
-    of AdamW at this rate grow about tenfold (see the curves above), so 1e-6 instead of 1e-7."""
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor",
+                                                               marks=pytest.mark.slow)])
+def test_compiled_and_eager_training_agree(backend, monkeypatch):
+    """aot_eager: the graphs that are compiled, run by torch; inductor: compiled, in a minute
+    (adapted models always are: tests/model/test_lora.py). Fused kernels sum in another order:
+    float32 rounding, which five steps of AdamW at this rate grow about tenfold (see the curves
+    above), so 1e-6 instead of 1e-7."""
     from torch._dynamo.utils import counters
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     torch._dynamo.reset()  # what other tests compiled of the same code would be taken up
     counters.clear()
     machine = Machine(torch.device("cpu"), torch.float32, compile=True)
