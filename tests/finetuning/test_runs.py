@@ -22,6 +22,7 @@ from gpt.configuration import FinetuneConfig
 from gpt.finetuning import TaskRows
 from gpt.finetuning.preferences import with_reference
 from gpt.runs import checkpoint
+from gpt.training.evaluate import Measured
 from tests.finetuning.conversations import BYTES, with_controls
 from tests.tiny import call_main, tiny_gpt
 
@@ -290,6 +291,25 @@ def test_preferences_are_learned_and_logged(tune):
     steps = events("p", "train")
     assert steps[-1]["margin"] > steps[0]["margin"]
     assert 0 <= steps[0]["preference_accuracy"] <= 1
+
+
+def test_before_learning_held_out_preferences_have_no_margin_whatever_training_computes_in(tune):
+    """Reference and measure are both in float32; in bfloat16 one would be off by 1e-3."""
+    write("prefer.jsonl", PREFERENCES)
+    done(tune("run.name=p", "train.steps=1", "run.dtype=bfloat16", *QUIET, data="prefer.jsonl"))
+    first, last = events("p", "eval")
+    assert abs(first["val_margin"]) < 1e-6 < abs(last["val_margin"])
+
+
+def test_answers_are_measured_in_float32_whatever_training_computes_in(tune, monkeypatch):
+    found = []
+    monkeypatch.setattr("gpt.finetuning.run.figures", lambda *arguments: (
+        found.append(arguments[-1].dtype) or Measured({}, [])))
+    done(tune("train.steps=1", "run.dtype=bfloat16"))
+    assert set(found) == {torch.float32}
+    found.clear()
+    done(tune("train.steps=1", "run.name=asked", "eval.dtype=bfloat16"))
+    assert set(found) == {torch.bfloat16}
 
 
 def test_the_best_of_preferences_is_where_their_own_loss_is_lowest(tune):
