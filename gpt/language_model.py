@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any, overload
 
 import torch
@@ -170,12 +170,7 @@ class LanguageModel:
             return self.model, self.machine
         if _versions(self.model) != self._as_loaded:  # somebody changed it: as it is now
             return copy.deepcopy(self.model).float(), self.machine.measuring()
-        return self._reread, self.machine.measuring()
-
-    @cached_property
-    def _reread(self) -> GPT:
-        assert self._exact is not None
-        return self._exact()
+        return self._exact(), self.machine.measuring()
 
 
 def load(run: str, device: str = "auto", dtype: str = "auto",
@@ -208,7 +203,7 @@ def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
 
     rounded = dtype in ("auto", "int8") and machine.dtype != torch.float32
     lm = LanguageModel(read(machine.dtype), tokenizer, machine,
-                       exact=(lambda: read(torch.float32)) if rounded else None)
+                       exact=cache(partial(read, torch.float32)) if rounded else None)
     if draft == "prompt":
         lm.draft = PromptLookup()
     elif draft is not None:

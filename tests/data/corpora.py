@@ -114,10 +114,9 @@ def stop_after(batches: int, patch: pytest.MonkeyPatch) -> None:
 IN_SMALL_PIECES = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-from data.sharding import encode
-from data.sources import text
-from data.sharding import writing
 from data.prepare import main
+from data.sharding import encode, writing
+from data.sources import text
 from gpt.errors import run_command
 text.PIECE_BYTES, encode.BATCH_CHARACTERS, writing.COMMIT_SECONDS = 256, 600, 0.0
 """
