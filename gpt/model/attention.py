@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gpt.configuration import ModelConfig
 from gpt.model.cache import LayerCache
 from gpt.model.embedding import rotate
+from gpt.model.visibility import Visible
 
 
 class Attention(nn.Module):
@@ -25,7 +26,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
-                cache: LayerCache | None = None, visible: Tensor | None = None) -> Tensor:
+                cache: LayerCache | None = None, visible: Visible = None) -> Tensor:
         """Let each position read itself and everything before it.  (B, T, C) -> (B, T, C)
 
         rotation: cosine and sine of each position (RoPE), or None.
@@ -45,15 +46,23 @@ class Attention(nn.Module):
         q, k = q.transpose(1, 2).to(v.dtype), k.transpose(1, 2).to(v.dtype)
         if cache is not None:
             k, v = cache.append(k, v)                                 # (B, n_kv_head, S, D)
+        y = self._attend(q, k, v, visible)                            # (B, n_head, T, D)
+        return self.dropout(self.out_proj(y.transpose(1, 2).flatten(2)))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+        """(B, n_head, T, D), twice (B, n_kv_head, S, D) -> (B, n_head, T, D)"""
+        if visible is not None and not isinstance(visible, Tensor):
+            from gpt.model.blockwise import attend_blockwise  # imports torch's compiler
+            return attend_blockwise(q, k, v, visible)
+        _, heads, T, _ = q.shape
         if T == 1:  # the heads of a group read the same keys, as queries of one head would
-            q = q.view(B, k.size(1), -1, self.head_dim)
+            q = q.reshape(len(q), k.size(1), -1, self.head_dim)
         elif visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
-            k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
+            k, v = (x.repeat_interleave(heads // x.size(1), dim=1) for x in (k, v))
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=visible is None and T > 1,
             enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
-        y = y.reshape(B, -1, 1, self.head_dim) if T == 1 else y
-        return self.dropout(self.out_proj(y.transpose(1, 2).flatten(2)))
+        return y.reshape(len(y), heads, T, self.head_dim)
 
 
 def _head_norm(config: ModelConfig) -> nn.Module:

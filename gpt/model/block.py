@@ -8,6 +8,7 @@ from gpt.configuration import ModelConfig
 from gpt.model.attention import Attention
 from gpt.model.cache import LayerCache
 from gpt.model.feedforward import FeedForward
+from gpt.model.visibility import Visible
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -29,7 +30,7 @@ class Block(nn.Module):
         self.residual_scale = config.residual_scale
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
-                cache: LayerCache | None = None, visible: Tensor | None = None) -> Tensor:
+                cache: LayerCache | None = None, visible: Visible = None) -> Tensor:
         """(B, T, C) -> (B, T, C); the rest as in Attention."""
         heard = self.attention(self.attention_norm(x), rotation, cache, visible)
         x = x.add(heard, alpha=self.residual_scale)

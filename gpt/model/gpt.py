@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from gpt.configuration import AdapterConfig, ModelConfig
 from gpt.model.block import Block, make_norm
 from gpt.model.cache import KVCache
 from gpt.model.embedding import Embedding, rope_frequencies, rotations
-from gpt.model.visibility import positions_within, visible_keys, visible_within
+from gpt.model.visibility import Visible, positions_within, visible_keys, visible_within
 
 EMBEDDING_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
 
@@ -63,9 +64,8 @@ class GPT(nn.Module):
         return read(tokens, cache, segments, prompts)
 
     def _hidden(self, tokens: Tensor, cache: KVCache | None, segments: Tensor | None,
-                prompts: Tensor | None) -> Tensor:
+                prompts: Tensor | None, blockwise: bool = False) -> Tensor:
         T, windows, device = tokens.size(1), self.config.windows, tokens.device
-        visible: dict[int | None, Tensor | None]
         self.refuse_too_long(T, cache)
         if segments is not None or prompts is not None:
             if cache is not None and (segments is not None or cache.lengths.any()):
@@ -73,13 +73,11 @@ class GPT(nn.Module):
                                  "with prompts that come later")
             segments = torch.zeros_like(tokens) if segments is None else segments
             positions = positions_within(segments)
-            visible = {w: visible_within(segments, w, prompts) for w in set(windows)}
         elif cache is not None:
             positions = cache.positions(T)
-            visible = {w: cache.visible(T, w) for w in set(windows)}
         else:
             positions = torch.arange(T, device=device)
-            visible = {w: visible_keys(T, T, w, device) for w in set(windows)}
+        visible = self._visible(T, device, cache, segments, prompts, blockwise)
         rotation = None
         if self.config.position == "rope":
             rotation = rotations(positions, rope_frequencies(self.config, device))
@@ -93,6 +91,20 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance(T)
         return self.final_norm(x)
+
+    def _visible(self, T: int, device: torch.device, cache: KVCache | None,
+                 segments: Tensor | None, prompts: Tensor | None, blockwise: bool
+                 ) -> dict[int | None, Visible]:
+        """What layers may read, by their window."""
+        windows = set(self.config.windows)
+        if blockwise:
+            from gpt.model.blockwise import visible_blocks  # imports torch's compiler
+            return {w: visible_blocks(T, w, device, segments, prompts) for w in windows}
+        if segments is not None:
+            return {w: visible_within(segments, w, prompts) for w in windows}
+        if cache is not None:
+            return {w: cache.visible(T, w) for w in windows}
+        return {w: visible_keys(T, T, w, device) for w in windows}
 
     def refuse_too_long(self, T: int, cache: KVCache | None) -> None:
         """Raise ValueError if T more tokens outgrow block_size or the cache."""
@@ -110,7 +122,15 @@ class GPT(nn.Module):
         Training steps alone run compiled: evaluation and generation come in many lengths, and each
         would have to be compiled anew.
         """
-        self._compiled = torch.compile(self._hidden, *args, **kwargs)
+        from gpt.model.blockwise import reads_blockwise  # imports torch's compiler
+        blockwise = reads_blockwise(self.config, self.output_weight.device)
+        self._compiled = torch.compile(functools.partial(self._hidden, blockwise=blockwise),
+                                       *args, **kwargs)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training steps run compiled."""
+        return self._compiled is not None
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V)"""

@@ -2,13 +2,21 @@
 
 Masks are bool, true where a key may be read; None stands for what attention does by itself: with
 one query it reads all keys it is given, with as many queries as keys it is causal. A mask is exact
-on every backend of scaled dot-product attention: hidden keys get a weight of zero.
+on every backend of scaled dot-product attention: hidden keys get a weight of zero. They are the
+definition; compiled training on CUDA reads the same as blocks (blockwise.py).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+Visible: TypeAlias = "Tensor | BlockMask | None"
 
 
 def within_reach(length: int, T: int, window: int | None) -> int:

@@ -1,0 +1,53 @@
+"""The masks of visibility.py as blocks, for FlexAttention: where no key of a block may be read,
+nothing is computed, and no (T, T) mask stands in memory.
+
+For compiled training steps on CUDA: uncompiled, FlexAttention is slower than a mask, and on a
+processor it has no backward pass.
+Source: Dong et al. 2024 (arXiv:2412.05496).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from gpt.configuration import ModelConfig
+
+SMALLEST_HEAD = 16  # of FlexAttention's kernels
+
+
+def reads_blockwise(config: ModelConfig, device: torch.device) -> bool:
+    """Whether compiled training steps of a model can do without masks. Dropout of attention's
+    weights is what FlexAttention does not have."""
+    return (device.type == "cuda" and not config.dropout and config.head_dim >= SMALLEST_HEAD)
+
+
+def visible_blocks(T: int, window: int | None, device: torch.device, segments: Tensor | None = None,
+                   prompts: Tensor | None = None) -> BlockMask | None:
+    """What `visible_keys(T, T, window)` or, with segments, `visible_within` says, as blocks.
+
+    None where attention is causal and no more.
+    """
+    if segments is None and prompts is None and (window is None or window >= T):
+        return None
+
+    def may_read(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        visible = query >= key
+        if prompts is not None:
+            visible = visible | (prompts[b, query] & prompts[b, key])
+        if segments is not None:
+            visible = visible & (segments[b, query] == segments[b, key])
+        if window is not None:
+            visible = visible & ((query - key).abs() < window)
+        return visible
+
+    rows = next((each.size(0) for each in (segments, prompts) if each is not None), None)
+    return create_block_mask(may_read, rows, None, T, T, device)
+
+
+def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask) -> Tensor:
+    """Attention to visible keys.  (B, H, T, D), twice (B, n_kv_head, T, D) -> (B, H, T, D)"""
+    read = flex_attention(q, k, v, block_mask=visible, enable_gqa=q.size(1) != k.size(1))
+    assert isinstance(read, Tensor)
+    return read
