@@ -8,6 +8,8 @@ Source of the idea: Wijmans et al. 2024 (arXiv:2411.09009); Hsu et al. 2024 (arX
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,19 +19,29 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from gpt.batches import IGNORE
 
-CHUNK_FLOATS = 1 << 23  # logits that exist at a time: 32 MB in float32
+# Logits that exist at a time: 32 MB in float32, and 512 on a GPU, whose products want many rows.
+CHUNK_FLOATS, CUDA_CHUNK_FLOATS = 1 << 23, 1 << 27
+
+
+def rows_at_a_time(vocab_size: int, device: torch.device) -> int:
+    """Of a chunk. On CUDA a power of two, so that as a rule all are alike, and compiled once."""
+    if device.type == "cuda":
+        return 1 << max(1, CUDA_CHUNK_FLOATS // vocab_size).bit_length() - 1
+    return max(1, CHUNK_FLOATS // vocab_size)
 
 
 def summed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
-                         softcap: float | None = None) -> Tensor:
+                         softcap: float | None = None, fused: bool = False) -> Tensor:
     """Negative log-likelihood summed over targets, in nats; ().
 
     x: (N, C), the residual stream; weight: (V, C); targets: (N,) int64. softcap: of the scores.
+    fused: what is done with a chunk's scores is compiled into a pass or two over them.
     Under autocast products are in its format; the loss is summed in float32. Backward works once.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    loss: Tensor = _ChunkedLoss.apply(x, weight, targets, softcap, dtype)
+    loss: Tensor = _ChunkedLoss.apply(x, weight, targets, softcap, dtype,
+                                      _compiled() if fused else loss_and_slope)
     return loss
 
 
@@ -46,27 +58,29 @@ def token_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
             scores = softcap * torch.tanh(scores / softcap)
         return F.cross_entropy(scores, ids, ignore_index=IGNORE, reduction="none")
 
-    rows = max(1, CHUNK_FLOATS // weight.size(0))
+    rows = rows_at_a_time(weight.size(0), x.device)
     return torch.cat([recomputed(chunk, part, ids, use_reentrant=False)
                       for part, ids in zip(x.split(rows), targets.split(rows), strict=True)])
+
+
+Judge = Callable[[Tensor, Tensor, float | None, bool], tuple[Tensor, Tensor]]
 
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None,
-                dtype: torch.dtype) -> Tensor:
+                dtype: torch.dtype, judge: Judge) -> Tensor:
         learns_x, learns_weight = ctx.needs_input_grad[:2]
         grad_x = torch.empty_like(x) if learns_x else None
         grad_weight = torch.zeros_like(weight) if learns_weight else None
         loss, table = torch.zeros((), device=x.device), weight.to(dtype)
-        rows = max(1, CHUNK_FLOATS // weight.size(0))
+        rows = rows_at_a_time(weight.size(0), x.device)
         with torch.autocast(x.device.type, enabled=False):
             for start in range(0, x.size(0), rows):
                 part, ids = x[start:start + rows].to(dtype), targets[start:start + rows]
-                scores = F.linear(part, table).float()                  # (rows, V)
-                loss += _loss_of(scores, ids, softcap)
-                if learns_x or learns_weight:
-                    slope = _gradient_of(scores, ids, softcap).to(dtype)
+                part_loss, slope = judge(F.linear(part, table), ids, softcap,
+                                         learns_x or learns_weight)     # (), (rows, V)
+                loss += part_loss
                 if grad_x is not None:
                     grad_x[start:start + rows] = slope @ table
                 if grad_weight is not None:
@@ -79,22 +93,49 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if each is None else each.mul_(grad) for each in ctx.gradients]
         ctx.gradients = None
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
-def _loss_of(scores: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-    """Of one chunk; where there is a soft cap, scores are capped in place."""
+def loss_and_slope(scores: Tensor, targets: Tensor, softcap: float | None, learns: bool
+                   ) -> tuple[Tensor, Tensor]:
+    """Loss of a chunk, and its gradient by the raw scores: (rows, V) -> (), (rows, V).
+
+    In place where it can be; without `learns` the gradient is left out.
+    """
+    floats = scores.float()
     if softcap is not None:
-        scores.div_(softcap).tanh_().mul_(softcap)
-    return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum")
-
-
-def _gradient_of(scores: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-    """Of the chunk's loss by its raw scores, (rows, V), in their place: softmax minus one-hot."""
-    slope = None if softcap is None else 1 - (scores / softcap).square()
-    supervised = (targets != IGNORE).to(scores.dtype).unsqueeze(1)  # (rows, 1)
-    gradient = torch.softmax(scores, dim=-1, out=scores)
+        floats.div_(softcap).tanh_().mul_(softcap)
+    loss = F.cross_entropy(floats, targets, ignore_index=IGNORE, reduction="sum")
+    if not learns:
+        return loss, scores
+    slope = None if softcap is None else 1 - (floats / softcap).square()
+    supervised = (targets != IGNORE).float().unsqueeze(1)               # (rows, 1)
+    gradient = torch.softmax(floats, dim=-1, out=floats)
     # An index that is not a target's takes nothing away: looking for targets would make a GPU wait.
     gradient.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -supervised)
     gradient *= supervised
-    return gradient if slope is None else gradient * slope
+    return loss, (gradient if slope is None else gradient * slope).to(scores.dtype)
+
+
+def fusible_loss_and_slope(scores: Tensor, targets: Tensor, softcap: float | None, learns: bool
+                           ) -> tuple[Tensor, Tensor]:
+    """The same as a compiler fuses it: nothing in place, and a comparison where the other adds to
+    the targets, so that no (rows, V) tensor is float32."""
+    floats = scores.float()
+    capped = floats if softcap is None else softcap * torch.tanh(floats / softcap)
+    supervised = (targets != IGNORE).unsqueeze(1)                       # (rows, 1)
+    ids = targets.clamp(min=0).unsqueeze(1)
+    log_sum = capped.logsumexp(dim=-1, keepdim=True)
+    loss = torch.where(supervised, log_sum - capped.gather(1, ids), 0.0).sum()
+    if not learns:
+        return loss, scores
+    is_target = torch.arange(scores.size(1), device=scores.device) == ids
+    gradient = (capped - log_sum).exp() - is_target.float()
+    if softcap is not None:
+        gradient = gradient * (1 - (capped / softcap).square())
+    return loss, torch.where(supervised, gradient, 0.0).to(scores.dtype)
+
+
+@functools.cache
+def _compiled() -> Judge:
+    return torch.compile(fusible_loss_and_slope)

@@ -47,7 +47,8 @@ def summed_loss(model: GPT, batch: MicroBatch) -> Tensor:
     """Negative log-likelihood summed over a batch's supervised targets, in nats; ()."""
     x = model.hidden(batch.inputs, None, batch.segments, batch.prompts).flatten(0, 1)
     return summed_cross_entropy(x, model.output_weight, batch.targets.flatten(),
-                                model.config.logit_softcap)
+                                model.config.logit_softcap,
+                                fused=x.is_cuda and model.training and model.is_compiled)
 
 
 def token_losses(model: GPT, batch: MicroBatch) -> Tensor:

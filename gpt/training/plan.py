@@ -14,7 +14,7 @@ from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Rates, weights_by_kind
 from gpt.training.budget import Budget
 from gpt.training.choices import activation_bytes
-from gpt.training.cross_entropy import CHUNK_FLOATS
+from gpt.training.cross_entropy import rows_at_a_time
 from gpt.training.step import Step
 
 TIMED_STEPS, TIMED_SECONDS = 5, 3.0  # at least
@@ -33,7 +33,8 @@ def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int,
         optimizer += learned
     assert config.vocab_size is not None
     tokens = micro_batch_size * config.block_size
-    logits = 2 * 4 * min(CHUNK_FLOATS, config.vocab_size * tokens)  # a chunk, and its gradient
+    rows = min(tokens, rows_at_a_time(config.vocab_size, model.output_weight.device))
+    logits = 2 * 4 * rows * config.vocab_size  # a chunk, and its gradient
     return {"weights": weights, "gradients": learned, "optimizer": optimizer,
             "activations": activation_bytes(config, recompute) * tokens,
             "logits": logits + model.output_weight.nbytes}

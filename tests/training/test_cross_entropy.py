@@ -9,7 +9,12 @@ from torch.testing import assert_close
 
 from gpt.batches import IGNORE, MicroBatch
 from gpt.training import cross_entropy
-from gpt.training.cross_entropy import summed_cross_entropy
+from gpt.training.cross_entropy import (
+    fusible_loss_and_slope,
+    loss_and_slope,
+    rows_at_a_time,
+    summed_cross_entropy,
+)
 from gpt.training.objective import summed_loss
 from tests.tiny import ARCHITECTURES, random_tokens, tiny_gpt
 
@@ -50,12 +55,45 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(rows, softcap, monk
 
 def test_chunks_of_several_rows_never_hold_more_floats_than_they_may(monkeypatch):
     seen = []
-    real = cross_entropy._loss_of
+    real = cross_entropy.loss_and_slope
     monkeypatch.setattr(cross_entropy, "CHUNK_FLOATS", 10 * V)
-    monkeypatch.setattr(cross_entropy, "_loss_of",
+    monkeypatch.setattr(cross_entropy, "loss_and_slope",
                         lambda scores, *rest: seen.append(scores.numel()) or real(scores, *rest))
     summed_cross_entropy(*given())
     assert seen == [10 * V, 10 * V, 10 * V, 7 * V]
+
+
+def test_chunks_on_cuda_are_large_and_a_power_of_two():
+    cuda = torch.device("cuda")
+    assert rows_at_a_time(50_304, cuda) == 2048  # 2.06e8 bytes in bfloat16
+    assert rows_at_a_time(65_536, cuda) == 2048 and rows_at_a_time(65_537, cuda) == 1024
+    assert rows_at_a_time(1 << 28, cuda) == 1
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_what_a_compiler_fuses_is_the_same_loss_and_slope(softcap, learns):
+    x, weight, targets = given()
+    scores = F.linear(x, weight).detach()
+    loss, slope = fusible_loss_and_slope(scores.clone(), targets, softcap, learns)
+    expected_loss, expected = loss_and_slope(scores.clone(), targets, softcap, learns)
+    assert_close(loss, expected_loss, rtol=1e-6, atol=0)
+    if learns:
+        assert_close(slope, expected, rtol=1e-5, atol=1e-6)
+        assert slope.abs().max() > 0.1 and not slope[targets == IGNORE].any()
+
+
+def test_a_fused_loss_goes_through_the_compiler(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda judge: compiled.append(judge) or judge)
+    cross_entropy._compiled.cache_clear()
+    x, weight, targets = given()
+    loss = summed_cross_entropy(x, weight, targets, fused=True)
+    cross_entropy._compiled.cache_clear()
+    assert compiled == [fusible_loss_and_slope]
+    found = torch.autograd.grad(loss, (x, weight))
+    expected = torch.autograd.grad(plain(x, weight, targets, None), (x, weight))
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_without_a_target_add_nothing_and_move_nothing():
