@@ -33,6 +33,10 @@ class RunConfig(Section):
     compile: Literal["auto", True, False] = Field(
         "auto", description="torch.compile for training steps; auto: where a run is long enough to "
                             "win back the minute that it takes")
+    deterministic: bool = Field(
+        True, description="training steps give the same bits every time, so that a run that was "
+                          "stopped ends as one that was not; false: on a GPU faster kernels may "
+                          "add in any order")
     resume: str = Field("auto", description="auto: continue the run in its folder; never: refuse a "
                                             "folder that holds a run; or a checkpoint's path")
 

@@ -39,6 +39,7 @@ class Machine:
     dtype: torch.dtype
     compile: bool = False
     float8: bool = False
+    deterministic: bool = False  # training steps give the same bits every time, on CUDA too
     exact: bool = False  # float32 products on GPUs are not rounded to 19 bits, as launch has them
     seed: int = 0
     stop: Stop = field(default_factory=Stop)
@@ -53,6 +54,13 @@ class Machine:
         """The same machine, for figures that are to be quoted: they must not depend on what "auto"
         is here."""
         return replace(self, dtype=DTYPES[dtype], exact=True, float8=False, compile=False)
+
+    def repeatable(self) -> contextlib.AbstractContextManager[None]:
+        """Where gradients are computed: on CUDA with kernels that give the same bits every time, if
+        that is asked for. Processors' do anyway."""
+        if self.deterministic and self.device.type == "cuda":
+            return deterministic_kernels()
+        return contextlib.nullcontext()
 
     @property
     def runs_ahead(self) -> bool:
@@ -125,6 +133,26 @@ def exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(allowed)
 
 
+@contextlib.contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """No sums in an order that differs from run to run, as atomic additions have it.
+
+    Not for generation: torch has no such cumulative sum, and refuses.
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS first works
+    settings: Any = torch.utils.deterministic
+    before, filled = (torch.are_deterministic_algorithms_enabled(),
+                      settings.fill_uninitialized_memory)
+    settings.fill_uninitialized_memory = False  # which only costs time
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = filled
+
+
 def discard_unfinished_code() -> None:
     """Delete what a compiler that was interrupted has left, which torch would load the next time.
     """
@@ -139,7 +167,7 @@ def launch(run: RunConfig) -> Iterator[Machine]:
     """Make the machine ready for training, and listen for signals while it runs."""
     machine = training_machine(run)
     on_cuda = machine.device.type == "cuda"
-    machine.seed = run.seed
+    machine.seed, machine.deterministic = run.seed, run.deterministic
     keep_freed_memory()
     if on_cuda:
         torch.set_float32_matmul_precision("high")

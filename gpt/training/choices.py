@@ -48,9 +48,13 @@ def usual_speed(machine: Machine) -> float:
 
 def choose_micro_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
     """Sequences per backward pass: as configured, or as many as memory is set aside for."""
+    sequences = train.sequences_per_step
     if train.micro_batch_size != "auto":
-        return min(train.micro_batch_size, train.sequences_per_step)
-    return max(1, min(train.sequences_per_step, _fitting(train, model, machine)))
+        return min(train.micro_batch_size, sequences)
+    largest = max(1, min(sequences, _fitting(train, model, machine)))
+    # Portions alike, where that takes few more of them: compiled steps are made for one size.
+    return next((size for size in range(largest, largest // 2, -1) if not sequences % size),
+                largest)
 
 
 def evaluation_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:

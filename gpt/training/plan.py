@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from gpt.batches import Batches
 from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
@@ -20,9 +22,12 @@ from gpt.training.step import Step
 TIMED_STEPS, TIMED_SECONDS = 5, 3.0  # at least
 
 
-def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int,
-                   recompute: bool = False) -> dict[str, int]:
-    """Bytes that training holds, by what for: exact for the first three, estimated for the rest."""
+def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int, recompute: bool = False,
+                   device: torch.device | None = None) -> dict[str, int]:
+    """Bytes that training holds, by what for: exact for the first three, estimated for the rest.
+
+    device: where it is to train; None: where the model is.
+    """
     by_kind, config = weights_by_kind(model), model.config
     weights = sum(p.nbytes for p in model.parameters())
     learned = sum(p.nbytes for kind in by_kind.values() for p in kind)
@@ -33,16 +38,17 @@ def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int,
         optimizer += learned
     assert config.vocab_size is not None
     tokens = micro_batch_size * config.block_size
-    rows = min(tokens, rows_at_a_time(config.vocab_size, model.output_weight.device))
-    logits = 2 * 4 * rows * config.vocab_size  # a chunk, and its gradient
+    at_once = rows_at_a_time(config.vocab_size, device or model.output_weight.device)
+    logits = 2 * 4 * min(tokens, at_once) * config.vocab_size  # a chunk, and its gradient
     return {"weights": weights, "gradients": learned, "optimizer": optimizer,
             "activations": activation_bytes(config, recompute) * tokens,
             "logits": logits + model.output_weight.nbytes}
 
 
-def memory_line(model: GPT, rates: Rates, micro_batch_size: int, recompute: bool = False) -> str:
+def memory_line(model: GPT, rates: Rates, micro_batch_size: int, recompute: bool = False,
+                device: torch.device | None = None) -> str:
     """`memory_by_kind` for people."""
-    kinds = memory_by_kind(model, rates, micro_batch_size, recompute)
+    kinds = memory_by_kind(model, rates, micro_batch_size, recompute, device)
     parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in kinds.items())
     return f"memory in MiB, at most about: {parts}; {sum(kinds.values()) / 2**20:,.1f} in all"
 

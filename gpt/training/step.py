@@ -60,7 +60,8 @@ class Step:
 
         seed: makes this step's random draws what they are; called again if it is tried again.
         """
-        loss = self._accumulate(batch, seed)
+        with self._machine.repeatable():
+            loss = self._accumulate(batch, seed)
         counted = sum(self._objective.count(part) for part in batch)
         self.figures = {name: total / counted
                         for name, total in self._objective.take_figures().items()}
@@ -108,8 +109,10 @@ class Step:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has an error of its own for it; Apple's mps has a sentence."""
-    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+    """CUDA has an error of its own for it; its libraries and Apple's mps have sentences."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sentence in str(error) for sentence in ("MPS backend out of memory", "CUDA out of memory",
+                                                "CUDA error: out of memory", "_ALLOC_FAILED"))
 
 
 def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,

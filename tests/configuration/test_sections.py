@@ -17,9 +17,9 @@ SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 REQUIRED = {"pretrain": {"data": {"dataset": "x"}},
             "finetune": {"finetune": {"from": "runs/a", "data": "a.jsonl"}}}
 FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_paths(schema)]
-SWITCHES = {"run.compile", "model.qk_norm", "model.bias", "model.tie_embeddings",
-            "data.isolate_documents", "train.recompute_activations", "finetune.packing",
-            "lora.rslora"}
+SWITCHES = {"run.compile", "run.deterministic", "model.qk_norm", "model.bias",
+            "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
+            "finetune.packing", "lora.rslora"}
 
 
 def build(kind: str = "pretrain", /, **given):

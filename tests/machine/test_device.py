@@ -76,6 +76,12 @@ def test_signals_are_heard_while_a_run_lasts_and_given_back_after():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_run_is_deterministic_unless_it_asks_not_to_be():
+    for asked, expected in (({}, True), ({"deterministic": False}, False)):
+        with launch(RunConfig(device="cpu", **asked)) as machine:
+            assert machine.deterministic is expected
+
+
 @pytest.mark.parametrize(("device", "ahead"), [("cpu", False), ("cuda", True), ("mps", True)])
 def test_accelerators_alone_compute_while_python_goes_on(device, ahead):
     assert Machine(torch.device(device), torch.float32).runs_ahead == ahead

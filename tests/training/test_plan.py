@@ -113,7 +113,8 @@ def test_evaluation_scores_as_many_sequences_as_fit_and_pay(
 
 
 @pytest.mark.parametrize(("batch_size", "micro_batch_size", "room", "expected"), [
-    (8, "auto", 100, 8), (8, "auto", 5.5, 5), (8, "auto", 0.5, 1), (8, 3, 0.5, 3), (8, 9, 100, 8)],
+    (8, "auto", 100, 8), (8, "auto", 0.5, 1), (8, 3, 0.5, 3), (8, 9, 100, 8),
+    (8, "auto", 5.5, 4), (96, "auto", 50, 48), (7, "auto", 5.5, 5)],  # portions alike, or as large
     ids=str)
 def test_micro_batches_are_what_fits_or_what_is_asked_for(
         batch_size, micro_batch_size, room, expected, monkeypatch):

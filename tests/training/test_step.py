@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -226,6 +227,45 @@ def test_one_sequence_without_room_ends_training_with_advice():
         step.gradients([batch_of(2)], lambda: None)
     assert len(said) == 1
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("sentence", [
+    "MPS backend out of memory (MPS allocated: 8 GB)", "CUDA error: out of memory",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"])
+def test_a_library_that_finds_no_memory_is_understood_too(sentence):
+    model = tiny_gpt()
+    hidden, sizes = model.hidden, []
+
+    def short_of_memory(tokens: Tensor, *args: object, **kwargs: object) -> Tensor:
+        sizes.append(len(tokens))
+        if len(tokens) > 1:
+            raise RuntimeError(sentence)
+        return hidden(tokens, *args, **kwargs)
+
+    model.hidden = short_of_memory
+    step_of(model).gradients([batch_of(2)], lambda: None)
+    assert sizes == [2, 1, 1]
+
+
+@pytest.mark.parametrize(("machine", "deterministic"), [
+    (Machine(torch.device("cuda"), torch.float32, deterministic=True), True),
+    (Machine(torch.device("cuda"), torch.float32), False),
+    (Machine(torch.device("cpu"), torch.float32, deterministic=True), False)], ids=repr)
+def test_gradients_on_cuda_come_from_deterministic_kernels_where_that_is_asked_for(
+        machine, deterministic, monkeypatch):
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **kwargs: SimpleNamespace(
+        is_enabled=lambda: False, scale=lambda loss: loss, unscale_=lambda optimizer: None))
+    monkeypatch.setattr(Machine, "to_device", lambda machine, tensor: tensor)
+    model, asked = tiny_gpt(), []
+    hidden = model.hidden
+    model.hidden = lambda *args: asked.append(
+        torch.are_deterministic_algorithms_enabled()) or hidden(*args)
+    model.embedding.token_embedding.weight.register_hook(lambda grad: asked.append(
+        torch.are_deterministic_algorithms_enabled()))
+    step_of(model, machine).gradients([batch_of(2)], lambda: None)
+    assert asked == [deterministic, deterministic]  # forward and backward
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
