@@ -55,12 +55,14 @@ class Attention(nn.Module):
             from gpt.model.blockwise import attend_blockwise  # imports torch's compiler
             return attend_blockwise(q, k, v, visible)
         _, heads, T, _ = q.shape
+        causal = visible is None
         if T == 1:  # the heads of a group read the same keys, as queries of one head would
+            causal = False  # not `T > 1`, which is no bool where compiled code serves every T
             q = q.reshape(len(q), k.size(1), -1, self.head_dim)
         elif visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
             k, v = (x.repeat_interleave(heads // x.size(1), dim=1) for x in (k, v))
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, is_causal=visible is None and T > 1,
+            q, k, v, attn_mask=visible, is_causal=causal,
             enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
         return y.reshape(len(y), heads, T, self.head_dim)
 

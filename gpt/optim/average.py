@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+OTHER = "other_weights"  # in the optimizer's state
+
 
 class WeightAverage:
     """Weights averaged over steps, the newest counting most.
@@ -22,15 +24,15 @@ class WeightAverage:
     def __init__(self, model: nn.Module, state: dict[Any, Any], decay: float):
         self._weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._state, self._decay = state, decay
-        if any("other_weights" in state.get(p, {}) for p in self._weights):
+        if any(OTHER in state.get(p, {}) for p in self._weights):
             self._swap()  # a checkpoint holds the average as the model's weights
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights of this step."""
         for p in self._weights:
-            if "other_weights" not in self._state[p]:
-                self._state[p]["other_weights"] = p.detach().clone()
+            if OTHER not in self._state[p]:
+                self._state[p][OTHER] = p.detach().clone()
         torch._foreach_lerp_(self._others(), self._weights, 1 - self._decay)
 
     @contextlib.contextmanager
@@ -45,8 +47,8 @@ class WeightAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         for p in self._weights:
-            if "other_weights" in self._state[p]:
-                other = self._state[p]["other_weights"]
+            if OTHER in self._state[p]:
+                other = self._state[p][OTHER]
                 kept = p.detach().clone()
                 p.copy_(other)
                 other.copy_(kept)
@@ -63,8 +65,8 @@ class WeightAverage:
             return average
         for weight in model.parameters():
             if weight in state:
-                state[weight].pop("other_weights", None)
+                state[weight].pop(OTHER, None)
         return None
 
     def _others(self) -> list[Tensor]:
-        return [self._state[p]["other_weights"] for p in self._weights]
+        return [self._state[p][OTHER] for p in self._weights]

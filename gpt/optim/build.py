@@ -11,6 +11,7 @@ from torch import Tensor
 from gpt.configuration import ModelConfig, OptimConfig
 from gpt.model import GPT
 from gpt.optim.adamw import AdamW
+from gpt.optim.average import OTHER
 from gpt.optim.group import Group, State, weights_by_kind
 from gpt.optim.muon import Muon
 
@@ -81,8 +82,12 @@ class Optimizer:
         return {group.name: group.lr for group in self.groups}
 
     def lacking_state(self) -> set[str]:
-        """What rules should remember of a weight that has some state, and do not."""
-        return {name for group in self.groups for weight in group.weights if weight in self.state
+        """What rules should remember of a weight of which something is remembered, and do not.
+
+        An average alone is nothing: in float16 the first updates may all have been left out.
+        """
+        return {name for group in self.groups for weight in group.weights
+                if weight in self.state and self.state[weight].keys() - {OTHER}
                 for name in group.rule.remembers - self.state[weight].keys()}
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """The kernels of one step, recorded once, continue every text.
 
-Without a GPU torch.fx records the operations instead, and plays them with the same tensors: what
-depended on a length in Python would be wrong at the next one.
+Here torch.fx records the operations, and plays them with the same tensors: what depended on a
+length in Python would be wrong at the next one. On a GPU: tests/cuda/test_generation.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gpt.configuration import SamplingConfig
 from gpt.generation import Engine, Request
 from gpt.generation.cuda_graph import GraphedStep
-from gpt.machine.device import Machine
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
 
@@ -72,12 +71,3 @@ def test_it_is_recorded_once(monkeypatch):
     _, graphed = engines(tiny_gpt(), CPU, rows=2)
     tokens(graphed, some_requests(5))
     assert len(calls) == 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
-def test_a_gpu_continues_texts_with_a_graph_as_without(changes):
-    machine = Machine(torch.device("cuda"), torch.float32)
-    eager, graphed = engines(tiny_gpt(**changes).cuda(), machine, rows=3)
-    requests = some_requests(12)
-    assert tokens(graphed, requests) == tokens(eager, requests)

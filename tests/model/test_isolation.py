@@ -15,10 +15,10 @@ from gpt.training.evaluate import evaluate
 from gpt.training.step import accumulate_gradients
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt, tokenized
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-MACHINES = [Machine(torch.device(device), dtype) for device in DEVICES
-            for dtype in (torch.float32, torch.bfloat16)]
-MACHINE_NAMES = [f"{machine.device}-{machine.dtype}" for machine in MACHINES]
+DTYPES = (torch.float32, torch.bfloat16)
+MACHINES = [pytest.param(Machine(torch.device(device), dtype), marks=marks, id=f"{device}-{dtype}")
+            for device, marks in (("cpu", ()), ("cuda", pytest.mark.cuda))
+            if device == "cpu" or torch.cuda.is_available() for dtype in DTYPES]
 LENGTHS = (5, 1, 9, 6)  # documents of a row
 LONG = (300, 400, 320)  # more keys than a kernel's block holds
 END = 60  # end-of-text in the texts below
@@ -47,7 +47,7 @@ def influence(model: GPT, tokens: Tensor, segments: Tensor | None, chosen: slice
     return torch.autograd.grad(loss, vectors[0])[0][0]
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=MACHINE_NAMES)
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_loss_of_a_document_does_not_depend_on_any_other_to_the_last_bit(name, machine):
     model = tiny_gpt(**ARCHITECTURES[name]).to(machine.device)
@@ -62,7 +62,7 @@ def test_the_loss_of_a_document_does_not_depend_on_any_other_to_the_last_bit(nam
             assert influence(model, tokens, None, here, machine)[:here.start].any()
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=MACHINE_NAMES)
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_editing_a_document_leaves_the_predictions_in_others_bit_equal(name, machine):
     model = tiny_gpt(**ARCHITECTURES[name]).to(machine.device)
@@ -78,7 +78,7 @@ def test_editing_a_document_leaves_the_predictions_in_others_bit_equal(name, mac
     assert not torch.equal(joined[0][:, 5:], joined[1][:, 5:])
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=MACHINE_NAMES)
+@pytest.mark.parametrize("machine", MACHINES)
 def test_rows_longer_than_a_kernels_block_are_isolated_too(machine):
     model = tiny_gpt(block_size=sum(LONG), n_layer=1).to(machine.device)
     tokens = random_tokens(1, sum(LONG)).to(machine.device)

@@ -151,6 +151,7 @@ def test_momentum_and_decay_are_seen():
         assert (other - usual).abs().max() > 0.01
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_on_cuda_bfloat16_keeps_the_bounds_up_to_its_rounding(shape):

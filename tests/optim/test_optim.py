@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from gpt.configuration import FinetuneConfig, OptimConfig
 from gpt.finetuning.run import settled
-from gpt.optim import Rates, lr_factor, weights_by_kind
+from gpt.optim import Rates, WeightAverage, lr_factor, weights_by_kind
 from gpt.optim.adamw import AdamW
 from gpt.optim.group import State
 from gpt.optim.muon import Muon
@@ -121,6 +121,17 @@ def test_what_a_rule_remembers_is_what_it_says_and_what_it_lacks_is_named():
             assert all(optimizer.state[p].keys() == group.rule.remembers for p in group.weights)
         changed.state.update(optimizer.state)
         assert (optimizer.lacking_state(), changed.lacking_state()) == (set(), lacking)
+
+
+def test_an_average_of_weights_that_were_never_updated_lacks_nothing():
+    """As float16 leaves it when every update so far overflowed."""
+    model = tiny_gpt()
+    optimizer = optimizer_of(model, name="muon")
+    average = WeightAverage(model, optimizer.state, 0.9)
+    average.update()
+    assert optimizer.state and not optimizer.lacking_state()
+    next(iter(optimizer.state.values()))["exp_avg"] = torch.zeros(1)
+    assert optimizer.lacking_state()
 
 
 def test_gradients_are_dropped():

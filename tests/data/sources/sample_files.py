@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from data.documents.corpus import Corpus
 from data.recipe import Recipe, Source
@@ -19,6 +18,8 @@ from data.sources.records import read_records
 from data.sources.streams import Meter
 from data.sources.text import read_text
 from gpt.errors import UserError
+
+zstandard = pytest.importorskip("zstandard", reason="the extra [data] is not installed")
 
 
 def _frames(data: bytes) -> bytes:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-import zstandard
 
 from data.sources import streams
 from data.sources.bad_text import BadText
 from data.sources.files import File
 from data.sources.streams import BrokenFile, Meter, ZstdFile, open_file, open_seekable, read_block
 from gpt.errors import UserError, WorkFailed
-from tests.data.sources.sample_files import PACKERS, file_of, files_of, read
+from tests.data.sources.sample_files import PACKERS, file_of, files_of, read, zstandard
 
 TEXT = "".join(f"line {i}: é 中\n" for i in range(300)).encode()
 
