@@ -5,6 +5,7 @@
 # make lint         style and types
 # make interop      exports run by llama.cpp, which is built for it in a few minutes
 # make bench        every benchmark; results go to benchmarks/results/
+# make gpu          on a machine with a GPU: checks, then measurements; goes on where it was cut off
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -15,7 +16,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constrain
 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: quickstart test test-bfloat16 slow interop lint bench clean
+.PHONY: quickstart test test-bfloat16 slow interop lint bench gpu clean
 
 quickstart: .venv/installed
 	@echo "== 1 of 5: tokenize the Python library =="
@@ -60,6 +61,12 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/finetune.py
 	$(PY) benchmarks/decode.py
 	$(PY) benchmarks/quickstart.py --write
+
+# With the Python that has torch: .venv's, else the machine's own, else .venv's once it is made.
+gpu:
+	@if test ! -x $(PY) && ! $(PYTHON) -c 'import torch' 2>/dev/null; then $(MAKE) .venv/installed-dev; fi
+	@python=$(PY); test -x $(PY) || python=$(PYTHON); \
+	$$python benchmarks/gpu.py $(if $(MINUTES),--minutes $(MINUTES)) $(PARTS)
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable .
