@@ -21,7 +21,7 @@ from gpt.generation.cuda_graph import GraphedStep
 from gpt.generation.drafts import Draft
 from gpt.generation.native import FEW, fastest
 from gpt.generation.request import Continuation, Generation, Request
-from gpt.generation.sampling import choose, log_probabilities
+from gpt.generation.sampling import choose, refuse_nan
 from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 
@@ -228,23 +228,30 @@ class Engine:
     def _draw(self, running: Sequence[Continuation], scores: Tensor
               ) -> tuple[list[int], list[float]]:
         """(tokens, their log-probabilities) for scores (N, V)."""
-        logprobs = log_probabilities(scores)
+        logprobs = scores.log_softmax(dim=-1)
         changed = scores.index_fill(1, self._never, -torch.inf) if len(self._never) else scores
         alike: dict[tuple[object, ...], list[int]] = {}
         for row, one in enumerate(running):
             if one.controls is not None:
                 changed[row] = one.controls.apply(changed[row])
             alike.setdefault(one.config.filters, []).append(row)
-        tokens = [0] * len(running)
+        order, tokens = [], []
         for rows in alike.values():
             config = running[rows[0]].config
             numbers = [running[row].uniform() for row in rows] if config.temperature else []
             uniforms = torch.tensor(numbers, dtype=torch.float64, device=scores.device)
             together = changed if len(rows) == len(running) else changed[rows]
-            for row, token in zip(rows, choose(together, config, uniforms).tolist(), strict=True):
-                tokens[row] = token
-        chosen = logprobs.gather(1, torch.tensor(tokens, device=scores.device).unsqueeze(1))
-        return tokens, chosen.squeeze(1).tolist()
+            order += rows
+            tokens.append(choose(together, config, uniforms))
+        drawn = torch.cat(tokens).clamp(max=scores.size(1) - 1)  # where all is NaN, it lies behind
+        logprobs = logprobs if order == sorted(order) else logprobs[order]
+        chosen = logprobs.gather(1, drawn.unsqueeze(1)).squeeze(1)
+        # Both at once, so that a GPU is waited for a single time. Ids are far below 2^53.
+        both = torch.stack((drawn.double(), chosen.double()), dim=1).tolist()
+        refuse_nan(logprob for _, logprob in both)
+        found = dict(zip(order, both, strict=True))
+        return ([int(found[row][0]) for row in range(len(running))],
+                [found[row][1] for row in range(len(running))])
 
 
 def spans(rows: Sequence[int], length: Callable[[int], int], kind: Callable[[int], object]

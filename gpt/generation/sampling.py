@@ -6,6 +6,9 @@ never depends on the others. The order is that of transformers: temperature, top
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -32,10 +35,16 @@ def choose(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
 def log_probabilities(logits: Tensor) -> Tensor:
     """(n, V) -> (n, V). Raises UserError for NaN and for scores that are too large."""
     logprobs = logits.log_softmax(dim=-1)
-    if logprobs[:, 0].isnan().any():  # one such score makes all of its row NaN
+    refuse_nan(logprobs[:, 0].tolist())
+    return logprobs
+
+
+def refuse_nan(logprobs: Iterable[float]) -> None:
+    """Raise UserError if one of them, of any token of each row, is NaN: one score that is no number
+    or too large makes all of its row NaN."""
+    if any(map(math.isnan, logprobs)):
         raise UserError("the model's scores are not numbers (NaN), or too large: its weights are "
                         "damaged, or do not fit this number format; try dtype=float32")
-    return logprobs
 
 
 def filtered_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
