@@ -34,6 +34,11 @@ class KVCache:
         """How many texts there is space for."""
         return len(self.lengths)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.lengths.max())
+
     def layers(self, T: int) -> list[LayerCache]:
         """Each layer's part, for the next T tokens."""
         spans = {window: self._span(T, window) for window in set(self._windows)}
@@ -94,8 +99,8 @@ class KVCache:
 
     def _span(self, T: int, window: int | None) -> tuple[int, int]:
         """From the first key that any of the next T tokens of any row may read, to the last."""
-        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
-        return shortest + T - within_reach(shortest + T, T, window), longest + T
+        shortest = int(self.lengths.min())
+        return shortest + T - within_reach(shortest + T, T, window), self.longest + T
 
 
 class StaticCache(KVCache):
@@ -109,6 +114,11 @@ class StaticCache(KVCache):
         """places: of each row's token, (B, 1) int64; what it reads lies up to there."""
         vars(self).update(vars(cache))
         self.lengths, self._places = np.zeros_like(cache.lengths), places
+
+    @property
+    def longest(self) -> int:
+        """Not known here: whoever fills in the places sees to it that they lie in the cache."""
+        return 0
 
     def layers(self, T: int) -> list[LayerCache]:
         """Each layer's part."""

@@ -108,7 +108,7 @@ class GPT(nn.Module):
 
     def refuse_too_long(self, T: int, cache: KVCache | None) -> None:
         """Raise ValueError if T more tokens outgrow block_size or the cache."""
-        length = T if cache is None else T + int(cache.lengths.max())
+        length = T if cache is None else T + cache.longest
         if length > self.config.block_size:
             raise ValueError(f"a sequence of {length} tokens is longer than block_size "
                              f"({self.config.block_size})")

@@ -71,3 +71,15 @@ def test_it_is_recorded_once(monkeypatch):
     _, graphed = engines(tiny_gpt(), CPU, rows=2)
     tokens(graphed, some_requests(5))
     assert len(calls) == 1
+
+
+def test_a_compiler_sees_one_graph_without_a_number_that_changes():
+    model = tiny_gpt(**ARCHITECTURES["windows"])
+    engine = Engine(model, CPU, rows=3)
+    step = GraphedStep(model, CPU, engine._cache)
+    compiled = torch.compile(step._compute, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.equal(compiled(), step._compute())
+        step._places[:, 0] = torch.tensor([30, 1, 2])
+        with torch.compiler.set_stance("fail_on_recompile"):
+            assert torch.equal(compiled(), step._compute())
