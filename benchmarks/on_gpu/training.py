@@ -137,7 +137,7 @@ def ours(bench: Bench, shape: Sized, batch: int, deterministic: bool = False, do
     inputs, targets = random_batch(batch, bench, torch.device("cpu"))
     segments = None
     if documents:
-        segments = (torch.arange(inputs.size(1)) * documents // inputs.size(1)).expand(batch, -1)
+        segments = (torch.arange(inputs.size(1)) * documents // inputs.size(1)).repeat(batch, 1)
     part = MicroBatch(inputs, targets, inputs.numel(), segments)
 
     def take() -> Tensor:

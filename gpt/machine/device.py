@@ -133,6 +133,11 @@ def exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(allowed)
 
 
+def fix_cublas_workspace() -> None:
+    """Say what room cuBLAS has, which it asks when it is first used: its sums depend on that."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 @contextlib.contextmanager
 def deterministic_kernels() -> Iterator[None]:
     """No sums in an order that differs from run to run, as atomic additions have it.
@@ -140,7 +145,7 @@ def deterministic_kernels() -> Iterator[None]:
     Not for generation: torch has no such cumulative sum, and refuses.
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS first works
+    fix_cublas_workspace()
     settings: Any = torch.utils.deterministic
     before, filled = (torch.are_deterministic_algorithms_enabled(),
                       settings.fill_uninitialized_memory)
@@ -170,6 +175,7 @@ def launch(run: RunConfig) -> Iterator[Machine]:
     machine.seed, machine.deterministic = run.seed, run.deterministic
     keep_freed_memory()
     if on_cuda:
+        fix_cublas_workspace()
         torch.set_float32_matmul_precision("high")
     machine.seed_step()
     with listening(machine.stop):

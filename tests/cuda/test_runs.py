@@ -91,12 +91,12 @@ def gradient_of_a_large_step(machine, said: list[str], room: int | None) -> torc
     if room is not None:
         total = torch.cuda.get_device_properties(DEVICE).total_memory
         torch.cuda.set_per_process_memory_fraction(
-            (torch.cuda.memory_reserved(DEVICE) + room) / total, DEVICE)
+            (torch.cuda.memory_reserved(DEVICE) + room) / total)
     torch.cuda.reset_peak_memory_stats(DEVICE)
     try:
         step.gradients([MicroBatch(tokens, tokens, tokens.numel())], lambda: None)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
+        torch.cuda.set_per_process_memory_fraction(1.0)
     return flat([weight.grad for weight in model.parameters()]).cpu()
 
 
