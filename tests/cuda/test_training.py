@@ -204,7 +204,8 @@ def test_preferences_have_the_gradients_of_the_processor(gpu):
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_optimizers_take_the_steps_of_the_processor(name, gpu):
-    """Muon's iteration is in bfloat16 on CUDA: its updates are off by that, as test_muon.py has it.
+    """Muon's iteration is in bfloat16 on CUDA: its polynomials raise the smallest singular values,
+    and their roundings of 2^-9, by up to 4.1 · 4.0 · 3.7.
     """
     ends = []
     for machine in (gpu, CPU):
@@ -220,4 +221,4 @@ def test_optimizers_take_the_steps_of_the_processor(name, gpu):
     start, moved = ends[1][0], ends[1][1] - ends[1][0]
     share = float((ends[0][1] - start - moved).norm() / moved.norm())
     # Adam's first steps are the signs of gradients: those near 0 may fall either way.
-    assert share < (0.02 if name == "adamw" else 0.05) and moved.norm() > 0.1
+    assert share < (0.02 if name == "adamw" else 4.1 * 4.0 * 3.7 * 2**-9) and moved.norm() > 0.1
