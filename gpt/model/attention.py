@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,7 +60,8 @@ class Attention(nn.Module):
         if T == 1:  # the heads of a group read the same keys, as queries of one head would
             causal = False  # not `T > 1`, which is no bool where compiled code serves every T
             q = q.reshape(len(q), k.size(1), -1, self.head_dim)
-        elif visible is not None:  # CUDA's fast kernels know a mask or grouped heads, not both
+        elif visible is not None or (q.is_cuda and q.dtype == torch.float32):
+            # CUDA's fast kernels of float32, and deterministic ones with a mask, know no groups.
             k, v = (x.repeat_interleave(heads // x.size(1), dim=1) for x in (k, v))
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=causal,

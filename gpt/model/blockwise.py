@@ -48,6 +48,9 @@ def visible_blocks(T: int, window: int | None, device: torch.device, segments: T
 
 def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask) -> Tensor:
     """Attention to visible keys.  (B, H, T, D), twice (B, n_kv_head, T, D) -> (B, H, T, D)"""
-    read = flex_attention(q, k, v, block_mask=visible, enable_gqa=q.size(1) != k.size(1))
+    # On Hopper, Inductor's choice for such heads leaves too few registers for the mask.
+    options = {"num_warps": 8} if q.size(3) == 64 and q.element_size() == 2 else None
+    read = flex_attention(q, k, v, block_mask=visible, enable_gqa=q.size(1) != k.size(1),
+                          kernel_options=options)  # type: ignore[arg-type]
     assert isinstance(read, Tensor)
     return read

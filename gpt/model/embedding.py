@@ -77,6 +77,30 @@ def rotations(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+AT_LEAST = 4096  # positions in a table, where the context has as many
+
+
+class RotationTable:
+    """Rotations of positions, computed once for a device and then looked up: in compiled code they
+    would be computed anew by every layer that rotates."""
+
+    def __init__(self, config: ModelConfig):
+        self._config = config
+        self._cos = self._sin = torch.empty(0)
+
+    def cover(self, length: int, device: torch.device) -> None:
+        """Have the positions before `length` ready on a device, and usually all of the context."""
+        if len(self._cos) < length or self._cos.device != device:
+            length = max(length, min(self._config.block_size, AT_LEAST))
+            with torch.inference_mode(False):  # what is made in it could not be trained with
+                self._cos, self._sin = rotations(torch.arange(length, device=device),
+                                                 rope_frequencies(self._config, device))
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """As `rotations`, of positions that are covered: (…, T) -> two of (…, T, 1, D/2)"""
+        return self._cos[positions], self._sin[positions]
+
+
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each head's pairs (i, i + D/2) by their position's angle: (B, T, H, D) -> the same.
 

@@ -125,12 +125,12 @@ def fusible_loss_and_slope(scores: Tensor, targets: Tensor, softcap: float | Non
     capped = floats if softcap is None else softcap * torch.tanh(floats / softcap)
     supervised = (targets != IGNORE).unsqueeze(1)                       # (rows, 1)
     ids = targets.clamp(min=0).unsqueeze(1)
-    log_sum = capped.logsumexp(dim=-1, keepdim=True)
-    loss = torch.where(supervised, log_sum - capped.gather(1, ids), 0.0).sum()
+    logprobs = F.log_softmax(capped, dim=-1)  # which a compiler computes in one pass
+    loss = -torch.where(supervised, logprobs.gather(1, ids), 0.0).sum()
     if not learns:
         return loss, scores
     is_target = torch.arange(scores.size(1), device=scores.device) == ids
-    gradient = (capped - log_sum).exp() - is_target.float()
+    gradient = logprobs.exp() - is_target.float()
     if softcap is not None:
         gradient = gradient * (1 - (capped / softcap).square())
     return loss, torch.where(supervised, gradient, 0.0).to(scores.dtype)

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gpt.model.embedding import Embedding, rope_frequencies, rotate, rotations, sinusoids
+from gpt.model.embedding import (
+    Embedding,
+    RotationTable,
+    rope_frequencies,
+    rotate,
+    rotations,
+    sinusoids,
+)
 from tests.tiny import random_tokens, tiny_config, tiny_gpt
 
 
@@ -152,3 +159,20 @@ def test_dropout_clears_its_share_of_embedded_numbers_and_scales_up_the_rest():
     assert_close(dropped[kept], whole[kept] / 0.75)
     # 40,960 draws: the share's standard deviation is √(0.25 · 0.75 / 40,960) = 0.0021.
     assert 1 - kept.float().mean().item() == pytest.approx(0.25, abs=4 * 0.0021)
+
+
+def test_a_table_has_the_rotations_of_any_position_to_the_bit():
+    config = tiny_config(block_size=6000)
+    table, cpu = RotationTable(config), torch.device("cpu")
+    with torch.inference_mode():
+        table.cover(8, cpu)
+    cos = table._cos
+    assert len(cos) == 4096 and not cos.is_inference()  # all of a usual context; to train with, too
+    table.cover(300, cpu)
+    assert table._cos is cos
+    table.cover(5000, cpu)
+    for positions in (torch.tensor([0, 4999, 7]), torch.tensor([[3, 4], [4000, 1]])):
+        expected = rotations(positions, rope_frequencies(config))
+        assert all(map(torch.equal, table.at(positions), expected))
+    table.cover(1, torch.device("meta"))
+    assert table.at(torch.zeros(2, dtype=torch.int64, device="meta"))[0].device.type == "meta"
