@@ -76,11 +76,12 @@ def _continued(beams: Sequence[Beam], logprobs: Tensor, count: int, stop_tokens:
     """(parent, beam): the likeliest continuations, so many that `count` of them can go on."""
     scores = logprobs + torch.tensor([[beam.score] for beam in beams], device=logprobs.device)
     best = scores.flatten().topk(min(count * (1 + len(stop_tokens)), scores.numel()))
-    for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+    chosen = logprobs.flatten()[best.indices].tolist()
+    for score, place, logprob in zip(best.values.tolist(), best.indices.tolist(), chosen,
+                                     strict=True):
         parent, token = divmod(place, scores.size(1))
         if score > -torch.inf:
-            new = Generation(token, float(logprobs[parent, token]),
-                             "stop" if token in stop_tokens else None)
+            new = Generation(token, logprob, "stop" if token in stop_tokens else None)
             yield parent, Beam((*beams[parent].made, new), score)
 
 

@@ -61,7 +61,7 @@ class Controls:
             changed[:len(allowed)].masked_fill_(~allowed[:len(changed)], -torch.inf)
             changed[len(allowed):] = -torch.inf
         if self._made < config.min_new_tokens:
-            changed[self._stops] = -torch.inf
+            changed.index_fill_(0, self._stops, -torch.inf)
         if changed.max() > -torch.inf:
             return changed
         if not len(self._stops):
@@ -72,7 +72,7 @@ class Controls:
     def accept(self, token: int) -> None:
         """A token has been chosen."""
         self._made += 1
-        self._seen[token] = True
+        self._seen[token:token + 1] = True  # a slice: a GPU fills it without being sent a value
         self._counts[token] += 1
         if self._grammar is not None:
             self._grammar.accept(token)

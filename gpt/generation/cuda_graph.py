@@ -34,7 +34,7 @@ class GraphedStep:
         tokens: of the first N rows, (N, 1) int64. lengths: of what each has read before, (N,).
         """
         self._tokens[:len(tokens)] = tokens
-        self._places[:len(tokens), 0] = torch.from_numpy(lengths)
+        self._places[:len(tokens), 0] = self._machine.to_device(torch.from_numpy(lengths))
         if self._graph is None:
             self._graph, self._scores = self._record()
         self._graph.replay()
@@ -52,6 +52,7 @@ class GraphedStep:
             for _ in range(_WARM_UP):
                 self._compute()
         torch.cuda.current_stream(self._machine.device).wait_stream(beside)
+        self._read = self._model.rotations.tables  # by the graph, wherever the model's are by then
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             scores = self._compute()

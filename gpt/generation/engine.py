@@ -191,13 +191,19 @@ class Engine:
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """(N, longest) int64"""
         width = max(map(len, rows))
-        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows],
-                            device=self._machine.device)
+        return self._machine.to_device(
+            torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]))
 
     def _scores(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, V) float32, where draws are made"""
         with self._machine.autocast():
             return self._model.logits(x).float().to(self._draws_on)
+
+    def _draws_here(self, numbers: Tensor) -> Tensor:
+        """Where draws are decided; a GPU that is still computing is not waited for."""
+        if self._draws_on == self._machine.device:
+            return self._machine.to_device(numbers)
+        return numbers.to(self._draws_on)
 
     def _accept(self, running: Sequence[Continuation], scores: Tensor,
                 drafts: Sequence[Sequence[int]] = ()) -> list[tuple[int, Generation]]:
@@ -239,7 +245,7 @@ class Engine:
         for rows in alike.values():
             config = running[rows[0]].config
             numbers = [running[row].uniform() for row in rows] if config.temperature else []
-            uniforms = torch.tensor(numbers, dtype=torch.float64, device=scores.device)
+            uniforms = self._draws_here(torch.tensor(numbers, dtype=torch.float64))
             together = changed if len(rows) == len(running) else changed[rows]
             order += rows
             tokens.append(choose(together, config, uniforms))

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,9 +85,26 @@ class Machine:
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a batch over, without waiting for it where the hardware can."""
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
+        if self.device.type == "cuda":  # a tensor with gaps would be copied by way of another one
+            return tensor.contiguous().pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
+
+    def fetch(self, *numbers: torch.Tensor) -> Callable[[], list[float]]:
+        """What tensors () hold, to be read later: CUDA is then waited for up to here, and not for
+        what it was asked after that."""
+        together = torch.stack(numbers).detach()
+        if self.device.type != "cuda":
+            return lambda: together.tolist()
+        host = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
+        host.copy_(together, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def values() -> list[float]:
+            copied.synchronize()
+            return host.tolist()
+
+        return values
 
     def seed_step(self, *numbers: int) -> None:
         """Make every random draw from here on a function of the run's seed and these numbers."""

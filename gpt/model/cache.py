@@ -68,9 +68,9 @@ class KVCache:
 
     def reorder(self, sources: Tensor) -> None:
         """Make row i what row sources[i] is, for the first rows.  (n,) int64"""
-        n, length = len(sources), int(self.lengths.max())
+        n, length, chosen = len(sources), self.longest, sources.to(self._device)
         for space in (*self.keys, *self.values):
-            space[:n, :, :length] = space[sources.to(self._device), :, :length]
+            space[:n, :, :length] = space[chosen, :, :length]
         self.lengths[:n] = self.lengths[sources.cpu().numpy()]
 
     def positions(self, T: int) -> Tensor:

@@ -96,6 +96,11 @@ class RotationTable:
                 self._cos, self._sin = rotations(torch.arange(length, device=device),
                                                  rope_frequencies(self._config, device))
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Cosine and sine as they are now: a longer context makes new ones."""
+        return self._cos, self._sin
+
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """As `rotations`, of positions that are covered: (…, T) -> two of (…, T, 1, D/2)"""
         return self._cos[positions], self._sin[positions]

@@ -34,7 +34,7 @@ class GPT(nn.Module):
         self.config = config
         self.adapter: AdapterConfig | None = None  # lora.py
         self._compiled: Callable[..., Tensor] | None = None
-        self._rotations = RotationTable(config)
+        self.rotations = RotationTable(config)
         self.recompute = False  # layers in the backward pass, to keep less: arXiv:1604.06174
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -62,7 +62,7 @@ class GPT(nn.Module):
                prompts: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
         if self.config.position == "rope":
-            self._rotations.cover(tokens.size(1) if cache is None else cache.max_tokens,
+            self.rotations.cover(tokens.size(1) if cache is None else cache.max_tokens,
                                   tokens.device)
         read = self._compiled if self.training and self._compiled is not None else self._hidden
         return read(tokens, cache, segments, prompts)
@@ -84,7 +84,7 @@ class GPT(nn.Module):
         visible = self._visible(T, device, cache, segments, prompts, blockwise)
         rotation = None
         if self.config.position == "rope":
-            rotation = self._rotations.at(positions)
+            rotation = self.rotations.at(positions)
         x = self.embedding(tokens, positions)
         layer_caches = [None] * len(self.blocks) if cache is None else cache.layers(T)
         for i, (block, layer_cache) in enumerate(zip(self.blocks, layer_caches, strict=True)):

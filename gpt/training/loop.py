@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from gpt.batches import MicroBatch, SizedBatches
@@ -40,13 +39,15 @@ from gpt.training.telemetry import RunLog
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that was taken, before the device was asked what came of it."""
+    """A step that was taken, before the device was asked what came of it.
+
+    told: the loss, the gradient's norm, and the objective's figures.
+    """
 
     state: checkpoint.TrainState
-    loss: Tensor
-    grad_norm: Tensor
+    told: Callable[[], list[float]]
+    figures: list[str]
     rates: dict[str, float]
-    figures: dict[str, Tensor]
     tokens: int
     sequence_tokens: int
     seconds: float
@@ -126,11 +127,13 @@ class Trainer:
             return  # and the run leaves between steps
         if not self.machine.runs_ahead:
             self._refuse_non_finite(step, float(loss), float(norm))
+        figures = self._update.figures
+        told = self.machine.fetch(loss, norm, *figures.values())
         self._update.apply()
 
         now, tokens = time.monotonic(), sum(part.tokens for part in batch)
         self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens, now - self._clock)
-        taken = Taken(self.state, loss, norm, _by_name(rates), self._update.figures, tokens,
+        taken = Taken(self.state, told, list(figures), _by_name(rates), tokens,
                       batch[0].inputs.size(1), now - self._mark, waited)
         self._mark = now
         self._report_last(bar)  # on an accelerator: the step before, while this one is computed
@@ -255,7 +258,7 @@ class Trainer:
 
     def _report(self, bar: tqdm[Any], taken: Taken) -> None:
         """A line of metrics.jsonl, and the progress bar. Raises TrainingFailed."""
-        state, loss, norm = taken.state, float(taken.loss), float(taken.grad_norm)
+        state, (loss, norm, *figures) = taken.state, taken.told()
         self._refuse_non_finite(state.step - 1, loss, norm)
         rate = taken.tokens / taken.seconds
         flops = self._flops_per_token(taken.sequence_tokens)
@@ -266,7 +269,7 @@ class Trainer:
                            grad_norm=norm, data_seconds=taken.data_seconds,
                            tokens_per_second=rate, flops_per_token=flops, mfu=mfu,
                            peak_memory_bytes=self.machine.peak_memory_bytes(),
-                           **{name: float(value) for name, value in taken.figures.items()})
+                           **dict(zip(taken.figures, figures, strict=True)))
         bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
                             refresh=False)
         done = state.elapsed_seconds if self.budget.seconds else state.step

@@ -160,13 +160,16 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
     sample, prompts = _sampler(lm, task), config.log.sample_prompts
     with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder) / "checkpoints"
+        if task.keep_base is not None:  # which checkpoints of adapters refer to
+            task.keep_base(checkpoint.base_folder(Path(folder)))
         evals, saves = config.eval.every_steps, config.checkpoint.every_steps
         besides = [
             Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
                  task.evaluate_first,
                  len(some) / len(task.validation(scored_together))),
             Work(lambda: task.measure(measured), (evals,), task.evaluate_first),
-            Work(lambda: checkpoint.save(Path(folder), model, optimizer, task.tokenizer,
+            Work(lambda: checkpoint.save(checkpoints, model, optimizer, task.tokenizer,
                                          checkpoint.TrainState()), (saves, evals))]
         if config.log.samples_every_steps is not None:
             besides.append(Work(lambda: [sample(prompt) for prompt in prompts],

@@ -17,7 +17,7 @@ from gpt.machine.device import Machine
 
 HERE = Path(__file__).parent
 ON_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+DEVICE = torch.device("cuda", 0) if ON_GPU else torch.device("cpu")
 
 
 def pytest_collection_modifyitems(items):

@@ -82,6 +82,13 @@ def test_a_checkpoint_of_the_device_is_read_by_the_processor_and_back(gpu, tmp_p
         assert {tensor.device for tensor in kept if tensor.dim()} == {machine.device}
 
 
+def test_what_is_fetched_is_what_was_there(gpu):
+    loss, norm = torch.tensor([1.5, 2.0], device=DEVICE)
+    values = gpu.fetch(loss, norm)
+    loss.fill_(7)
+    assert values() == [1.5, 2.0]
+
+
 def gradient_of_a_large_step(machine, said: list[str], room: int | None) -> torch.Tensor:
     """room: bytes that the process may have besides the model; None: all that there are."""
     model = tiny_gpt(n_layer=4, n_embd=256, n_head=4, block_size=512).train().to(DEVICE)

@@ -110,11 +110,11 @@ def test_a_run_of_adapters_is_all_that_sampling_needs(method, tune, monkeypatch,
     done(tune("run.name=a", *METHODS[method], "optim.lr=0.01", "train.steps=4", *QUIET))
     names = {path.name for path in last_checkpoint("a").iterdir()}
     assert "adapter.safetensors" in names and "model.safetensors" not in names
-    before = gpt.load("base").model
+    before = gpt.load("base", "cpu", "float32").model
     shutil.move("runs/a", "elsewhere")
     shutil.rmtree("base")
     tokens = torch.arange(20).unsqueeze(0)
-    lm = gpt.load("elsewhere")
+    lm = gpt.load("elsewhere", "cpu", "float32")
     assert lm.model.adapter is None
     assert not torch.allclose(lm.model(tokens), before(tokens), atol=1e-4)
     assert call_main(sample, "elsewhere", "--prompt", "1 plus", "--max-new-tokens", 2,
@@ -489,6 +489,13 @@ def test_a_signal_before_the_first_step_leaves_as_one_later_does(tune, monkeypat
     monkeypatch.setattr("gpt.finetuning.task_rows.with_reference", interrupted)
     code, _, stderr = tune("run.name=p", "train.steps=2", *QUIET, data="prefer.jsonl")
     assert code == 75 and "before the first step; to begin again: python" in stderr
+
+
+@pytest.mark.parametrize("method", ["lora", "int8"])
+def test_a_dry_run_of_adapters_is_a_plan_and_leaves_nothing(method, tune):
+    before = sorted(Path.cwd().rglob("*"))
+    out = done(tune("run.name=a", *METHODS[method], "train.steps=2", "--dry-run"))
+    assert "peak memory" in out and sorted(Path.cwd().rglob("*")) == before
 
 
 def test_a_signal_during_a_dry_run_is_one_line(tune, monkeypatch):

@@ -415,6 +415,18 @@ def test_requests_that_differ_in_one_filter_are_drawn_for_apart():
         assert alone[0] != alone[1] and together(model, requests) == alone
 
 
+def test_tokens_and_log_probabilities_stay_with_their_request_whatever_filters_share_a_step():
+    model, filters = tiny_gpt(), ({"top_k": 5}, {"top_k": 9}, {"top_k": 5}, {})
+    requests = [Request([row + 1, 7], SamplingConfig(seed=row, max_new_tokens=6, **settings))
+                for row, settings in enumerate(filters)]
+    found = [[] for _ in requests]
+    for index, new in Engine(model, CPU, rows=4).run(requests):
+        found[index].append((new.token, round(new.logprob, 4)))
+    alone = [[(new.token, round(new.logprob, 4)) for new in generate_tokens(
+        model, request.prompt, request.config)] for request in requests]
+    assert found == alone and len({*map(tuple, alone)}) == 4
+
+
 def test_a_stop_token_that_is_also_the_last_one_allowed_is_a_stop():
     for prompt, settings in (([1], {"max_new_tokens": 2}), ([1] * 31, {})):
         made = list(generate_tokens(tiny_gpt(), prompt, SamplingConfig(

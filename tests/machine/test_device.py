@@ -87,6 +87,13 @@ def test_accelerators_alone_compute_while_python_goes_on(device, ahead):
     assert Machine(torch.device(device), torch.float32).runs_ahead == ahead
 
 
+def test_what_is_fetched_is_what_was_there():
+    loss, norm = torch.tensor(1.5), torch.tensor(2.0)
+    values = Machine(torch.device("cpu"), torch.float32).fetch(loss, norm)
+    loss.fill_(7)
+    assert values() == [1.5, 2.0]
+
+
 def test_waiting_asks_the_device_that_computes_and_no_other(monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: asked.append(device.type))

@@ -114,6 +114,8 @@ class Device:
         self.now, self.done, self._seconds = 1e5, 0.0, seconds_per_step
         monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(loop, "Step", self.step_of)
+        monkeypatch.setattr(Machine, "fetch", lambda machine, *results: (
+            lambda: [float(result) for result in results]))
 
     def step_of(self, *args: object) -> object:
         step = Step(*args)

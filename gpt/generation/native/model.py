@@ -26,8 +26,8 @@ _MLPS = ("swiglu", "gelu", "gelu_tanh", "relu2")                 # as model.c do
 _NO_MEMORY = 1                                                   # as model.c does
 _EVERYTHING = 2**62  # a window
 # Of a module: not what it computes, or compared otherwise.
-_PASSING = {"training", "recompute", "adapter", "config", "_compiled", "in_features",
-            "out_features", "_parameters", "_buffers", "_modules"}
+_PASSING = {"training", "recompute", "adapter", "config", "_compiled", "rotations",
+            "in_features", "out_features", "_parameters", "_buffers", "_modules"}
 
 
 class _Matrix(Structure):
