@@ -55,21 +55,21 @@ HERE = "benchmarks.on_gpu"
 CODE = (*SAME, "code")
 PARTS = (
     Part("basics", "an import, a training step, a token", 60, f"{HERE}.basics", same=CODE),
-    Part("training-124m", "GPT-2 124M: tokens per second, share of the peak, longest kernels", 270,
-         f"{HERE}.training", ("124m",)),
     Part("checks", "every path against the processor", 270, f"{HERE}.checks", same=CODE),
+    Part("training-124m", "GPT-2 124M: tokens per second, share of the peak, longest kernels", 420,
+         f"{HERE}.training", ("124m",)),
     Part("decode-124m", "tokens per second, 1, 16 and 64 texts", 150, f"{HERE}.decoding",
          ("124m",)),
     Part("isolation", "documents and windows: mask, blocks, variable lengths", 90,
          f"{HERE}.isolation"),
-    Part("training-1.5b", "GPT-2 1.5B, with and without recomputation", 240, f"{HERE}.training",
+    Part("training-1.5b", "GPT-2 1.5B, with and without recomputation", 420, f"{HERE}.training",
          ("1.5b",)),
     Part("decode-1.5b", "tokens per second, 1, 16 and 64 texts", 150, f"{HERE}.decoding",
          ("1.5b",)),
     Part("run", "the quick start's corpus, three minutes", 270, f"{HERE}.whole_run"),
     Part("lora-1.5b", "adapters: tokens per second and memory, ours and peft", 180,
          f"{HERE}.lora"),
-    Part("training-350m", "GPT-2 350M, with and without recomputation", 240, f"{HERE}.training",
+    Part("training-350m", "GPT-2 350M, with and without recomputation", 300, f"{HERE}.training",
          ("350m",)),
     Part("decode-7b", "tokens per second, 1, 16 and 64 texts", 180, f"{HERE}.decoding", ("7b",)))
 
@@ -136,7 +136,8 @@ def in_order(parts: list[Part], folder: Path, device: str, minutes: float) -> bo
         code = run_part(part, folder, device, seconds)
         failed = known_failures(part, folder, here)
         print(f"{part.name}: {outcome(code, failed)}, {time.monotonic() - start:.0f} s", flush=True)
-        sound &= not code and not failed
+        cut_by_the_call = code == TIMED_OUT and seconds < part.seconds
+        sound &= (not code or cut_by_the_call) and not failed
         if part.name == "basics" and not sound:
             print("the basics do not hold; nothing else was tried")
             break

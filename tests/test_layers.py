@@ -291,7 +291,7 @@ def missing_imports(source: str) -> list[str]:
 
 def test_what_benchmarks_and_tests_import_is_there():
     """Also inside functions, and in tests that are skipped here."""
-    paths = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("test_*.py")]
+    paths = [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tests").rglob("test_*.py")]
     texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
     assert found_in(lambda _, text: missing_imports(text), texts) == {}
 

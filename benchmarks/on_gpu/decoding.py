@@ -35,8 +35,10 @@ def measure(bench: Bench, results: Results, size: str) -> None:
     """Ours with each number of texts, then theirs."""
     counts, shape = bench.choose((1, 16, 64), (1, 2)), bench.choose(SHAPES[size],
                                                                     (2, 2, 64, 128, 512))
-    results.measure("copy", lambda: {"bytes_per_second": bench.copied_bytes()})
-    bandwidth = results.figures["copy"]["bytes_per_second"]
+    copied = results.measure("copy", lambda: {"bytes_per_second": bench.copied_bytes()})
+    if copied is None:
+        return
+    bandwidth = copied["bytes_per_second"]
     ours_in_turn(bench, results, counts, shape, bandwidth)
     bench.forget()
     if find_spec("transformers") is None:

@@ -55,11 +55,14 @@ class Results:
         self._path = path
         self._kept: dict[str, Any] = {**here, "complete": False, "figures": {}, "failed": {},
                                       "left_out": {}}
-        self.last_failed: dict[str, str] = {}  # in the call before: they are tried again
+        self.last_failed: dict[str, str] = {}  # in the call before
+        self._wait: set[str] = set()  # arms that are tried last: those, and one that ended the call
+        self._later: list[tuple[str, Callable[[], dict[str, Any]]]] = []
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))
             if all(there.get(key) == here[key] for key in same):
                 self.last_failed = there["failed"]
+                self._wait = {*there["failed"], there.get("started")}
                 self._kept |= {"figures": there["figures"], "complete": there["complete"]}
 
     @property
@@ -78,9 +81,19 @@ class Results:
         return self._kept["failed"]
 
     def measure(self, arm: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """What is known of an arm, or what `work` finds; None if that fails, which is kept too."""
+        """What is known of an arm, or what `work` finds; None if that fails, which is kept too.
+
+        What failed in the last call, or ended it, waits until all others are known: on CUDA one
+        arm can take the rest with it.
+        """
         if arm not in self.figures:
+            if arm in self._wait:
+                self._wait.remove(arm)
+                self._later.append((arm, work))
+                return None
             start = time.monotonic()
+            self._kept["started"] = arm
+            self._write()
             try:
                 figures = work()
             except Exception:
@@ -93,12 +106,14 @@ class Results:
         """Keep an arm's figures."""
         self.figures[arm] = figures
         self.failed.pop(arm, None)
+        self._kept.pop("started", None)
         self._write()
         print(f"  {arm}: {line_of(figures)}", flush=True)
 
     def fail(self, arm: str, error: str) -> None:
         """Keep why an arm has no figures."""
         self.failed[arm] = error[-4000:]
+        self._kept.pop("started", None)
         self._write()
         print(f"  {arm} FAILED\n{error}", flush=True)
 
@@ -109,7 +124,9 @@ class Results:
         print(f"  {arm}: left out, {why}", flush=True)
 
     def finish(self) -> None:
-        """All arms were tried; whole if none failed."""
+        """All arms were tried, but for those that waited; whole if none failed."""
+        for arm, work in self._later:
+            self.measure(arm, work)
         self._kept["complete"] = not self.failed
         self._write()
 

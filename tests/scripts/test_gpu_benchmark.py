@@ -52,7 +52,7 @@ def test_a_part_that_is_cut_off_keeps_what_it_knew_and_the_next_call_goes_on(tmp
             time.sleep(0.1)
     (tmp_path / "hurry").touch()
     assert in_order([part], tmp_path, "cpu", minutes=1)
-    assert measured(tmp_path) == ["first", "endless", "endless", "last"]
+    assert measured(tmp_path) == ["first", "endless", "last", "endless"]  # that one at last
     assert content(tmp_path)["complete"]
     assert in_order([part], tmp_path, "cpu", minutes=1)  # known: no process at all
     assert "fake: known" in capfd.readouterr().out and len(measured(tmp_path)) == 4
@@ -67,8 +67,8 @@ def test_an_arm_that_fails_keeps_its_traceback_stops_no_other_and_is_tried_again
     assert "absent: left out, the package absent is not installed" in told
     assert kept["left_out"] == {"absent": "the package absent is not installed"}
     assert kept["figures"].keys() == {"last"} and not kept["complete"]
-    in_order([part], tmp_path, "cpu", minutes=1)
-    assert measured(tmp_path) == ["broken", "last", "broken"]
+    in_order([fake(tmp_path, "broken", "new")], tmp_path, "cpu", minutes=1)
+    assert measured(tmp_path) == ["broken", "last", "new", "broken"]  # when all else is known
 
 
 def test_without_the_basics_nothing_else_is_tried(tmp_path, capfd):
@@ -89,11 +89,17 @@ def test_what_does_not_fit_into_the_minutes_is_left(tmp_path, capfd, monkeypatch
     assert "a: left for the next call" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("minutes", "sound"), [(1, False), (0.5, True)])
+def test_a_part_that_the_call_cuts_off_has_not_failed_but_one_at_its_limit_has(
+        minutes, sound, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "run_part", lambda *where: TIMED_OUT)
+    assert in_order([fake(tmp_path, seconds=40)], tmp_path, "cpu", minutes) is sound
+
+
 def test_a_process_that_dies_is_told(tmp_path, capfd):
     part = Part("fake", "for tests", 60, "tests.no_such_module")
     assert not in_order([part], tmp_path, "cpu", minutes=1)
     assert "fake: its process ended with 1" in capfd.readouterr().out
-    assert gpu.outcome(TIMED_OUT, []).startswith("cut off")
 
 
 @pytest.mark.parametrize(("changed", "same", "kept"), [
