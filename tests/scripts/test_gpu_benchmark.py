@@ -193,7 +193,7 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["training"], "there is no part training; choose from basics, training-124m"),
+    (["training"], "there is no part training; choose from basics, checks, training-124m"),
     (["--minutes", "0"], "--minutes 0: it takes more than none"),
     (["--minutes", "soon"], "argument --minutes: invalid float value: 'soon'")])
 def test_mistakes_are_one_line(arguments, told, monkeypatch, capsys):
