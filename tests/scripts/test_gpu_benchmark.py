@@ -37,9 +37,21 @@ def content(folder, name="fake"):
     return json.loads((folder / f"gpu-{name}.json").read_text())
 
 
-def test_a_part_that_is_cut_off_keeps_what_it_knew_and_the_next_call_goes_on(tmp_path, capfd):
-    part = fake(tmp_path, "first", "endless", "last", seconds=12)
-    assert not in_order([part], tmp_path, "cpu", minutes=1)
+def test_a_part_that_is_cut_off_keeps_what_it_knew_and_the_next_call_goes_on(
+        tmp_path, capfd, monkeypatch):
+    class UntilItHangs(subprocess.Popen):
+        """Its time is up when it waits for its own child, however long it took to get there."""
+
+        def wait(self, timeout=None):
+            while timeout is not None and not (tmp_path / "child").exists():
+                assert self.poll() is None
+                time.sleep(0.05)
+            return super().wait(timeout and 0.1)
+
+    part = fake(tmp_path, "first", "endless", "last")
+    with monkeypatch.context() as patched:
+        patched.setattr(gpu.subprocess, "Popen", UntilItHangs)
+        assert not in_order([part], tmp_path, "cpu", minutes=2)
     assert "fake: cut off at its limit; what is known is kept" in capfd.readouterr().out
     cut = content(tmp_path)
     assert cut["figures"].keys() == {"first"} and not cut["complete"]
