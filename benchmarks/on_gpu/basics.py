@@ -35,7 +35,7 @@ def model() -> Any:
 
 
 def step(bench: Bench, dtype: torch.dtype) -> dict[str, Any]:
-    """Two steps on the same batch: the second loss is lower."""
+    """Three steps on the same batch: the last loss is lower than the first."""
     from gpt.batches import MicroBatch
     from gpt.configuration import OptimConfig
     from gpt.machine.device import Machine

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from gpt.machine.device import Machine
+from gpt.machine.hardware import measure_matmul_flops
 
 V = TypeVar("V")
 
@@ -53,9 +54,7 @@ class Bench:
 
     def product_flops(self) -> float:
         """FLOP/s of a large product in bfloat16, of random numbers."""
-        size = self.choose(8192, 64)
-        a, b = (torch.randn(size, size, device=self.device).bfloat16() for _ in "ab")
-        return 2 * size**3 / self.seconds(lambda: a @ b, times=10)
+        return measure_matmul_flops(self.device, torch.bfloat16, self.choose(8192, 64))
 
     def copied_bytes(self) -> float:
         """Bytes per second that a copy on the device reads and writes."""
@@ -97,6 +96,8 @@ def fastest(candidates: Iterable[int], measure: Callable[[int], dict[str, Any]],
         if before is not None and found[size][key] < 1.01 * before[key]:
             stopped = f"{size} is no faster than {size // 2}"
             break
+    if not found:
+        raise torch.OutOfMemoryError(f"the smallest size does not fit: {stopped}")
     best = max(found, key=lambda size: found[size][key])
     return {**found[best], "batch": best, "search_ended": stopped,
             "by_batch": {str(size): figures[key] for size, figures in found.items()}}

@@ -22,7 +22,6 @@ from benchmarks.on_gpu.results import Results
 from benchmarks.plain_gpt import PlainGPT, plain_step
 from gpt.batches import MicroBatch
 from gpt.configuration import ModelConfig, OptimConfig
-from gpt.machine.hardware import GPU_PEAKS
 from gpt.model import GPT
 from gpt.optim import Rates, build_optimizer
 from gpt.training.step import Step
@@ -88,20 +87,11 @@ def one_batch(bench: Bench, build: Callable[[int], tuple[StepOf, nn.Module]], sh
     peak = bench.peak_bytes(measured)
     rate = batch * context(bench) / figures["seconds_per_step"]
     without, flops = model_flops(model, shape, context(bench))
-    sheet = peak_flops(bench)
+    sheet = bench.machine().peak_flops
     return {"tokens_per_second": rate, "mfu": flops * rate / sheet,
             "mfu_without_attention": without * rate / sheet, "of_product": flops * rate / product,
             **figures, "product_flops": product, "peak_flops": sheet, "peak_bytes": peak,
             "flops_per_token": flops, "seconds_to_first_step": compiled}
-
-
-def peak_flops(bench: Bench) -> float:
-    """Of the card's data sheet; without one, what a product reaches."""
-    if bench.device.type == "cuda":
-        name = torch.cuda.get_device_name(bench.device)
-        return next((GPU_PEAKS[part] for part in sorted(GPU_PEAKS, key=len, reverse=True)
-                     if part in name), bench.product_flops())
-    return bench.product_flops()
 
 
 def context(bench: Bench) -> int:
@@ -134,7 +124,7 @@ def ours(bench: Bench, shape: Sized, batch: int, deterministic: bool = False, do
     optim = OptimConfig(name="adamw")
     optimizer = build_optimizer(model, optim, Rates.of(optim, config, batch * config.block_size))
     machine.place(model)
-    step = Step(model, optimizer, machine, grad_clip=1.0)
+    step = Step(model, optimizer, machine, grad_clip=1.0, say=refuse_smaller_portions)
     inputs, targets = random_batch(batch, bench, torch.device("cpu"))
     segments = None
     if documents:
@@ -147,6 +137,11 @@ def ours(bench: Bench, shape: Sized, batch: int, deterministic: bool = False, do
         return loss
 
     return take, model
+
+
+def refuse_smaller_portions(told: str) -> None:
+    """Out of memory is the end of a size, as it is for the peers, which cannot cut a batch."""
+    raise torch.OutOfMemoryError(told)
 
 
 def plain(bench: Bench, shape: Sized, batch: int) -> tuple[StepOf, nn.Module]:

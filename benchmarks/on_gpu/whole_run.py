@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,7 +45,6 @@ def trained(bench: Bench, folder: Path) -> dict[str, Any]:
     start = time.monotonic()
     run_script(folder, "data/prepare.py", *corpus(bench, folder), "out=corpus")
     prepared = time.monotonic()
-    sys.path.insert(0, str(ROOT))
     import train
     shape = bench.choose(
         ["model.depth=8", f"train.max_minutes={MINUTES}", "eval.every_steps=500"],
@@ -69,7 +67,8 @@ def corpus(bench: Bench, folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def watched(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Profile some steps of whatever is trained meanwhile; what was seen, in the end."""
+    """Profile some steps of whatever is trained meanwhile; what was seen, in the end, when to look
+    through it takes no time from the run."""
     from torch.profiler import ProfilerActivity, profile
 
     from gpt.training.step import Step
@@ -88,13 +87,14 @@ def watched(bench: Bench) -> Iterator[dict[str, Any]]:
         elif count == first + steps:
             bench.wait()
             profiler.stop()
-            seen.update(longest(profiler, steps, on_gpu), goal_idle_share=GOAL_IDLE)
 
     Step.apply = counted  # type: ignore[method-assign]
     try:
         yield seen
     finally:
         Step.apply = apply  # type: ignore[method-assign]
+    assert count >= first + steps, f"{count} steps are too few to look at {steps} from {first} on"
+    seen.update(longest(profiler, steps, on_gpu), goal_idle_share=GOAL_IDLE)
 
 
 def told(lines: list[dict[str, Any]], run: Path, phases: dict[str, float]) -> dict[str, Any]:
