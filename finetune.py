@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 
-from gpt.configuration import FinetuneConfig, parse_command_line
 from gpt.errors import UserError, run_command
 
 
 def main(argv: list[str]) -> None:
     """Parse, build, train."""
+    from gpt.configuration import FinetuneConfig, parse_command_line
+
     argv, previewed = take_preview(argv)
     command = parse_command_line(FinetuneConfig, argv, __doc__ or "")
     # Importing torch takes longer than all before this line: help and mistakes do without it.

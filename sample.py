@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gpt.errors import run_command
-from gpt.terminal.options import parse, read_prompts
 
 if TYPE_CHECKING:
     from gpt.generation import Request
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     """Parse, load, generate."""
+    from gpt.terminal.options import parse, read_prompts
+
     options = parse(argv, __doc__)
     # Importing torch takes longer than all before this line: help and mistakes do without it.
     from gpt.chat import converses_in, saved_format

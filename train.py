@@ -7,15 +7,16 @@ Running the same command again continues the run, to the same bits as if it had 
 
 from __future__ import annotations
 
-from gpt.configuration import PretrainConfig, parse_command_line
 from gpt.errors import run_command
 
 
 def main(argv: list[str]) -> None:
     """Parse, build, train."""
+    from gpt.configuration import PretrainConfig, parse_command_line
+
     command = parse_command_line(PretrainConfig, argv, __doc__ or "")
     # Importing torch takes longer than all before this line: help and mistakes do without it.
-    from data.prepare import open_or_prepare
+    from data.preparation import open_or_prepare
     from gpt.machine.device import launch, training_machine
     from gpt.training.pretraining import pretraining, with_batch_size, with_vocabulary
     from gpt.training.task import train_task

@@ -19,7 +19,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.prepare import open_or_prepare
+from data.preparation import open_or_prepare
 from gpt.errors import UserError, run_command
 from gpt.files import read_json, write_json
 

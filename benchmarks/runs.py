@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,6 +26,40 @@ class Outcome:
     tokens: int
     steps: int
     flops: float  # of training: tokens times model FLOPs per token
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What --rounds=N and --arms=A,B choose; `rest`: the other words of the command line."""
+
+    arms: list[str]
+    rounds: int
+    is_whole: bool  # all arms: only then is a result written
+    rest: list[str]
+
+
+def choose(argv: Sequence[str], arms: Sequence[str], rounds: int) -> Chosen:
+    """Read a benchmark's command line. Raises UserError.
+
+    arms, rounds: all there are, and how many when nothing is said.
+    """
+    given = {name: [word.partition("=")[2] for word in argv if word.startswith(f"--{name}=")][-1:]
+             for name in ("rounds", "arms")}
+    for text in given["rounds"]:
+        if not text.isdecimal() or not int(text):
+            raise UserError(f"--rounds={text}: give a number of rounds, such as --rounds=1")
+        rounds = int(text)
+    chosen = [arm for text in given["arms"] for arm in text.split(",")] or list(arms)
+    if unknown := [arm for arm in chosen if arm not in arms]:
+        raise UserError(f"there is no arm {unknown[0]!r}; choose from {', '.join(arms)}")
+    rest = [word for word in argv if not word.startswith(("--rounds=", "--arms="))]
+    return Chosen(chosen, rounds, set(chosen) == set(arms), rest)
+
+
+def no_more(chosen: Chosen) -> None:
+    """Raises UserError for a word that means nothing to a benchmark."""
+    if chosen.rest:
+        raise UserError(f"{chosen.rest[0]!r} means nothing here; --rounds=N and --arms=A,B do")
 
 
 def train(folder: Path, config: str, name: str, *overrides: str,

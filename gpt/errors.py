@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from gpt.streams import guarded_streams
 
 EXIT_FAILED = 1  # something broke
 EXIT_USAGE = 2  # wrong usage, configuration or data: the line says what to change
+EXIT_INTERRUPTED = 130  # by Ctrl-C, with nothing to save: as shells say it
 EXIT_STOPPED = 75  # stopped by a signal after saving: run the same command to continue
 
 
@@ -38,28 +43,63 @@ class Stopped(Exception):
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:
-    """Run a script's `main` with the process's arguments and turn its errors into exit codes."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character is no failure
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    """Run a script's `main` with the process's arguments; its errors become lines and exit codes.
+    """
+    with guarded_streams() as output, _interrupts() as interrupted:
+        code, line = _outcome(command, interrupted)
+        output.flush()
+        if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
+            code, line = EXIT_FAILED, (f"failed: standard output: {output.error.strerror}: what "
+                                       "was to be shown is lost")
+        if line:
+            print(" ".join(line.split()), file=sys.stderr)
+    if code:
+        sys.exit(code)
+
+
+def _outcome(command: Callable[[list[str]], None], interrupted: threading.Event
+             ) -> tuple[int, str | None]:
+    """(exit code, last line)"""
     try:
         command(sys.argv[1:])
-    except UserError as error:
-        _leave(EXIT_USAGE, f"error: {error}")
-    except WorkFailed as error:
-        _leave(EXIT_FAILED, f"failed: {error}")
-    except Stopped as stopped:
-        _leave(EXIT_STOPPED, str(stopped))
-    except KeyboardInterrupt:
-        _leave(130, "interrupted")
-    except BrokenPipeError:  # the reader of our output left, as in `sample.py … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        _leave(EXIT_FAILED, f"failed: {error.filename or 'input or output'}: "
-                            f"{error.strerror or error}")
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or (
+                interrupted.is_set() and not isinstance(error, Stopped | SystemExit)):
+            return EXIT_INTERRUPTED, "interrupted"  # or whatever an import made of it
+        if isinstance(error, SystemExit):
+            return (error.code, None) if isinstance(error.code, int) else (
+                int(error.code is not None), error.code)
+        if isinstance(error, UserError):
+            return EXIT_USAGE, f"error: {error}"
+        if isinstance(error, WorkFailed):
+            return EXIT_FAILED, f"failed: {error}"
+        if isinstance(error, Stopped):
+            return EXIT_STOPPED, str(error)
+        if isinstance(error, BrokenPipeError):  # nobody reads any more, as in `sample.py … | head`
+            return 0, None
+        if isinstance(error, OSError):
+            return EXIT_FAILED, (f"failed: {error.filename or 'input or output'}: "
+                                 f"{error.strerror or error}")
+        raise
+    return 0, None
 
 
-def _leave(code: int, line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
-    sys.exit(code)
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which is a KeyboardInterrupt as ever; libraries turn some into other errors,
+    above all while they are being imported."""
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and (
+        threading.current_thread() is threading.main_thread())
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,6 +16,7 @@ SCRIPTS = {"train", "finetune", "sample"}
 
 # Lowest first. A room imports only rooms that stand in a line above its own.
 ROOMS = [
+    ["streams"],
     ["errors"],
     ["configuration", "files"],
     ["machine", "tokenizer"],
@@ -29,7 +30,7 @@ ROOMS = [
     ["__init__", "__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-DATA_ROOMS = ["recipe", "sources", "documents", "sharding", "prepare", "tasks"]
+DATA_ROOMS = ["recipe", "sources", "documents", "sharding", "preparation", "prepare", "tasks"]
 
 
 def imported_modules(source: str, package: str = "") -> Iterator[str]:

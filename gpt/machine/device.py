@@ -24,6 +24,7 @@ from gpt.configuration import RunConfig
 from gpt.errors import UserError
 from gpt.machine.allocator import keep_freed_memory
 from gpt.machine.hardware import GPU_PEAKS, computes_in_bfloat16, cpu_name, measure_matmul_flops
+from gpt.machine.neighbours import heed_other_processes
 from gpt.machine.seeds import mix_seeds
 from gpt.machine.signals import Stop, listening
 
@@ -243,4 +244,5 @@ def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
         dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype} is unknown; choose auto, {', '.join(DTYPES)}")
+    heed_other_processes()
     return Machine(torch.device(device), DTYPES[dtype])

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpt.errors import Stopped
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
 
 class Interrupted(Stopped):
@@ -46,8 +46,10 @@ def listening(stop: Stop) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {number: signal.signal(number, stop)
-           for name in _NAMES if (number := getattr(signal, name, None))}
+    numbers = [number for name in _NAMES if (number := getattr(signal, name, None))]
+    if (hangup := getattr(signal, "SIGHUP", None)) and signal.getsignal(hangup) == signal.SIG_IGN:
+        numbers.remove(hangup)  # under nohup
+    old = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop
     finally:

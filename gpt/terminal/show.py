@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt.generation import Generation, Piece, Request
 from gpt.language_model import LanguageModel
+from gpt.streams import raise_if_unread
 
 ENDS = {"stop": "came to its end", "length": "max-new-tokens reached",
         "context": "the context is full: --slide goes on from its last half"}
@@ -78,7 +79,7 @@ def show_json(lm: LanguageModel, requests: Sequence[Request]) -> None:
     """Print an object for each text, on a line of its own."""
     for one, text in generate(lm, [Sample(request) for request in requests]):
         if not text:
-            print(json.dumps(record(lm, one), ensure_ascii=False), flush=True)
+            write(json.dumps(record(lm, one), ensure_ascii=False) + "\n")
 
 
 def record(lm: LanguageModel, one: Sample) -> dict[str, Any]:
@@ -108,6 +109,8 @@ def closing_line(samples: Iterable[Sample]) -> str:
 
 
 def write(text: str) -> None:
-    """Text to standard output at once, whatever encoding the terminal has."""
+    """Text to standard output at once, whatever encoding the terminal has. Raises OSError once
+    nobody reads it."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+    raise_if_unread()

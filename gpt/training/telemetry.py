@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import secrets
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from gpt.configuration import LogConfig
 from gpt.errors import UserError
 from gpt.files import write_atomically
+from gpt.streams import kept_elsewhere
 
 
 class RunLog:
@@ -63,9 +63,8 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Show a line above the progress bar, and keep it in train.log."""
-        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; training goes on
+        with kept_elsewhere():
             tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
         with (self._folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import prepare as prepare_module
+from data import preparation
 from data.documents.corpus import SeenTexts
-from data.prepare import main, open_or_prepare, prepare, recipe_from
+from data.preparation import open_or_prepare, prepare
+from data.prepare import main, recipe_from
 from gpt.errors import UserError, WorkFailed
 from gpt.files import locked
 from gpt.shards import Dataset, is_dataset, verify_dataset
@@ -473,7 +474,7 @@ def test_a_recipe_and_sources_do_not_go_together():
 def test_a_run_prepares_what_its_recipe_says_and_refuses_another(monkeypatch):
     Path("mine.yaml").write_text("sources: [corpus]\ntokenizer: byte\nout: made\nworkers: 1\n")
     assert open_or_prepare("mine.yaml").folder == Path("made")
-    monkeypatch.setattr(prepare_module, "prepare", lambda recipe: pytest.fail("made again"))
+    monkeypatch.setattr(preparation, "prepare", lambda recipe: pytest.fail("made again"))
     assert open_or_prepare("mine.yaml").folder == Path("made")
     assert open_or_prepare("made").folder == Path("made")
     Path("mine.yaml").write_text("sources: [corpus]\ntokenizer: char\nout: made\n")
@@ -484,7 +485,7 @@ def test_a_run_prepares_what_its_recipe_says_and_refuses_another(monkeypatch):
 
 
 def test_preparing_needs_no_torch():
-    check = ("import sys; sys.path.insert(0, sys.argv[1]); import gpt, data.prepare; "
+    check = ("import sys; sys.path.insert(0, sys.argv[1]); import gpt, data.preparation; "
              "assert 'torch' not in sys.modules; gpt.GPT; assert 'torch' in sys.modules")
     done = subprocess.run([sys.executable, "-c", check, str(ROOT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

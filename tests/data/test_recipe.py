@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data import recipe as recipe_module
-from data.prepare import main, open_or_prepare, recipe_from
+from data.preparation import open_or_prepare
+from data.prepare import main, recipe_from
 from data.recipe import Recipe, Source, build_recipe, find_recipe, read_recipe
 from gpt.configuration.command_line import field_paths
 from gpt.errors import UserError

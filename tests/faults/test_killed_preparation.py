@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from data.prepare import prepare
+from data.preparation import prepare
 from gpt.errors import UserError
 from gpt.shards import Dataset, is_dataset, verify_dataset
 from tests.data.corpora import (

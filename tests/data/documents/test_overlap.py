@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.documents import overlap
 from data.documents.overlap import MOST_LISTED, Hasher, N
-from data.prepare import prepare
+from data.preparation import prepare
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.shards import verify_dataset
@@ -157,7 +157,7 @@ def test_the_list_of_documents_ends_somewhere_and_its_count_does_not(monkeypatch
 
 
 def test_an_evaluation_without_thirteen_words_is_refused_before_the_work(monkeypatch):
-    monkeypatch.setattr("data.prepare.make_shards", lambda *args: pytest.fail("too late"))
+    monkeypatch.setattr("data.preparation.make_shards", lambda *args: pytest.fail("too late"))
     with pytest.raises(UserError, match=r"overlap_with=mine\.txt: no document there has 13 words"):
         report([noise(300, 3)], " ".join(PLANTED[:12]))
     with pytest.raises(UserError, match="the source none is no file or folder"):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data import prepare as prepare_module
-from data.prepare import main, prepare
+from data import preparation
+from data.preparation import prepare
+from data.prepare import main
 from data.sharding import finishing, parts
 from data.sharding.parts import Share, finished_parts
 from data.sources.files import File
@@ -141,7 +142,7 @@ def test_parts_whose_joining_was_interrupted_are_joined_by_whoever_comes_next(mo
     changes = many_files()
     as_rank(0, 2, changes)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_give_name", lambda *args: 1 / 0 if "parts" not in str(
+        patch.setattr(preparation, "_give_name", lambda *args: 1 / 0 if "parts" not in str(
             args[1]) else args[0].rename(args[1]))
         with pytest.raises(ZeroDivisionError):
             as_rank(1, 2, changes)
@@ -208,16 +209,16 @@ def test_when_two_finish_at_once_one_joins_and_the_other_leaves_it_to_it(capsys)
 def test_who_comes_late_to_the_joining_leaves_nothing_behind(monkeypatch):
     changes = many_files()
     as_rank(0, 2, changes)
-    real = prepare_module.finished_parts
+    real = preparation.finished_parts
 
     def overtaken(out: Path) -> list[Path]:
         found = real(out)
         if found and not out.exists():  # another rank sees them too, and is faster
-            monkeypatch.setattr(prepare_module, "finished_parts", real)
+            monkeypatch.setattr(preparation, "finished_parts", real)
             prepare(recipe(**changes))
         return found
 
-    monkeypatch.setattr(prepare_module, "finished_parts", overtaken)
+    monkeypatch.setattr(preparation, "finished_parts", overtaken)
     assert as_rank(1, 2, changes) is not None
     assert sorted(path.name for path in Path().glob("out*")) == ["out"]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from data.documents import corpus as corpus_module
 from data.documents import split
-from data.prepare import prepare
+from data.preparation import prepare
 from data.sharding import encode, writing
 from data.sharding.journal import JOURNAL, Journal
 from data.sources import bad_text as bad_text_module
