@@ -49,7 +49,7 @@ def requests(lm: LanguageModel, prompts: Sequence[str | bytes], options: argpars
              ) -> Iterator[Request]:
     """Each prompt as often as samples are asked for, every sample with a seed of its own."""
     for prompt in prompts:
-        tokens = lm.prompt_tokens(prompt)
+        tokens = lm.prompt_tokens(prompt, options.config.begin)
         for number in range(options.num_samples):
             seed = None if options.config.seed is None else options.config.seed + number
             yield lm.request(tokens, options.config.model_copy(update={"seed": seed}))

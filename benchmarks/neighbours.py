@@ -4,7 +4,7 @@ usage: python benchmarks/neighbours.py [--rounds=N] [--arms=ours,spinning,passiv
 
 Arms: ours; torch's threads as they are without gpt/machine/neighbours.py, which spin; and threads
 that never do (OMP_WAIT_POLICY=passive). A case is a command, and what runs beside it. Training and
-sampling are looked at for ten seconds, from when all of a case are at work; evaluating and
+sampling are looked at for six seconds, from when all of a case are at work; evaluating and
 preparing are timed as whole commands. A fair share of two processes is half of the speed alone;
 the goals are 0.95 of the speed alone that spinning threads have, and 0.85 of a fair share of that
 beside others. Arms take turns in each case; medians. Writes benchmarks/results/neighbours.json.
@@ -32,7 +32,7 @@ from gpt.files import write_json
 from gpt.machine.hardware import cpu_name
 
 RESULTS = Path(__file__).parent / "results" / "neighbours.json"
-ROUNDS, WINDOW = 3, 10.0
+ROUNDS, WINDOW = 3, 6.0
 ARMS = ["ours", "spinning", "passive"]
 GOAL_ALONE, GOAL_BESIDE = 0.95, 0.85
 SHAPE = ["data.dataset=corpus", "model.block_size=256", "model.n_layer=4", "model.n_head=4",
@@ -165,11 +165,11 @@ def started(job: Job, arm: str, folder: Path) -> Iterator[tuple[Job, subprocess.
 def at_work(job: Job, folder: Path) -> None:
     """Wait until a command does what it is there for, and a little more."""
     deadline = time.monotonic() + 120
-    while job.file is not None and job.done(folder) < 5:
+    while job.file is not None and job.done(folder) < 2:
         if time.monotonic() > deadline:
             sys.exit(f"{job.script} {' '.join(job.arguments)} does not begin to work")
         time.sleep(0.2)
-    time.sleep(2)
+    time.sleep(1.5)  # others are noticed meanwhile
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from gpt.configuration import Section, validate
+from gpt.configuration import Section, refuse_another_commands, validate
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 
@@ -148,6 +148,7 @@ def read_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     values.setdefault("name", path.stem)
     origins = {k: f"{path}, line {v}" for k, v in document.lines.items()}
     origins.setdefault("name", f"the name of {path}")
+    refuse_another_commands(Recipe, values, path)
     return build_recipe(values, overrides or {}, origins)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from gpt.errors import OneLineParser, run_command
+from gpt.errors import OneLineParser, UserError, run_command
 
 VERBS = {
     "evaluate": ("evaluating", "loss and bits per byte on a run's validation split, or on a text"),
@@ -19,6 +19,9 @@ VERBS = {
 
 def main(argv: list[str]) -> None:
     """Find the verb and do it; only its own module is loaded."""
+    if not argv:
+        raise UserError(f"give a verb: {', '.join(VERBS)}; python -m gpt --help says what each "
+                        "does")
     parser = OneLineParser(prog="python -m gpt", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (module, meaning) in VERBS.items():

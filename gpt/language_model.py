@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from typing import Any, overload
@@ -69,16 +70,17 @@ class LanguageModel:
         A prompt's result depends on itself and the settings, not on the others in the list.
         """
         config = sampling_config(**settings)
-        prompts = [prompt] if isinstance(prompt, str) else prompt
+        prompts = prompt if isinstance(prompt, list | tuple) else [prompt]
         texts = [""] * len(prompts)
-        for index, piece in self.write([self.request(self.prompt_tokens(one), config)
+        for index, piece in self.write([self.request(self.prompt_tokens(one, config.begin), config)
                                         for one in prompts]):
             texts[index] += piece.text
         return texts[0] if isinstance(prompt, str) else texts
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
         """`generate`, piece by piece as it appears; multi-byte characters are never broken."""
-        request = self.request(self.prompt_tokens(prompt), sampling_config(**settings))
+        config = sampling_config(**settings)
+        request = self.request(self.prompt_tokens(prompt, config.begin), config)
         return (piece.text for _, piece in self.write([request]) if piece.text)
 
     def request(self, prompt: Sequence[int], config: SamplingConfig,
@@ -102,7 +104,7 @@ class LanguageModel:
         Raises UserError for a prompt that is longer than the context, or for a setting that cannot
         be fulfilled.
         """
-        drawn = [i for i, request in enumerate(requests) if request.config.beams == 1]
+        drawn = [i for i, request in enumerate(requests) if request.config.beams is None]
         rows = [requests[i] for i in drawn]
         if rows:
             writer = self.writer(min(ROWS, len(rows)),
@@ -134,24 +136,28 @@ class LanguageModel:
             ended[index] = piece.end == "stop"
         return list(zip(texts, ended, strict=True))
 
-    def prompt_tokens(self, prompt: str | bytes) -> list[int]:
+    def prompt_tokens(self, prompt: str | bytes, begin: bool = False) -> list[int]:
         """Token ids of a prompt, as `Tokenizer.encode_prompt` gives them."""
-        return self.tokenizer.encode_prompt(prompt)
+        if not isinstance(prompt, str | bytes):
+            raise UserError(f"a prompt is a text, or one of a list of texts, not {prompt!r}")
+        return self.tokenizer.encode_prompt(prompt, begin)
 
     @torch.inference_mode()
-    def score(self, text: str) -> list[float]:
+    def score(self, text: str, begin: bool = True) -> list[float]:
         """Log-probability (natural) of each token of a text, as long as `tokenizer.encode(text)`.
 
         Texts longer than the context are scored in windows of block_size tokens, each of which sees
-        the token before it and nothing earlier; the first token follows begin-of-text, or
-        end-of-text where the tokenizer has none. In float32, unless another number format was asked
-        for: the same on every processor.
+        the token before it and nothing earlier. begin: the first token follows begin-of-text, or
+        end-of-text where the tokenizer has none; `generate` with the same `begin` (there False
+        unless it is given) reads the text the same way. Without it nothing says how likely the
+        first token is, unless the tokenizer has a begin-of-text: it is nan. In float32, unless
+        another number format was asked for: the same on every processor.
         """
         model, machine = self._measured
+        inputs = self.prompt_tokens(text, begin)
         tokens = self.tokenizer.encode(text)
-        begin = self.tokenizer.begin_of_text
-        inputs = [self.tokenizer.end_of_text if begin is None else begin, *tokens[:-1]]
-        scores: list[float] = []
+        scores = [math.nan] if len(inputs) == len(tokens) else []  # of what nothing predicts
+        tokens, inputs = tokens[len(scores):], inputs[:-1]
         for start in range(0, len(tokens), self.block_size):
             window = slice(start, start + self.block_size)
             read = torch.tensor([inputs[window]], device=self.machine.device)

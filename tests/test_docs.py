@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 import finetune
-import sample
 from data.recipe import Recipe
 from gpt.__main__ import VERBS
 from gpt.configuration import (
@@ -21,6 +20,7 @@ from gpt.configuration import (
     validate,
 )
 from gpt.errors import OneLineParser, UserError
+from gpt.terminal import options
 from tests.tiny import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,7 +44,7 @@ def test_a_command_that_is_shown_is_understood(command, monkeypatch, capsys):
     script, *words = shlex.split(command)[1:]
     assert (ROOT / script).is_file()
     if script == "sample.py":
-        sample.parse(words, "")
+        options.parse(words, "")
     elif script == "data/prepare.py" and not words[0].endswith(".yaml"):
         sources, fields = split_arguments(words)
         validate(Recipe, {"sources": sources, **fields}, {})

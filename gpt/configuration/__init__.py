@@ -4,12 +4,20 @@ Hands out every section, the settings of sampling, and what turns a command line
 """
 
 from gpt.configuration.adapter import AdapterConfig, LoraConfig
-from gpt.configuration.command_line import help_text, parse_command_line, split_arguments, validate
+from gpt.configuration.command_line import (
+    find_places,
+    help_text,
+    parse_command_line,
+    refuse_another_commands,
+    split_arguments,
+    validate,
+)
 from gpt.configuration.model import ModelConfig
 from gpt.configuration.presets import TOKENS_PER_PARAMETER
 from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.configuration.section import Section
 from gpt.configuration.sections import (
+    PLACES,
     CheckpointConfig,
     DataConfig,
     EvalConfig,
@@ -25,8 +33,9 @@ from gpt.configuration.sections import (
     json_schema,
 )
 
-__all__ = ["TOKENS_PER_PARAMETER", "AdapterConfig", "CheckpointConfig", "DataConfig", "EvalConfig",
-           "FinetuneConfig", "FinetuneSection", "LogConfig", "LoraConfig", "ModelConfig",
-           "OptimConfig", "PreferenceConfig", "PretrainConfig", "RunConfig", "RunSections",
-           "SamplingConfig", "Section", "TrainConfig", "help_text", "json_schema",
-           "parse_command_line", "sampling_config", "split_arguments", "strict_yaml", "validate"]
+__all__ = ["PLACES", "TOKENS_PER_PARAMETER", "AdapterConfig", "CheckpointConfig", "DataConfig",
+           "EvalConfig", "FinetuneConfig", "FinetuneSection", "LogConfig", "LoraConfig",
+           "ModelConfig", "OptimConfig", "PreferenceConfig", "PretrainConfig", "RunConfig",
+           "RunSections", "SamplingConfig", "Section", "TrainConfig", "find_places", "help_text",
+           "json_schema", "parse_command_line", "refuse_another_commands", "sampling_config",
+           "split_arguments", "strict_yaml", "validate"]

@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from gpt.configuration import strict_yaml
 from gpt.configuration.section import Section
+from gpt.configuration.sections import PLACES
 from gpt.errors import UserError
 
 C = TypeVar("C", bound=BaseModel)
@@ -51,19 +52,66 @@ def parse_command_line(schema: type[C], argv: list[str], usage: str) -> Invocati
         raise UserError(f"one configuration file is expected, not {len(files)}: {' '.join(files)}")
     file = Path(files[0]) if files else None
     values, origins = _read_file(file) if file else ({}, {})
-    if file and "run" in schema.model_fields:  # a run is named after its file unless it says so
+    if file and "run" in schema.model_fields:
+        _continue_where_it_lies(file, values, origins)
         run = values.setdefault("run", {})
-        if isinstance(run, dict) and "name" not in run:
+        if isinstance(run, dict) and "name" not in run:  # a run is named after its file
             run["name"], origins["run.name"] = file.stem, f"the name of {file}"
     for path, value in overrides.items():
         _set(values, path, value)
         origins[path] = "command line"
+    refuse_another_commands(schema, values, file)
     config = validate(schema, values, origins)
     if "--print-config" in flags:
         implied = schema.implied(values) if issubclass(schema, Section) else {}
         print(print_config(config, implied | origins))
         sys.exit(0)
     return Invocation(config, file, flags, origins)
+
+
+# What only one command's configuration has.
+_COMMANDS = {"finetune": "finetune.py", "lora": "finetune.py", "preference": "finetune.py",
+             "data": "train.py", "model": "train.py", "sources": "data/prepare.py"}
+
+
+def refuse_another_commands(schema: type[BaseModel], values: dict[str, Any], file: Path | None
+                            ) -> None:
+    """Raise UserError for a configuration that is written for another command."""
+    if any(name in values for name in _COMMANDS.keys() & schema.model_fields.keys()):
+        return  # what else there is, is a mistake in one field
+    for name, script in _COMMANDS.items():
+        if name in values:
+            raise UserError(f"{file or 'command line'}: {name} is for another command: "
+                            f"python {script} {file or '…'}")
+
+
+def _continue_where_it_lies(file: Path, values: dict[str, Any], origins: dict[str, str]) -> None:
+    """config.yaml in a run's folder means that folder, whatever it was called or wherever it was
+    when it was written."""
+    folder = file.absolute().parent
+    if file.name != "config.yaml" or not (folder / "identity.json").is_file():
+        return
+    run = values.setdefault("run", {})
+    if isinstance(run, dict):
+        above = file.parent.parent if file.parent.name else folder.parent
+        run |= {"name": folder.name, "out_dir": str(above)}
+        origins |= {f"run.{name}": f"the folder of {file}" for name in ("name", "out_dir")}
+    find_places(values, folder)
+
+
+def find_places(values: dict[str, Any], run: Path) -> None:
+    """Relative places in a run's configuration that are not found from here are looked for from
+    where the run was started."""
+    try:
+        home = json.loads((run / "environment.json").read_text())["working_directory"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for place in PLACES:
+        section, _, name = place.partition(".")
+        given = values[section].get(name) if isinstance(values.get(section), dict) else None
+        if (isinstance(given, str) and not _exists(given)
+                and _exists(there := str(Path(str(home)) / given))):
+            values[section][name] = there
 
 
 def split_arguments(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -162,6 +210,8 @@ def _explain(schema: type[BaseModel], problem: Any, origins: dict[str, str]) -> 
         message = message[:1].lower() + message[1:]
     if problem["type"] == "list_type" and isinstance(problem["input"], (str, int, float)):
         message += f"; write [{problem['input']}]"
+    if origin.startswith("the name of"):
+        message += f"; give {name}=NAME"
     given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
     return f"{origin}: {name}: {message}{given}"
 

@@ -22,8 +22,8 @@ class SamplingConfig(Section):
         0, description="no end before this many tokens")
     temperature: Annotated[float, Field(ge=0, le=1e4)] = Field(
         1.0, description="0: always the likeliest token; 1: the model's own distribution")
-    top_k: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="choose among the k likeliest tokens")
+    top_k: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="choose among the k likeliest tokens; 0: among all")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="choose among the fewest tokens whose probabilities reach p")
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -41,17 +41,27 @@ class SamplingConfig(Section):
     json_schema: str | None = Field(
         None, description="only text that is JSON of this schema; {} is any JSON")
     regex: str | None = Field(None, description="only text that this regular expression matches")
-    stop: list[str] = Field([], description="end before the first of these texts")
-    beams: Annotated[int, Field(ge=1)] = Field(
-        1, description="instead of drawing, find the likeliest text by following so many at a time")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="end before the first of these texts")
+    beams: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="instead of drawing, find the likeliest text by following so many at a "
+                          "time")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="the same seed gives the same text; none: a new one each time")
+    begin: bool = Field(
+        False, description="read the prompt as the beginning of a document, as scores of a text "
+                           "are computed; else as a text that may stand anywhere")
     slide: bool = Field(False, description="at the end of the context, go on from its last half")
 
     @property
     def filters(self) -> tuple[float | None, ...]:
         """What `choose` depends on: requests that agree on it can be drawn for together."""
         return self.temperature, self.top_k, self.top_p, self.min_p
+
+    @field_validator("top_k")
+    @classmethod
+    def _all_is_no_choice(cls, top_k: int | None) -> int | None:
+        return top_k or None
 
     @field_validator("temperature")
     @classmethod
@@ -62,9 +72,10 @@ class SamplingConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SamplingConfig:
-        changed = sorted(name for name in self.model_fields_set - {"beams", "max_new_tokens"}
+        allowed = {"beams", "max_new_tokens", "begin"}
+        changed = sorted(name for name in self.model_fields_set - allowed
                          if getattr(self, name) != type(self).model_fields[name].default)
-        if self.beams > 1 and changed:
+        if self.beams is not None and changed:
             raise ValueError(f"beams follow the model's own probabilities; leave out {changed[0]}")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens="

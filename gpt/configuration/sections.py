@@ -151,6 +151,10 @@ class CheckpointConfig(Section):
 
     every_steps: Count | None = Field(250, description="null: only at the end")
     keep: Count = Field(2, description="newest checkpoints to keep")
+    keep_before_cooldown: bool = Field(
+        False, description="also keep the one at which the learning rate begins to fall (wsd): a "
+                           "longer run that begins there, by run.resume, ends where one long run "
+                           "would")
 
 
 class LogConfig(Section):
@@ -171,8 +175,9 @@ class FinetuneSection(Section):
                                                 "a Hugging Face folder, or a name on its Hub")
     data: str = Field(description="file of examples: JSON lines, JSON, CSV, parquet, or plain text")
     val_data: str | None = Field(None, description="file of examples to validate on")
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="or the share of data to hold out; 0.1 when val_data is not given")
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="or the share of data to hold out; 0.1 when val_data is not given; 0: "
+                          "none, and nothing is validated")
     format: Literal["auto", "text", "completion", "alpaca", "messages", "sharegpt",
                     "classification", "preference"] = Field(
         "auto", description="what the fields of the examples mean; auto: by their names")
@@ -223,6 +228,11 @@ class PreferenceConfig(Section):
         0.0, description="the share of preferences taken to be the wrong way round")
 
 
+# Fields that name a place, which may be a relative one.
+PLACES = ("data.dataset", "finetune.from", "finetune.data", "finetune.val_data", "finetune.chat",
+          "finetune.pretrain_data")
+
+
 class RunSections(Section):
     """What every training run has, whatever it learns from."""
 
@@ -232,6 +242,13 @@ class RunSections(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+
+    @model_validator(mode="after")
+    def _cooldowns_are_of_wsd(self) -> RunSections:
+        if self.checkpoint.keep_before_cooldown and self.optim.schedule != "wsd":
+            raise ValueError("checkpoint.keep_before_cooldown is for optim.schedule=wsd: with "
+                             "others the learning rate depends on the run's length all along")
+        return self
 
 
 class PretrainConfig(RunSections):
@@ -266,6 +283,9 @@ class FinetuneConfig(RunSections):
     @model_validator(mode="after")
     def _options_have_a_use(self) -> FinetuneConfig:
         section = self.finetune
+        if section.val_fraction == 0 and self.eval.patience is not None:
+            raise ValueError("eval.patience needs validation data, and finetune.val_fraction=0 "
+                             "leaves none")
         if section.method == "full" and self.lora != LoraConfig():
             raise ValueError("lora.* is for finetune.method=lora and dora")
         if section.method != "full" and section.freeze:

@@ -21,7 +21,9 @@ def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData
     data = read_task(Path(section.data), section.format)
     if section.val_data is not None:
         return data, read_task(Path(section.val_data), data.format)
-    fraction = section.val_fraction or VAL_FRACTION
+    fraction = held_out_fraction(section)
+    if not fraction:
+        return data, TaskData(data.format)
     examples = _all_labels_to_learn(*hold_out(data.examples, fraction, seed))
     preferences = hold_out(data.preferences, fraction, seed)
     train, val = (TaskData(data.format, *split)
@@ -31,6 +33,11 @@ def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData
         raise UserError(f"{section.data} has {count} different prompts, or texts, too few to hold "
                         f"out {fraction:.0%}; give finetune.val_data, or more data")
     return train, val
+
+
+def held_out_fraction(section: FinetuneSection) -> float:
+    """The share of the data that validates, where that has no file of its own."""
+    return VAL_FRACTION if section.val_fraction is None else section.val_fraction
 
 
 def hold_out(examples: Sequence[One], fraction: float, seed: int) -> tuple[list[One], list[One]]:

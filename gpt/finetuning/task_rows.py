@@ -24,7 +24,7 @@ from gpt.finetuning.rows import (
     first_rows,
     refuse_useless,
 )
-from gpt.finetuning.splits import VAL_FRACTION, labels_of, load_splits
+from gpt.finetuning.splits import held_out_fraction, labels_of, load_splits
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.shards import Dataset
@@ -54,7 +54,8 @@ class Split:
                              cut=0), pairs)
         else:
             split = cls(encode_examples(data.examples, chat, block_size, section.long_rows), [])
-        refuse_useless(split.rows, f"the {name} data", block_size, section.max_long_share)
+        if data.examples or data.preferences:
+            refuse_useless(split.rows, f"the {name} data", block_size, section.max_long_share)
         return split
 
     def describe(self) -> str:
@@ -162,7 +163,7 @@ class TaskRows:
         own: dict[str, Any] = section.model_dump(
             include={"packing", "long_rows", "method", "freeze"})
         if section.val_data is None:
-            own["val_fraction"] = section.val_fraction or VAL_FRACTION
+            own["val_fraction"] = held_out_fraction(section)
         for name, file in (("data", section.data), ("val_data", section.val_data)):
             own[name] = file and sha256_of(Path(file))
         own |= {"format": self.format, "chat": self.chat.format.model_dump()}
@@ -180,7 +181,7 @@ class TaskRows:
         yield (f"examples: {self.format}; chat format: {self.chat_name}; answers end with "
                f"{self.chat.stop}")
         yield f"training: {self.train.describe()}"
-        yield f"validation: {self.val.describe()}"
+        yield f"validation: {self.val.describe() if self.val.rows.rows else 'none'}"
         seen = {row.tokens.tobytes() for row in self.train.rows.rows}
         if again := sum(row.tokens.tobytes() in seen for row in self.val.rows.rows):
             yield (f"warning: {again:,} of them are training data, too, so the validation loss "

@@ -65,12 +65,22 @@ def grammars(tokenizer: Tokenizer) -> Callable[[SamplingConfig], TextGrammar | N
             name, text = "json_schema", LLMatcher.grammar_from_json_schema(config.json_schema)
         matcher = LLMatcher(known[0], text)
         if matcher.is_error():
-            raise UserError(f"{name}: {matcher.get_error().splitlines()[0]}")
+            raise UserError(f"{name}: {_reason(matcher.get_error())}")
         found = TextGrammar(matcher, tokenizer.vocab_size, tokenizer.stop_tokens)
         found.check(config.forced_tokens)
         return found
 
     return grammar
+
+
+def _reason(told: str) -> str:
+    """One line of what llguidance says; of an expression, its text and what is wrong with it."""
+    lines = [line.strip() for line in told.splitlines()]
+    wrong = next((i for i, line in enumerate(lines) if line.startswith("error: ")), None)
+    if wrong is None:
+        return lines[0]
+    expression = lines[next(i for i, line in enumerate(lines) if "parse error" in line) + 1]
+    return f"{expression}: {lines[wrong].removeprefix('error: ')}"
 
 
 class _Vocabulary:

@@ -57,6 +57,16 @@ def listening(stop: Stop) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def resume_command() -> str:
-    """The command that continues this work: the one that started it, but for where it began."""
-    return shlex.join(["python", *(word for word in sys.argv if "run.resume=" not in word)])
+def resume_command(changes: dict[str, str] | None = None) -> str:
+    """The command that continues this work: the one that started it, but for where it began.
+
+    changes: fields that are to have another value.
+    """
+    changes, words, given = changes or {}, ["python"], iter(sys.argv)
+    for word in given:
+        field, equals, _ = word.removeprefix("--").partition("=")
+        if field not in {"run.resume", *changes}:
+            words.append(word)
+        elif not equals:  # --section.field VALUE
+            next(given, None)
+    return shlex.join([*words, *(f"{field}={value}" for field, value in changes.items())])

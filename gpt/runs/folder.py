@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpt.configuration import RunConfig, RunSections
+from gpt.configuration import PLACES, RunConfig, RunSections
 from gpt.errors import UserError
 from gpt.files import locked, read_json, write_atomically, write_json
 from gpt.machine.device import Machine
@@ -48,13 +49,45 @@ class RunFolder:
         return (isinstance(last, dict) and last.get("event") == "end" and "stopped_by" not in last
                 and last.get("step") == self.state.step)
 
+    def recorded(self) -> dict[str, Any]:
+        """The configuration that training went on with the last time; empty if it never did."""
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            values = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            return values if isinstance(values, dict) else {}
+        return {}
+
     def record(self, config: RunSections, machine: Machine) -> None:
         """Write down with what, and on what, training goes on from here."""
-        run = config.run.model_copy(update={"resume": "auto"})
-        resolved = config.model_copy(update={"run": run}).model_dump(by_alias=True)
         write_atomically(self.path / "config.yaml",
-                         yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+                         yaml.safe_dump(_resolved(config), sort_keys=False, allow_unicode=True))
         write_json(self.path / "environment.json", environment(machine))
+
+
+def changes(before: dict[str, Any], config: RunSections) -> list[str]:
+    """The fields that are not what they were the last time, with both values; what the run is, is
+    the same anyway, and where things lie does not matter."""
+    was, now = _fields(before), _fields(_resolved(config))
+    return [f"{name}: {_text(was[name])} before, {_text(value)} now" for name, value in now.items()
+            if name in was and was[name] != value
+            and name not in ("run.name", "run.out_dir", *PLACES)]
+
+
+def _resolved(config: RunSections) -> dict[str, Any]:
+    run = config.run.model_copy(update={"resume": "auto"})
+    return config.model_copy(update={"run": run}).model_dump(by_alias=True)
+
+
+def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= (_fields(value, f"{prefix}{name}.") if isinstance(value, dict)
+                  else {prefix + name: value})
+    return found
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def started_with(run: RunConfig, name: str) -> Any:
@@ -104,12 +137,23 @@ def _refuse_another_run(path: Path, identity: dict[str, Any]) -> None:
     if not isinstance(there, dict):
         raise UserError(f"{path / 'identity.json'} is damaged: it does not say what the run is; "
                         "choose another run.name")
-    different = [f"{key}: {there.get(key)} there, {identity.get(key)} asked"
+    different = [f"{key}: {_said(key, there.get(key))} there, {_said(key, identity.get(key))} asked"
                  for key in sorted(there.keys() | identity.keys())
                  if there.get(key) != identity.get(key)]
     if different:
         raise UserError(f"{path} holds a different run ({'; '.join(different)}); choose another "
                         "run.name, or the values that run was started with")
+
+
+_HASHED = {"data": "a dataset whose files have", "tokenizer": "one that has",
+           "finetune.from": "weights that have", "finetune.pretrain_data": "a dataset that has"}
+
+
+def _said(key: str, value: Any) -> str:
+    """A value of the identity; of a hash, what it is of."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16,}", value):
+        return f"{_HASHED.get(key, 'a file that has')} SHA-256 {value[:12]}…"
+    return str(value)
 
 
 def _where_to_resume(path: Path, run: RunConfig) -> Path | None:
@@ -132,7 +176,8 @@ def _where_to_resume(path: Path, run: RunConfig) -> Path | None:
 
 def environment(machine: Machine) -> dict[str, Any]:
     """What the run ran on: versions, hardware, commit, command."""
-    return {"command": sys.argv, "python": platform.python_version(),
+    return {"command": sys.argv, "working_directory": str(Path.cwd()),
+            "python": platform.python_version(),
             "platform": platform.platform(), "hardware": machine.describe(),
             "host": socket.gethostname(), "commit": _commit(),
             "packages": {name: package_version(name) for name in PACKAGES}}

@@ -84,13 +84,15 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--num-samples must be at least 1, not {options.num_samples}")
     if options.system is not None and not options.chat:
         raise UserError("--system is for --chat; put the text before the prompt")
+    if options.config.begin and options.chat:
+        raise UserError("--begin is not for --chat, whose format says how a conversation begins")
     several = options.num_samples > 1
     for name, given in (("json", options.json), ("logprobs", options.logprobs),
                         ("num-samples", several)):
         if options.chat and given:
             raise UserError(f"--{name} is not for --chat")
     for name, given in (("draft", options.draft is not None), ("num-samples", several)):
-        if options.config.beams > 1 and given:
+        if options.config.beams is not None and given:
             raise UserError(f"--{name} is not for --beams, which find one text, step by step")
     return options
 

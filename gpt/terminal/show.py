@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt.errors import WorkFailed
 from gpt.generation import Generation, Piece, Request
 from gpt.language_model import LanguageModel
 from gpt.streams import raise_if_unread
@@ -73,13 +74,25 @@ def show(lm: LanguageModel, requests: Sequence[Request], logprobs: bool) -> None
             for new in one.made if logprobs else ():
                 write(f"{new.logprob:9.4f}  {lm.tokenizer.decode([new.token])!r}\n")
     print(closing_line(samples), file=sys.stderr)
+    refuse_unfinished(samples)
 
 
 def show_json(lm: LanguageModel, requests: Sequence[Request]) -> None:
     """Print an object for each text, on a line of its own."""
-    for one, text in generate(lm, [Sample(request) for request in requests]):
+    samples = [Sample(request) for request in requests]
+    for one, text in generate(lm, samples):
         if not text:
             write(json.dumps(record(lm, one), ensure_ascii=False) + "\n")
+    refuse_unfinished(samples)
+
+
+def refuse_unfinished(samples: Sequence[Sample]) -> None:
+    """Raises WorkFailed if a text that was to have a form was cut off before it had it."""
+    cut = sum(one.end != "stop" for one in samples
+              if one.request.config.json_schema is not None or one.request.config.regex is not None)
+    if cut:
+        raise WorkFailed(f"{cut} of {len(samples)} texts were cut off before they were what "
+                         "--json-schema or --regex asks for; raise --max-new-tokens")
 
 
 def record(lm: LanguageModel, one: Sample) -> dict[str, Any]:

@@ -134,15 +134,16 @@ class Tokenizer(ABC):
         """Token ids of a text that other text stands before: no prefix goes between them."""
         return self.encode(text)
 
-    def encode_prompt(self, prompt: str | bytes) -> list[int]:
+    def encode_prompt(self, prompt: str | bytes, begin: bool = False) -> list[int]:
         """Token ids as a model is given them: begin_of_text first, where there is one.
 
-        Otherwise an empty prompt is end_of_text: the start of a document.
+        Otherwise end_of_text, the start of a document, stands before an empty prompt, and before
+        any if it is to `begin` a document.
         """
         ids = self.encode_bytes(prompt) if isinstance(prompt, bytes) else self.encode(prompt)
         if self.begin_of_text is not None:
             return [self.begin_of_text, *ids]
-        return ids or [self.end_of_text]
+        return [self.end_of_text, *ids] if begin or not ids else ids
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -31,6 +31,8 @@ from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.runs import checkpoint
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
+from gpt.training.cooldown import BeforeCooldown
+from gpt.training.divergence import way_on
 from gpt.training.evaluate import Measured, Score, evaluate, in_format
 from gpt.training.objective import Objective
 from gpt.training.step import Step
@@ -84,8 +86,8 @@ class Trainer:
     _unreported: Taken | None = field(default=None, init=False)
     _scored: tuple[int, Score] | None = field(default=None, init=False)  # (step, its score)
 
-    def run(self) -> Score:
-        """Train until the budget is spent; returns the final score.
+    def run(self) -> Score | None:
+        """Train until the budget is spent; returns the final score, if there is what to score.
 
         Raises Stopped after a signal, when everything is saved, and TrainingFailed for a loss that
         is not finite: on a CPU before it reaches the weights, elsewhere before they are saved.
@@ -94,6 +96,7 @@ class Trainer:
         here = checkpoint.steps_in(self._checkpoints).get(self.state.step)
         self._saved_step = self.state.step if here and not checkpoint.damage(here) else None
         self._best = checkpoint.read_best(self._checkpoints, self.state.step)
+        self._cooldown = BeforeCooldown(self.config, self.budget, self._checkpoints, self.state)
         self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         self._flops_per_token = functools.cache(functools.partial(flops_per_token, self.model))
         self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
@@ -151,7 +154,8 @@ class Trainer:
         """What is due before the next step: save first, since evaluating can fail."""
         step, config = self.state.step, self.config
         stop = self.machine.stop.signal_name
-        save = step and (stop or is_due(step, config.checkpoint.every_steps))
+        cools = step and self._cooldown.begins(self.state)
+        save = step and (stop or cools or is_due(step, config.checkpoint.every_steps))
         score = is_due(step, config.eval.every_steps) if step else self.evaluate_first
         sample = step and is_due(step, config.log.samples_every_steps)
         if not (save or score or sample or stop):
@@ -160,6 +164,8 @@ class Trainer:
         with self._averaged():
             if save:
                 self._save()
+            if cools:
+                self._cooldown.keep(self.state)
             if stop:
                 self._leave(stop)
             with self._interruptible():
@@ -185,13 +191,16 @@ class Trainer:
         """The averaged weights stand in the model meanwhile, where there are any."""
         return contextlib.nullcontext() if self.average is None else self.average.in_model()
 
-    def _finish(self) -> Score:
+    def _finish(self) -> Score | None:
         self._save()
         with self._interruptible():
             score = self._evaluate()
         if not self.budget.is_spent(self.state) and self._best is not None:
+            self._best = replace(self._best, ended_at=self.state.step)
+            checkpoint.write_best(self._checkpoints, self._best)
             self.log.say(f"no evaluation since step {self._best.step} found a lower loss; the best "
-                         f"is kept in {checkpoint.steps_in(self._checkpoints)[self._best.step]}")
+                         f"is kept in {checkpoint.steps_in(self._checkpoints)[self._best.step]}, "
+                         f"and is what {self.folder} stands for")
         if self.config.log.samples_every_steps is not None:
             self._sample()
         self.log.event("end", self.state.step, tokens=self.state.tokens,
@@ -209,12 +218,14 @@ class Trainer:
         self.log.event("save", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=self.state.elapsed_seconds, path=path.name)
 
-    def _evaluate(self) -> Score:
-        """Score the validation split, unless this step has been; a new best is kept as a
-        checkpoint."""
+    def _evaluate(self) -> Score | None:
+        """Score the validation split, unless it is empty or this step has been; a new best is kept
+        as a checkpoint."""
         if self._scored is not None and self._scored[0] == self.state.step:
             return self._scored[1]
         batches = self.validation()
+        if not len(batches):
+            return None
         with progress_bar("evaluating", len(batches), "batch") as bar:
             score = evaluate(self.model, batches, self._byte_lengths,
                              self.machine.measuring(self.config.eval.dtype), bar.update)
@@ -243,7 +254,7 @@ class Trainer:
 
     def _prune(self) -> None:
         checkpoint.prune(self._checkpoints, self.config.checkpoint.keep, self.state.step,
-                         self._best)
+                         {self._best.step if self._best else None, self._cooldown.step})
 
     def _sample(self) -> None:
         for prompt in self.config.log.sample_prompts:
@@ -280,9 +291,8 @@ class Trainer:
             return
         kept = "were not saved" if self.machine.runs_ahead else "were not changed"
         raise TrainingFailed(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; the weights {kept}. "
-            "Lower optim.lr or raise optim.warmup_steps, then continue from the newest "
-            f"checkpoint: {resume_command()}")
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; the weights {kept}; "
+            f"{way_on(self.optimizer, self._checkpoints)}")
 
     def _progress_bar(self) -> tqdm[Any]:
         if self.budget.seconds is not None:

@@ -5,6 +5,7 @@ train.py and finetune.py each describe a Task, and share everything after that.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from gpt.batches import Batches, ReadAhead, SizedBatches
 from gpt.chat import converses_in, saved_format
@@ -24,12 +26,13 @@ from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
 from gpt.runs import checkpoint
-from gpt.runs.folder import RunFolder, open_run
+from gpt.runs.folder import RunFolder, changes, open_run
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
+from gpt.training.cooldown import warming_up_again
 from gpt.training.evaluate import Measured, Score, evaluate
-from gpt.training.loop import Trainer, gave_up
+from gpt.training.loop import Trainer, gave_up, is_due
 from gpt.training.objective import Objective
 from gpt.training.plan import Plan, Work, measure_plan, memory_line
 from gpt.training.step import Step
@@ -90,9 +93,10 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         if run.is_complete and (budget.is_spent(run.state)
                                 or gave_up(config.eval, run.state.step, best)):
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
-                  f"{_sample_command(run, budget, run.state, task.tokenizer)}")
+                  f"{_sample_command(run, task.tokenizer)}")
             return None
         model, optimizer = _build(task, config, rates, batches, budget, machine)
+        before = run.recorded()
         run.record(config, machine)
         _keep_base(task, run)
         if task.before_learning is not None:
@@ -103,9 +107,12 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
         lm = LanguageModel(model, task.tokenizer, machine)
         measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
-        log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step)
+        log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step,
+                     _happens_again(config, budget, state, best))
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
             log.say(_opening_lines(run, model, rates, micro_batch_size, config, machine))
+            for line in _what_changed(run, before, config, budget, batches):
+                log.warn(state.step, line)
             trainer = Trainer(model, optimizer, ahead.step,
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
@@ -113,19 +120,41 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
                               lambda: task.measure(measured), task.objective, task.best_by)
             score = trainer.run()
             log.say("done; sample from it with: "
-                    + _sample_command(run, budget, trainer.state, task.tokenizer))
+                    + _sample_command(run, task.tokenizer))
             return score
 
 
-def _sample_command(run: RunFolder, budget: Budget, state: checkpoint.TrainState,
-                    tokenizer: Tokenizer) -> str:
-    """How the trained model is asked: in the format that it learned, and the best checkpoint of a
-    run that ended because nothing better was found."""
-    folder, checkpoints = run.path, run.path / "checkpoints"
-    best = checkpoint.read_best(checkpoints, state.step)
-    if best is not None and not budget.is_spent(state):
-        folder = checkpoint.steps_in(checkpoints)[best.step]
-    return f"python sample.py {folder}{' --chat' if converses_in(saved_format(tokenizer)) else ''}"
+def _happens_again(config: RunSections, budget: Budget, state: checkpoint.TrainState,
+                   best: checkpoint.Best | None) -> list[str]:
+    """Events of the step that training goes on from which come once more."""
+    if state.step == 0:
+        return ["eval", "sample", "end"]
+    ends = budget.is_spent(state) or gave_up(config.eval, state.step, best)
+    return [event for event, every in (("eval", config.eval.every_steps),
+                                       ("sample", config.log.samples_every_steps))
+            if ends or is_due(state.step, every)]
+
+
+def _what_changed(run: RunFolder, before: dict[str, Any], config: RunSections, budget: Budget,
+                  batches: Batches) -> list[str]:
+    """A line for each value that is not what it was when the run was last at work."""
+    if run.resume_from is None or not before:
+        return []
+    lines = changes(before, config)
+    with contextlib.suppress(UserError, ValidationError):  # of another version, say
+        old = type(config).model_validate(before)
+        told = warming_up_again(
+            (old.optim, Budget.of(old.train, batches.sequences_per_epoch,
+                                  batches.tokens_per_sequence)),
+            (config.optim, budget), run.state, run.path / "checkpoints")
+        lines += [told] if told else []
+    return lines
+
+
+def _sample_command(run: RunFolder, tokenizer: Tokenizer) -> str:
+    """How the trained model is asked: in the format that it learned."""
+    chat = " --chat" if converses_in(saved_format(tokenizer)) else ""
+    return f"python sample.py {run.path}{chat}"
 
 
 def _build(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
@@ -165,12 +194,13 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
             task.keep_base(checkpoint.base_folder(Path(folder)))
         evals, saves = config.eval.every_steps, config.checkpoint.every_steps
         besides = [
-            Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
-                 task.evaluate_first,
-                 len(some) / len(task.validation(scored_together))),
-            Work(lambda: task.measure(measured), (evals,), task.evaluate_first),
             Work(lambda: checkpoint.save(checkpoints, model, optimizer, task.tokenizer,
                                          checkpoint.TrainState()), (saves, evals))]
+        if some:
+            share = len(some) / len(task.validation(scored_together))
+            besides += [Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
+                             task.evaluate_first, share),
+                        Work(lambda: task.measure(measured), (evals,), task.evaluate_first)]
         if config.log.samples_every_steps is not None:
             besides.append(Work(lambda: [sample(prompt) for prompt in prompts],
                                 (config.log.samples_every_steps,)))

@@ -6,6 +6,7 @@ import json
 import math
 import secrets
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from gpt.streams import kept_elsewhere
 class RunLog:
     """Everything that a run writes for people and for other programs."""
 
-    def __init__(self, folder: Path, log: LogConfig, config: dict[str, Any], resumed_at: int):
-        """resumed_at: the step of the checkpoint that training goes on from; later lines go."""
+    def __init__(self, folder: Path, log: LogConfig, config: dict[str, Any], resumed_at: int,
+                 again: Collection[str] = ("eval", "sample", "end")):
+        """resumed_at: the step of the checkpoint that training goes on from; later lines go, and
+        of that step's those of what happens again."""
         self._folder, self._log = folder, log
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            _drop_lines_after(folder / name, resumed_at)
+        _drop_lines_after(folder / "metrics.jsonl", resumed_at, again)
+        _drop_lines_after(folder / "samples.jsonl", resumed_at, again)
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._wandb = None if log.wandb == "disabled" else self._start_wandb(config)
 
@@ -68,6 +71,11 @@ class RunLog:
         with (self._folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
+    def warn(self, step: int, text: str) -> None:
+        """Say it, and keep it in metrics.jsonl as well."""
+        self.say(text)
+        self.event("warning", step, message=text)
+
     def close(self) -> None:
         """Finish the files, and wandb's run."""
         self._metrics.close()
@@ -75,11 +83,10 @@ class RunLog:
             self._wandb.finish()
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def _drop_lines_after(path: Path, step: int, again: Collection[str]) -> None:
     """Keep what was logged up to a checkpoint: a killed run may have gone beyond it.
 
-    What belongs to the checkpoint's own step but happens after saving (evaluation, samples) goes
-    too, since it will happen again. A line torn by the kill is dropped.
+    Of the checkpoint's own step, what happens again goes too. A line torn by the kill is dropped.
     """
     if not path.exists():
         return
@@ -87,9 +94,10 @@ def _drop_lines_after(path: Path, step: int) -> None:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
-            at, before = entry["step"], entry.get("event") in ("train", "save")
-        except (ValueError, KeyError, TypeError):
+            at, event = entry["step"], entry.get("event", "sample")
+            stopped = "stopped_by" in entry  # and goes on
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if at < step or (at == step and before):
+        if at < step or (at == step and event not in again and not stopped):
             kept.append(line + "\n")
     write_atomically(path, "".join(kept))

@@ -13,6 +13,7 @@ import torch
 
 from gpt.batches import EvaluationWindows, TokenizedText
 from gpt.chat import Chat
+from gpt.configuration import find_places
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.finetuning import (
@@ -110,6 +111,7 @@ def _config_of(path: Path) -> dict[str, Any]:
     config = path.parent.parent / "config.yaml"
     in_a_run = path.parent.name == "checkpoints" and config.is_file()
     values: dict[str, Any] = load_file(config).values if in_a_run else {}
+    find_places(values, config.parent)
     return values
 
 

@@ -19,7 +19,7 @@ REQUIRED = {"pretrain": {"data": {"dataset": "x"}},
 FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_paths(schema)]
 SWITCHES = {"run.compile", "run.deterministic", "model.qk_norm", "model.bias",
             "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
-            "finetune.packing", "lora.rslora"}
+            "finetune.packing", "lora.rslora", "checkpoint.keep_before_cooldown"}
 
 
 def build(kind: str = "pretrain", /, **given):

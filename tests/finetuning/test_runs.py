@@ -449,7 +449,8 @@ def test_a_run_that_found_nothing_better_names_its_best_checkpoint(tune):
                     "optim.lr=0.9", "optim.warmup_steps=0", "finetune.answers=0"))
     best = json.loads(Path("runs/p/checkpoints/best.json").read_text())["step"]
     assert events("p", "eval")[-1]["step"] > best
-    assert f"python sample.py runs/p/checkpoints/step-{best:08}" in out
+    assert f"kept in runs/p/checkpoints/step-{best:08}, and is what runs/p stands for" in out
+    assert "python sample.py runs/p\n" in out
 
 
 @pytest.mark.auto

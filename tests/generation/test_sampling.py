@@ -104,7 +104,7 @@ def test_a_row_is_drawn_as_if_it_were_alone():
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"temperature": -1}, "temperature"), ({"temperature": float("nan")}, "temperature"),
-    ({"temperature": float("inf")}, "temperature"), ({"top_k": 0}, "top_k"),
+    ({"temperature": float("inf")}, "temperature"), ({"top_k": -1}, "top_k"),
     ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"), ({"min_p": -0.1}, "min_p"),
     ({"repetition_penalty": 0}, "repetition_penalty"), ({"max_new_tokens": -1}, "max_new_tokens"),
     ({"frequency_penalty": float("inf")}, "frequency_penalty"), ({"seed": -1}, "seed"),

@@ -156,11 +156,11 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_goes_at_the_next_start(tmp
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in (1, 2, 3, 4, 5):
         (tmp_path / f"step-{step:08d}").mkdir()
-    checkpoint.prune(tmp_path, 2, 5, Best(2, 1.0))
+    checkpoint.prune(tmp_path, 2, 5, {2, None})
     assert list(checkpoint.steps_in(tmp_path)) == [5, 4, 2]
-    checkpoint.prune(tmp_path, 1, 4, None)
+    checkpoint.prune(tmp_path, 1, 4, set())
     assert list(checkpoint.steps_in(tmp_path)) == [5, 4]  # 5 lies beyond: it must not crowd out 4
-    checkpoint.prune(tmp_path, 1, 5, None)
+    checkpoint.prune(tmp_path, 1, 5, set())
     assert list(checkpoint.steps_in(tmp_path)) == [5]
 
 

@@ -14,8 +14,9 @@ import runpy, sys
 sys.argv = {words!r}
 try:
     runpy.run_path({script!r}, run_name="__main__")
+    print("left with 0")
 except SystemExit as left:
-    print("left with", left.code or 0)
+    print("left with", left.code)
 print("torch" in sys.modules)
 """
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from gpt.errors import UserError
 from gpt.files import as_json, read_json, sha256_of
-from gpt.runs.checkpoint.layout import ADAPTER, FORMAT_VERSION, WEIGHTS, steps_in
+from gpt.runs.checkpoint.layout import (
+    ADAPTER,
+    FORMAT_VERSION,
+    WEIGHTS,
+    read_best,
+    read_state,
+    steps_in,
+)
 
 
 def damage(checkpoint: Path) -> list[str]:
@@ -53,16 +60,51 @@ def newest_sound(folder: Path) -> Path | None:
 
 
 def find(run: str) -> Path:
-    """The checkpoint that RUN names: a run folder's newest sound one, or one checkpoint folder."""
+    """The checkpoint that RUN names: one checkpoint's folder, or of a run's folder the newest sound
+    one; of a run that ended since nothing better was found, the best. RUN@newest, RUN@best and
+    RUN@step-N choose."""
     path = Path(run)
     if (path / "manifest.json").is_file() or (path / WEIGHTS).is_file():
-        if problems := damage(path):
-            raise UserError(f"the checkpoint {path} cannot be used: {'; '.join(problems)}; use "
-                            "another one of the run")
-        return path
-    if not path.is_dir():
+        return _sound(path)
+    folder, at, which = run.rpartition("@")
+    if path.is_dir() or not at or not Path(folder).is_dir():
+        folder, which = run, ""
+    if not Path(folder).is_dir():
         raise UserError(f"there is no run {run}: give a run folder such as runs/quickstart, or one "
                         "of its checkpoints")
-    if (checkpoint := newest_sound(path / "checkpoints")) is None:
+    checkpoints = Path(folder) / "checkpoints"
+    if which not in ("", "newest"):
+        return _sound(_chosen(folder, which))
+    if (newest := newest_sound(checkpoints)) is None:
         raise UserError(f"{run} has no checkpoints: it is no run, or nothing was saved in it yet")
-    return checkpoint
+    best = read_best(checkpoints, read_state(newest).step)
+    there = steps_in(checkpoints)
+    if which or best is None or best.step not in there or best.ended_at != read_state(newest).step:
+        return newest
+    print(f"note: {folder} ended at step {best.ended_at}, since nothing better was found after "
+          f"step {best.step}, which is taken; {folder}@newest is the last one", file=sys.stderr)
+    return _sound(there[best.step])
+
+
+def _chosen(folder: str, which: str) -> Path:
+    """The checkpoint that stands behind RUN@."""
+    checkpoints = Path(folder) / "checkpoints"
+    there = steps_in(checkpoints)
+    if which == "best":
+        best = read_best(checkpoints, max(there, default=0))
+        if best is None or best.step not in there:
+            raise UserError(f"{folder} has no best checkpoint: none was evaluated")
+        return there[best.step]
+    step = which.removeprefix("step-")
+    if not step.isdecimal() or int(step) not in there:
+        known = ", ".join(f"@step-{step}" for step in there)
+        raise UserError(f"{folder}@{which}: there is no such checkpoint; choose from @newest, @best"
+                        f"{', ' * bool(known)}{known}")
+    return there[int(step)]
+
+
+def _sound(path: Path) -> Path:
+    if problems := damage(path):
+        raise UserError(f"the checkpoint {path} cannot be used: {'; '.join(problems)}; use "
+                        "another one of the run")
+    return path

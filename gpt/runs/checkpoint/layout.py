@@ -37,10 +37,14 @@ def read_state(checkpoint: Path) -> TrainState:
 
 @dataclass(frozen=True)
 class Best:
-    """The checkpoint with the lowest validation loss so far, as best.json names it."""
+    """The checkpoint with the lowest validation loss so far, as best.json names it.
+
+    ended_at: the step at which the run ended because no lower one was found.
+    """
 
     step: int
     val_loss: float
+    ended_at: int | None = None
 
 
 def read_best(folder: Path, up_to_step: int) -> Best | None:
@@ -54,7 +58,8 @@ def read_best(folder: Path, up_to_step: int) -> Best | None:
 
 def write_best(folder: Path, best: Best) -> None:
     """Name the best checkpoint."""
-    write_json(folder / "best.json", asdict(best))
+    write_json(folder / "best.json",
+               {name: value for name, value in asdict(best).items() if value is not None})
 
 
 def base_folder(run: Path) -> Path:

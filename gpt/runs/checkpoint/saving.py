@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from gpt.runs.checkpoint.layout import (
     ADAPTER,
     FORMAT_VERSION,
     WEIGHTS,
-    Best,
     TrainState,
     base_folder,
     steps_in,
@@ -97,15 +96,15 @@ def _seal(folder: Path) -> None:
     write_json(folder / "manifest.json", {"format_version": FORMAT_VERSION, "files": entries})
 
 
-def prune(folder: Path, keep: int, step: int, best: Best | None) -> None:
-    """Delete all but the newest `keep` checkpoints up to a step, and the best.
+def prune(folder: Path, keep: int, step: int, kept: Collection[int | None]) -> None:
+    """Delete all but the newest `keep` checkpoints up to a step, and those of the steps in `kept`.
 
     Those beyond the step were found damaged when the run resumed. They are not counted, or they
     would take the place of sound ones.
     """
     past = {at: path for at, path in steps_in(folder).items() if at <= step}
     for at, path in list(past.items())[keep:]:
-        if best is None or at != best.step:
+        if at not in kept:
             shutil.rmtree(path)
 
 
