@@ -57,6 +57,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/throughput.py
 	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/dry_run.py
+	$(PY) benchmarks/neighbours.py
 	$(PY) benchmarks/recipe.py
 	$(PY) benchmarks/finetune.py
 	$(PY) benchmarks/decode.py

@@ -1,6 +1,6 @@
 """Generation, token by token: ours against transformers and llama.cpp, and against the memory.
 
-usage: python benchmarks/decode.py [ARM ...]
+usage: python benchmarks/decode.py [--rounds=N] [--arms=ARM,ARM]
 
 Random weights in GPT-2's architecture: the 124M shape, and one of 10 M parameters (6 layers of
 width 384, 257 tokens). A prompt of 32 tokens and 64 greedy ones behind it, one text or 16 at a
@@ -10,7 +10,8 @@ medians count. The limit is what is read in a second, in a sum over 512 MiB, ove
 weights. llama.cpp (llama-cpp-python) reads our GGUF export, and is left out where it is not
 installed; transformers uses its own cache, and where the processor does not compute in bfloat16 it
 has one text there alone: the rest would take an hour. `command` arms are whole processes: sample.py
-and 100 tokens, by gpt/generation/native and without it. Writes benchmarks/results/decode.json.
+and 100 tokens, by gpt/generation/native and without it. Writes benchmarks/results/decode.json,
+once all arms have run.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.runs import arms_in_turn  # noqa: E402
-from gpt.errors import UserError, run_command  # noqa: E402
+from benchmarks.runs import arms_in_turn, choose, no_more  # noqa: E402
+from gpt.errors import run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.machine.hardware import computes_in_bfloat16  # noqa: E402
@@ -63,13 +65,15 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["--arm"]:
         print(json.dumps(measure(argv[1], Path(argv[2]))))
         return
-    if unknown := set(argv) - set(arms()):
-        raise UserError(f"there is no arm {unknown.pop()}; choose from {', '.join(arms())}")
+    chosen = choose(argv, arms(), ROUNDS)
+    no_more(chosen)
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder))
         bandwidth = bytes_per_second()
-        found = arms_in_turn(__file__, argv or arms(), folder, ROUNDS)
-    report(found, max(bandwidth, bytes_per_second()))
+        found = arms_in_turn(__file__, chosen.arms, folder, chosen.rounds)
+    figures = report(found, max(bandwidth, bytes_per_second()))
+    if chosen.is_whole:
+        write_json(RESULTS, figures | {"rounds": chosen.rounds})
 
 
 def bytes_per_second() -> float:
@@ -204,8 +208,8 @@ def start_llama(folder: Path, number: str) -> Callable[[list[list[int]], int], f
     return seconds
 
 
-def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> None:
-    """A line per arm, the ratios, and the file."""
+def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> dict[str, Any]:
+    """A line per arm, the ratios; all figures."""
     medians = {arm: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
                for arm, rounds in found.items()}
     for arm, figures in medians.items():
@@ -219,9 +223,9 @@ def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> None:
               for shape in SHAPES}
     print(f"limits at {bandwidth / 1e9:.1f} GB/s:",
           ", ".join(f"{name} {limit:.0f} tokens/s" for name, limit in limits.items()))
-    write_json(RESULTS, {"hardware": choose_machine("cpu").describe(), "torch": torch.__version__,
-                         "bytes_per_second": bandwidth, "limits": limits,
-                         "ratios": ratios, "medians": medians, "all": found})
+    return {"hardware": choose_machine("cpu").describe(), "torch": torch.__version__,
+            "bytes_per_second": bandwidth, "limits": limits, "ratios": ratios, "medians": medians,
+            "all": found}
 
 
 LINE = {"one": "{:.1f} tokens/s", "many": f"{{:.1f}} with {BATCH} texts",

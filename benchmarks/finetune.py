@@ -1,13 +1,13 @@
 """Fine-tuning with all weights and with adapters: ours against transformers and peft, same job.
 
-usage: python benchmarks/finetune.py [ARM ...]
+usage: python benchmarks/finetune.py [--rounds=N] [--arms=ARM,ARM]
 
 A model of 6 layers of width 384 (Qwen3's architecture, random weights, bytes) learns the style
 task (data/tasks/style.jsonl): 16 examples a step, float32, eager. The peers' arm is the plain loop
 that peft's documentation shows: rows padded to the longest of each micro-batch of 8, labels masked,
 torch's fused AdamW, gradients clipped. Arms take turns, each in a process of its own. Speed is
-tokens of text per second, padding not counted. Writes benchmarks/results/finetune.json, in which
-arms that were not asked for keep what they have.
+tokens of text per second, padding not counted. Writes benchmarks/results/finetune.json, once all
+arms have run.
 Needs peft and transformers.
 """
 
@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks.runs import arms_in_turn  # noqa: E402
-from gpt.errors import UserError, run_command  # noqa: E402
+from benchmarks.runs import arms_in_turn, choose, no_more  # noqa: E402
+from gpt.errors import run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
@@ -45,30 +45,30 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["--arm"]:
         print(json.dumps(measure(argv[1], Path(argv[2]))))
         return
-    if unknown := set(argv) - set(ARMS):
-        raise UserError(f"there is no arm {unknown.pop()}; choose from {', '.join(ARMS)}")
+    chosen = choose(argv, ARMS, ROUNDS)
+    no_more(chosen)
     with tempfile.TemporaryDirectory() as folder:
         make_base(Path(folder))
-        found = arms_in_turn(__file__, argv or ARMS, folder, ROUNDS)
-    there = json.loads(RESULTS.read_text())["all"] if argv and RESULTS.is_file() else {}
-    report(there | found)
+        found = arms_in_turn(__file__, chosen.arms, folder, chosen.rounds)
+    figures = report(found)
+    if chosen.is_whole:
+        write_json(RESULTS, figures | {"rounds": chosen.rounds})
 
 
-def report(found: dict[str, list[dict[str, float]]]) -> None:
-    """A line per arm, and the file."""
+def report(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """A line per arm; all figures."""
     from gpt.machine.device import choose_machine
     medians = {arm: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
                for arm, rounds in found.items()}
     ratios = {arm: medians[arm]["tokens_per_second"] / medians[peer]["tokens_per_second"]
-              for arm, peer in PEER.items()}
+              for arm, peer in PEER.items() if {arm, peer} <= medians.keys()}
     for arm, figures in medians.items():
         ratio = f"  {ratios[arm]:.2f} x {PEER[arm]} (goal {GOAL})" if arm in ratios else ""
         print(f"{arm:18} {figures['tokens_per_second']:7,.0f} tokens/s  "
               f"{figures['peak_bytes'] / 2**20:6,.0f} MiB  "
               f"{int(figures['trainable']):10,} weights learn{ratio}")
-    write_json(RESULTS, {"hardware": choose_machine(dtype="float32").describe(),
-                         "torch": torch.__version__, "goal": GOAL, "ratios": ratios,
-                         "medians": medians, "all": found})
+    return {"hardware": choose_machine(dtype="float32").describe(), "torch": torch.__version__,
+            "goal": GOAL, "ratios": ratios, "medians": medians, "all": found}
 
 
 def make_base(folder: Path) -> None:

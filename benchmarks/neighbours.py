@@ -1,13 +1,13 @@
 """What each command does beside another process on the same cores.
 
-usage: python benchmarks/neighbours.py [--rounds=N] [--arms=ours,spinning,passive]
+usage: python benchmarks/neighbours.py [--rounds=N] [--arms=ours,spinning]
 
-Arms: ours; torch's threads as they are without gpt/machine/neighbours.py, which spin; and threads
-that never do (OMP_WAIT_POLICY=passive). A case is a command, and what runs beside it. Training and
-sampling are looked at for six seconds, from when all of a case are at work; evaluating and
-preparing are timed as whole commands. A fair share of two processes is half of the speed alone;
-the goals are 0.95 of the speed alone that spinning threads have, and 0.85 of a fair share of that
-beside others. Arms take turns in each case; medians. Writes benchmarks/results/neighbours.json.
+Arms: ours, and torch's threads as they are without gpt/machine/neighbours.py, which spin. A case is
+a command, and what runs beside it, by the same arm. Training and sampling are looked at for six
+seconds, from when all of a case are at work; evaluating and preparing are timed as whole commands.
+A fair share of two processes is half of the speed alone; the goals are 0.95 of the speed alone that
+spinning threads have, and 0.85 of a fair share of that beside others. Arms take turns in each case;
+medians. Writes benchmarks/results/neighbours.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gpt.machine.hardware import cpu_name
 
 RESULTS = Path(__file__).parent / "results" / "neighbours.json"
 ROUNDS, WINDOW = 3, 6.0
-ARMS = ["ours", "spinning", "passive"]
+ARMS = ["ours", "spinning"]
 GOAL_ALONE, GOAL_BESIDE = 0.95, 0.85
 SHAPE = ["data.dataset=corpus", "model.block_size=256", "model.n_layer=4", "model.n_head=4",
          "model.n_embd=128", "model.tie_embeddings=true", "train.batch_size=8", "run.compile=false",
@@ -77,13 +77,11 @@ BUSY = Job("-c", ["while True: pass"])
 CASES: dict[str, tuple[Job, Job | None]] = {
     "train": (TRAIN, None), "train, train": (TRAIN, TRAIN), "train, sample": (TRAIN, SAMPLE),
     "train, busy core": (TRAIN, BUSY),
-    "tiny train": (TINY_TRAIN, None), "tiny train, tiny train": (TINY_TRAIN, TINY_TRAIN),
+    "tiny train": (TINY_TRAIN, None),
     "sample": (SAMPLE, None), "sample, sample": (SAMPLE, SAMPLE), "sample, train": (SAMPLE, TRAIN),
     "sample, busy core": (SAMPLE, BUSY),
     "evaluate": (EVALUATE, None), "evaluate, train": (EVALUATE, TRAIN),
-    "evaluate, busy core": (EVALUATE, BUSY),
-    "prepare": (PREPARE, None), "prepare, train": (PREPARE, TRAIN),
-    "prepare, busy core": (PREPARE, BUSY)}
+    "prepare": (PREPARE, None), "prepare, train": (PREPARE, TRAIN)}
 
 
 def main(argv: list[str]) -> None:
@@ -151,10 +149,9 @@ def started(job: Job, arm: str, folder: Path) -> Iterator[tuple[Job, subprocess.
               job.file and job.file.replace("{n}", number))
     python = [sys.executable] + (["-c", SPINNING.format(str(ROOT))] if arm == "spinning" else [])
     command = [sys.executable, "-c"] if job.script == "-c" else [*python, str(ROOT / job.script)]
-    environment = os.environ | ({"OMP_WAIT_POLICY": "passive"} if arm == "passive" else {})
     with (folder / f"{number}.txt").open("wb") as output:
-        process = subprocess.Popen([*command, *job.arguments], cwd=folder, env=environment,
-                                   stdout=output, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, *job.arguments], cwd=folder, stdout=output,
+                                   stderr=subprocess.DEVNULL)
     try:
         yield job, process
     finally:

@@ -1,9 +1,10 @@
 """Is the default recipe the one that learns most in a given time? Every part of it against others.
 
-usage: python benchmarks/recipe.py                  # the default against GPT-2's, by the clock
-       python benchmarks/recipe.py parts [ARM ...]  # the default with one part changed, in turn
-       python benchmarks/recipe.py whole [ARM ...]  # the same arms with the quick start's model
-       python benchmarks/recipe.py widths [N ...]   # learning rates at widths 64, 128 and 256
+usage: python benchmarks/recipe.py         # the default against GPT-2's, by the clock
+       python benchmarks/recipe.py parts   # the default with one part changed, in turn
+       python benchmarks/recipe.py whole   # the same arms with the quick start's model
+       python benchmarks/recipe.py widths  # learning rates at widths 64, 128 and 256
+each with [--rounds=N] [--arms=ARM,ARM]: so many seeds; arms of widths are widths.
 
 The quick start's corpus and model (4 layers of width 128, context 256, bpe:4096). "gpt2" is the
 recipe that nanoGPT made the field's habit: GPT-2's block and initialisation, AdamW at 1e-3 with a
@@ -13,22 +14,20 @@ three seeds and the machine to themselves.
 Arms of `parts` train half of that model (2 layers, context 128), in equal time, too: as many
 steps as fit into 20 seconds by the time of a step, which is measured first with the arms taking
 turns, so that the runs may then share the machine. `whole` trains all of it for 500 steps, for what
-does not change a step's time: without names, those that came before the default in
-`parts`. `widths` trains half
+does not change a step's time: those that came before the default in `parts`. `widths` trains half
 of it at three widths, 140 steps each, with the automatic learning rates and with each of them
 halved and doubled.
 Writes recipe.json, recipe-parts.json, recipe-whole.json and recipe-widths.json in
-benchmarks/results, where arms and widths that were not asked for keep what they have;
-benchmarks/recipe.md draws conclusions.
+benchmarks/results, each once all of its arms have run; benchmarks/recipe.md draws conclusions.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks.runs import Outcome, events, run_script, train  # noqa: E402
+from benchmarks.runs import Chosen, Outcome, choose, events, run_script, train  # noqa: E402
 from gpt.configuration import OptimConfig  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
@@ -48,7 +47,7 @@ from gpt.optim import adamw_lr  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 CONFIG = "configs/quickstart.yaml"
-SEEDS = (1, 2, 3)
+ROUNDS = 3
 MINUTES, SECONDS_OF_PARTS = 3, 20
 TIMED_STEPS, TIMED_ROUNDS = 40, 3
 HALF = ("model.n_layer=2", "model.block_size=128", "train.batch_size=8", "eval.max_tokens=100_000",
@@ -97,54 +96,58 @@ def main(argv: list[str]) -> None:
         from train import main as pretrain
         pretrain(argv[2:])
         return
-    known = {"parts": PARTS, "whole": PARTS, "widths": tuple(map(str, WIDTHS))}
-    if argv and (argv[0] not in known or set(argv[1:]) - set(known[argv[0]])):
-        raise UserError(f"{' '.join(argv)}: give nothing, widths and some of "
-                        f"{', '.join(map(str, WIDTHS))}, or parts and some of {', '.join(PARTS)}")
+    kind = argv.pop(0) if argv and argv[0] in COMPARISONS else "clock"
+    compare, arms = COMPARISONS[kind]
+    chosen = choose(argv, arms, ROUNDS)
+    if chosen.rest:
+        raise UserError(f"{chosen.rest[0]}: give nothing, or one of parts, whole and widths")
     with tempfile.TemporaryDirectory() as folder:
         run_script(Path(folder), "data/prepare.py", str(ROOT / "configs/data/stdlib.yaml"),
                    "out=text")
-        if argv[:1] == ["widths"]:
-            compare_widths(Path(folder), argv[1:] or [str(width) for width in WIDTHS])
-        elif argv[:1] == ["whole"]:
-            compare_whole(Path(folder), ["default", *(argv[1:] or CLOSE)])
-        elif argv:
-            compare_parts(Path(folder), ["default", *argv[1:]] if argv[1:] else list(PARTS))
-        else:
-            compare_by_the_clock(Path(folder))
+        found = compare(Path(folder), chosen)
+    if chosen.is_whole:
+        name = "recipe.json" if kind == "clock" else f"recipe-{kind}.json"
+        write_json(RESULTS / name, found | {"rounds": chosen.rounds})
 
 
-def compare_by_the_clock(folder: Path) -> None:
+def compare_by_the_clock(folder: Path, chosen: Chosen) -> dict[str, Any]:
     """Three minutes each."""
-    found: dict[str, list[Outcome]] = {"default": [], "gpt2": []}
-    for seed in SEEDS:
+    found: dict[str, list[Outcome]] = {arm: [] for arm in chosen.arms}
+    for seed in range(1, chosen.rounds + 1):
         for arm, outcomes in found.items():
             outcomes.append(one(folder, arm, seed, *ARMS[arm], f"train.max_minutes={MINUTES}"))
             print(f"seed {seed}  {arm:22} {outcomes[-1].bits_per_byte:.4f} bits per byte",
                   flush=True)
-    write_json(RESULTS / "recipe.json", summary(found) | {"minutes": MINUTES})
+    return summary(found) | {"minutes": MINUTES}
 
 
-def compare_parts(folder: Path, arms: list[str]) -> None:
+def compare_parts(folder: Path, chosen: Chosen) -> dict[str, Any]:
     """As many steps as fit into the time, two runs side by side."""
+    arms = with_default(chosen)
     seconds = seconds_per_step(folder, arms)
     overrides = {arm: (*HALF, *ARMS[arm], f"train.steps={round(SECONDS_OF_PARTS / seconds[arm])}")
                  for arm in arms}
-    write_results("recipe-parts.json", summary(side_by_side(folder, overrides)) | {
-        "seconds": SECONDS_OF_PARTS, "seconds_per_step": seconds})
+    return summary(side_by_side(folder, overrides, chosen.rounds)) | {
+        "seconds": SECONDS_OF_PARTS, "seconds_per_step": seconds}
 
 
-def compare_whole(folder: Path, arms: list[str]) -> None:
+def compare_whole(folder: Path, chosen: Chosen) -> dict[str, Any]:
     """The quick start's model, as many steps for each."""
-    overrides = {arm: (*ARMS[arm], f"train.steps={STEPS_OF_WHOLE}", "train.max_minutes=null",
-                       "train.batch_size=8", "eval.max_tokens=200_000") for arm in arms}
-    write_results("recipe-whole.json", summary(side_by_side(folder, overrides)) | {
-        "steps": STEPS_OF_WHOLE})
+    same = (f"train.steps={STEPS_OF_WHOLE}", "train.max_minutes=null", "train.batch_size=8",
+            "eval.max_tokens=200_000")
+    overrides = {arm: (*ARMS[arm], *same) for arm in with_default(chosen)}
+    return summary(side_by_side(folder, overrides, chosen.rounds)) | {"steps": STEPS_OF_WHOLE}
 
 
-def compare_widths(folder: Path, widths: list[str]) -> None:
+def with_default(chosen: Chosen) -> list[str]:
+    """The arms, the default among them: the others are compared with it."""
+    return ["default", *(arm for arm in chosen.arms if arm != "default")]
+
+
+def compare_widths(folder: Path, chosen: Chosen) -> dict[str, Any]:
     """Do the learning rates that suit one width suit the others?"""
-    for width in widths:
+    found = {}
+    for width in chosen.arms:
         print(f"width {width}", flush=True)
         arms = {arm: (*HALF, f"model.n_embd={width}", f"train.steps={STEPS_OF_WIDTHS}",
                       "optim.name=muon",
@@ -153,22 +156,20 @@ def compare_widths(folder: Path, widths: list[str]) -> None:
                 for arm, (lr, muon_lr) in FACTORS.items()}
         (folder / width).mkdir()
         (folder / width / "text").symlink_to(folder / "text")
-        write_results("recipe-widths.json", {
-            "steps": STEPS_OF_WIDTHS, "widths": {width: summary(side_by_side(folder / width,
-                                                                             arms))}})
+        found[width] = summary(side_by_side(folder / width, arms, chosen.rounds))
+    return {"steps": STEPS_OF_WIDTHS, "widths": found}
 
 
-def write_results(name: str, found: dict[str, Any]) -> None:
-    """Into a file whose other arms, or widths, stay as they are."""
-    path = RESULTS / name
-    there = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, found | {key: there[key] | value for key, value in found.items()
-                              if isinstance(value, dict) and key in there})
+COMPARISONS: dict[str, tuple[Callable[[Path, Chosen], dict[str, Any]], list[str]]] = {
+    "clock": (compare_by_the_clock, ["default", "gpt2"]), "parts": (compare_parts, list(PARTS)),
+    "whole": (compare_whole, ["default", *CLOSE]),
+    "widths": (compare_widths, [str(width) for width in WIDTHS])}
 
 
-def side_by_side(folder: Path, arms: dict[str, tuple[str, ...]]) -> dict[str, list[Outcome]]:
+def side_by_side(folder: Path, arms: dict[str, tuple[str, ...]],
+                 rounds: int) -> dict[str, list[Outcome]]:
     """Outcomes by arm, one per seed; a run for each core at a time."""
-    jobs = [(arm, seed) for seed in SEEDS for arm in arms]
+    jobs = [(arm, seed) for seed in range(1, rounds + 1) for arm in arms]
 
     def work(job: tuple[str, int]) -> Outcome:
         arm, seed = job
@@ -219,7 +220,7 @@ def summary(found: dict[str, list[Outcome]]) -> dict[str, Any]:
     bits = {arm: [outcome.bits_per_byte for outcome in outcomes]
             for arm, outcomes in found.items()}
     means = {arm: statistics.mean(values) for arm, values in bits.items()}
-    for arm, values in bits.items():
+    for arm, values in bits.items() if "default" in bits else ():
         gaps = [value - base for value, base in zip(values, bits["default"], strict=True)]
         print(f"{arm:24} {means[arm]:.4f} bits per byte ({min(values):.4f} to {max(values):.4f}), "
               f"{means[arm] - means['default']:+.4f} ({min(gaps):+.4f} to {max(gaps):+.4f})")

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What --rounds=N and --arms=A,B choose; `rest`: the other words of the command line."""
+    """What --rounds=N and --arms=A,B choose.
+
+    is_whole: all arms, and only then is a result written. rest: other words of the command line.
+    """
 
     arms: list[str]
     rounds: int
-    is_whole: bool  # all arms: only then is a result written
+    is_whole: bool
     rest: list[str]
 
 
@@ -49,11 +52,20 @@ def choose(argv: Sequence[str], arms: Sequence[str], rounds: int) -> Chosen:
         if not text.isdecimal() or not int(text):
             raise UserError(f"--rounds={text}: give a number of rounds, such as --rounds=1")
         rounds = int(text)
-    chosen = [arm for text in given["arms"] for arm in text.split(",")] or list(arms)
-    if unknown := [arm for arm in chosen if arm not in arms]:
-        raise UserError(f"there is no arm {unknown[0]!r}; choose from {', '.join(arms)}")
+    chosen = [arm for text in given["arms"] for arm in _arms_in(text, arms)] or list(arms)
     rest = [word for word in argv if not word.startswith(("--rounds=", "--arms="))]
     return Chosen(chosen, rounds, set(chosen) == set(arms), rest)
+
+
+def _arms_in(text: str, arms: Sequence[str]) -> Iterator[str]:
+    """Arms between commas; some have a comma in their name."""
+    while text:
+        arm = next((arm for arm in sorted(arms, key=len, reverse=True)
+                    if f"{text},".startswith(f"{arm},")), None)
+        if arm is None:
+            raise UserError(f"--arms: there is no arm {text!r}; choose from {'; '.join(arms)}")
+        yield arm
+        text = text[len(arm):].lstrip(", ")
 
 
 def no_more(chosen: Chosen) -> None:

@@ -1,6 +1,6 @@
 """Training throughput at the 10.7 M shape: ours against transformers' GPT-2 and litgpt's GPT.
 
-usage: python benchmarks/throughput.py
+usage: python benchmarks/throughput.py [--rounds=N] [--arms="ours, eager,litgpt, compiled"]
 
 6 layers, 6 heads, width 384, context 256, batch 16, vocabulary 65; a step is forward, backward,
 clipping and fused AdamW, eager and compiled, in float32 and, where the processor computes in it,
@@ -8,11 +8,12 @@ bfloat16. Each arm lives in a process of its own, as it comes (ours keeps freed 
 does), and they take turns, a step at a time; the limit is a 1024 x 1024 product measured between
 them. "ours" has the default's grouped key/value heads, and so a tenth fewer parameters than the
 peers; "ours, as many" has theirs. Needs transformers and litgpt (pip install litgpt). Writes
-benchmarks/results/throughput.json.
+benchmarks/results/throughput.json, once all arms have run.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from benchmarks.runs import Chosen, choose, no_more  # noqa: E402
 from gpt.batches import MicroBatch  # noqa: E402
 from gpt.configuration import ModelConfig, OptimConfig, TrainConfig  # noqa: E402
 from gpt.errors import run_command  # noqa: E402
@@ -52,19 +54,23 @@ GOAL, GOAL_OF_PEAK = 1.1, 0.65
 
 def main(argv: list[str]) -> None:
     """Every number format in turn; then the file. With --arm: one of the processes."""
-    if argv:
+    if argv[:1] == ["--arm"]:
         work(argv[1], argv[2] == "compiled", argv[3])
         return
+    arms = [f"{name}, {mode}" for name in BUILDERS for mode in ("eager", "compiled")]
+    chosen = choose(argv, arms, ROUNDS)
+    no_more(chosen)
     formats = ["float32"]
     if computes_in_bfloat16(choose_machine().device.type):
         formats.append("bfloat16")
     else:
         print("bfloat16: left out, this processor does not compute in it")
-    found = {dtype: compare(choose_machine(dtype=dtype), dtype) for dtype in formats}
-    write_json(RESULTS, {"hardware": choose_machine().describe(), "formats": found, "goal": GOAL,
-                         "goal_of_peak": GOAL_OF_PEAK, "packages": {
-                             name: package_version(name)
-                             for name in ("torch", "transformers", "litgpt")}})
+    found = {dtype: compare(choose_machine(dtype=dtype), dtype, chosen) for dtype in formats}
+    if chosen.is_whole:
+        write_json(RESULTS, {"hardware": choose_machine().describe(), "rounds": chosen.rounds,
+                             "formats": found, "goal": GOAL, "goal_of_peak": GOAL_OF_PEAK,
+                             "packages": {name: package_version(name)
+                                          for name in ("torch", "transformers", "litgpt")}})
 
 
 def work(name: str, compiled: bool, dtype: str) -> None:
@@ -107,13 +113,12 @@ class Arm:
         sys.exit(f"{self._process.args} ended early; run it by hand to see why")
 
 
-def compare(machine: Machine, dtype: str) -> dict[str, Any]:
-    """All arms in one number format, taking turns."""
-    arms = {f"{name}, {mode}": Arm(name, mode, dtype) for name in BUILDERS
-            for mode in ("eager", "compiled")}
+def compare(machine: Machine, dtype: str, chosen: Chosen) -> dict[str, Any]:
+    """Arms in one number format, taking turns."""
+    arms = {arm: Arm(*arm.rsplit(", ", 1), dtype) for arm in chosen.arms}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     peaks = []
-    for _ in range(ROUNDS):
+    for _ in range(chosen.rounds):
         peaks.append(measure_matmul_flops(machine.device, machine.dtype))
         for name, arm in arms.items():
             seconds[name].append(arm.step())
@@ -128,7 +133,8 @@ def report(machine: Machine, seconds: dict[str, float], flops_per_token: dict[st
            peak: float) -> dict[str, Any]:
     """A line per arm, and the ratios."""
     rates = {name: BATCH * CONTEXT / s for name, s in seconds.items()}
-    best_peer = max(rate for name, rate in rates.items() if not name.startswith("ours"))
+    best_peer = max((rate for name, rate in rates.items() if not name.startswith("ours")),
+                    default=math.nan)
     of_peak = {name: flops_per_token[name] * rate / peak for name, rate in rates.items()}
     print(f"{machine.describe()}: a product reaches {peak / 1e9:,.0f} GFLOP/s")
     for name, rate in rates.items():

@@ -1,6 +1,6 @@
 """Tiny Shakespeare by characters: how soon the public reference's validation loss is reached.
 
-usage: python benchmarks/time_to_loss.py [PATH/tinyshakespeare.txt] [--rounds=5]
+usage: python benchmarks/time_to_loss.py [PATH/tinyshakespeare.txt] [--rounds=N] [--arms=ARM]
 
 Whole processes, from `python train.py` to their exit, on a prepared dataset: our recipe
 (configs/shakespeare-char.yaml) and the reference's (configs/shakespeare-reference.yaml, 2,000
@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import Outcome, run_script, train  # noqa: E402
+from benchmarks.runs import Outcome, choose, run_script, train  # noqa: E402
 from gpt.errors import UserError, run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
@@ -30,30 +30,31 @@ from gpt.machine.hardware import measure_matmul_flops  # noqa: E402
 RESULTS = Path(__file__).parent / "results" / "time_to_loss.json"
 ARMS = {"ours": "configs/shakespeare-char.yaml", "reference": "configs/shakespeare-reference.yaml"}
 LOSS = 1.8857  # the public reference's after its 2,000 steps
-GOAL = 6.0
+GOAL, ROUNDS = 6.0, 5
 
 
 def main(argv: list[str]) -> None:
     """Prepare, train in turn, report."""
-    rounds = next((int(word.removeprefix("--rounds=")) for word in argv if "--rounds=" in word), 5)
-    texts = [Path(word) for word in argv if not word.startswith("--")]
-    text = texts[0] if texts else ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
+    chosen = choose(argv, list(ARMS), ROUNDS)
+    text = (Path(chosen.rest[0]) if chosen.rest else
+            ROOT.parent / "shared" / "data" / "tinyshakespeare.txt")
     if not text.is_file():
         raise UserError(f"{text} is not there; give the path of tinyshakespeare.txt")
     machine, peaks = choose_machine(dtype="float32"), []
-    found: dict[str, list[Outcome]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[Outcome]] = {arm: [] for arm in chosen.arms}
     with tempfile.TemporaryDirectory() as folder:
         run_script(Path(folder), "data/prepare.py", str(text.resolve()), "tokenizer=char",
                    "out=text")
-        for seed in range(1, rounds + 1):
+        for seed in range(1, chosen.rounds + 1):
             peaks.append(measure_matmul_flops(machine.device, machine.dtype))
-            for arm, config in ARMS.items():
-                outcome = train(Path(folder), config, f"{arm}-{seed}", "data.dataset=text",
+            for arm in chosen.arms:
+                outcome = train(Path(folder), ARMS[arm], f"{arm}-{seed}", "data.dataset=text",
                                 f"run.seed={seed}")
                 found[arm].append(outcome)
                 print(f"seed {seed}  {arm:9}  {outcome.seconds:6.1f} s  {outcome.tokens:9,} tokens"
                       f"  validation loss {outcome.loss:.4f}", flush=True)
-    report(found, statistics.median(peaks), machine.describe())
+    if chosen.is_whole:
+        report(found, statistics.median(peaks), machine.describe())
 
 
 def report(found: dict[str, list[Outcome]], peak: float, hardware: str) -> None:

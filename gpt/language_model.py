@@ -181,8 +181,9 @@ class LanguageModel:
 
 def load(run: str, device: str = "auto", dtype: str = "auto",
          draft: str | None = None) -> LanguageModel:
-    """Open a run folder (its newest sound checkpoint), one checkpoint folder, a Hugging Face folder
-    (GPT-2, Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
+    """Open a run folder (its newest sound checkpoint, of a run that eval.patience ended the best;
+    RUN@newest, RUN@best, RUN@step-N choose), one checkpoint folder, a Hugging Face folder (GPT-2,
+    Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
 
     device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, or int8: matrices in 8
     bits, all else as in auto. auto is for generation: bfloat16 where the hardware computes in it;

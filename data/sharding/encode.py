@@ -88,7 +88,7 @@ def _texts(batch: list[Piece]) -> _Texts:
     return [(piece.text, piece.ends) for piece in batch]
 
 
-_LEFT_TO_THE_PARENT = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1")
+_LEFT_TO_THE_PARENT = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1", "SIGHUP")
                        if hasattr(signal, name)]
 
 

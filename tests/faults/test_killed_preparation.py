@@ -146,7 +146,7 @@ def test_killed_at_any_moment_it_leaves_no_dataset_no_processes_and_goes_on(whol
 
 
 @pytest.mark.parametrize("to_all", [False, True])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize("whole", [many_files], indirect=True)
 def test_asked_to_stop_it_leaves_with_75_and_the_command_that_continues(whole, name, to_all):
     """Schedulers and terminals tell all processes at once, which is to make no difference."""

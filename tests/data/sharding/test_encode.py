@@ -115,6 +115,7 @@ def test_processes_leave_ctrl_c_to_their_parent(monkeypatch):
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
         os.kill(process.pid, signal.SIGUSR1)
+        os.kill(process.pid, signal.SIGHUP)
     found += [pair for batch in batches for pair in batch]
     assert [piece for piece, _ in found] == pieces
 
