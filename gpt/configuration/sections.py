@@ -229,7 +229,7 @@ class PreferenceConfig(Section):
 
 
 # Fields that name a place, which may be a relative one.
-PLACES = ("data.dataset", "finetune.from", "finetune.data", "finetune.val_data", "finetune.chat",
+PLACES = ("data.dataset", "finetune.from", "finetune.data", "finetune.val_data",
           "finetune.pretrain_data")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gpt.configuration import PLACES, RunConfig, RunSections
+from gpt.configuration import PLACES, RunConfig, RunSections, strict_yaml
 from gpt.errors import UserError
 from gpt.files import locked, read_json, write_atomically, write_json
 from gpt.machine.device import Machine
@@ -51,8 +51,8 @@ class RunFolder:
 
     def recorded(self) -> dict[str, Any]:
         """The configuration that training went on with the last time; empty if it never did."""
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-            values = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, UserError):
+            values = strict_yaml.load_file(self.path / "config.yaml").values
             return values if isinstance(values, dict) else {}
         return {}
 

@@ -193,8 +193,14 @@ def test_a_run_that_gave_up_stands_for_its_best_checkpoint(gave_up, capsys, monk
     assert torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])
     code, _, err = call_main(sample, "runs/p@step-1", "--prompt", "a", monkeypatch=monkeypatch,
                              capsys=capsys)
+    there = checkpoint.steps_in(Path("runs/p/checkpoints"))
     assert code == 2 and err == (f"error: runs/p@step-1: there is no such checkpoint; choose from "
                                  f"@newest, @best, @step-{last}, @step-{best}\n")
+    (there[best] / "config.json").write_text("{}")
+    assert checkpoint.find("runs/p") == there[last]
+    assert f"{there[best]}, the best, is passed over" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cannot be used"):
+        checkpoint.find("runs/p@best")
 
 
 def test_a_run_that_went_on_stands_for_its_newest_checkpoint_again(gave_up, run):

@@ -81,9 +81,13 @@ def find(run: str) -> Path:
     there = steps_in(checkpoints)
     if which or best is None or best.step not in there or best.ended_at != read_state(newest).step:
         return newest
+    if problems := damage(there[best.step]):
+        print(f"warning: {there[best.step]}, the best, is passed over: {'; '.join(problems)}",
+              file=sys.stderr)
+        return newest
     print(f"note: {folder} ended at step {best.ended_at}, since nothing better was found after "
           f"step {best.step}, which is taken; {folder}@newest is the last one", file=sys.stderr)
-    return _sound(there[best.step])
+    return there[best.step]
 
 
 def _chosen(folder: str, which: str) -> Path:
