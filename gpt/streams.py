@@ -70,15 +70,11 @@ def guarded_streams() -> Iterator[Output]:
 
 
 def _open_absent_ones() -> None:
-    """So that no file of ours takes the number of a stream, and what is written to it."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is not None:
-            continue
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
-        setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    """So that no file of ours takes the number of a stream, and what is written to it: what is
+    opened takes the lowest number that is free."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -160,6 +160,7 @@ def test_a_terminal_that_is_closed_saves_and_one_that_nohup_left_goes_on(workpla
             before = metrics.stat().st_size
             while metrics.stat().st_size < before + 1000:
                 time.sleep(0.05)
+                assert process.poll() is None
             process.kill()
         assert process.wait(timeout=60) == code
         assert any((workplace / "runs" / name / "checkpoints").glob("step-*")) == (not nohup)

@@ -216,6 +216,7 @@ def test_a_run_that_was_never_evaluated_has_no_best(run):
     with pytest.raises(UserError, match="runs/a has no best checkpoint"):
         checkpoint.find("runs/a@best")
     Path("runs/at@home").mkdir()
+    Path("runs/at").mkdir()
     with pytest.raises(UserError, match="runs/at@home has no checkpoints"):
         checkpoint.find("runs/at@home")
 
