@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
-from gpt.streams import guarded_streams
+from gpt.streams import Output, guarded_streams
 
 EXIT_FAILED = 1  # something broke
 EXIT_USAGE = 2  # wrong usage, configuration or data: the line says what to change
@@ -45,8 +42,8 @@ class Stopped(Exception):
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a script's `main` with the process's arguments; its errors become lines and exit codes.
     """
-    with guarded_streams() as output, _interrupts() as interrupted:
-        code, line = _outcome(command, interrupted)
+    with guarded_streams() as output:
+        code, line = _outcome(command, output)
         output.flush()
         if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
             code, line = EXIT_FAILED, (f"failed: standard output: {output.error.strerror}: what "
@@ -57,49 +54,34 @@ def run_command(command: Callable[[list[str]], None]) -> None:
         sys.exit(code)
 
 
-def _outcome(command: Callable[[list[str]], None], interrupted: threading.Event
-             ) -> tuple[int, str | None]:
+def _outcome(command: Callable[[list[str]], None], output: Output) -> tuple[int, str | None]:
     """(exit code, last line)"""
     try:
         command(sys.argv[1:])
+    except SystemExit as left:
+        if left.code is None or isinstance(left.code, int):
+            return left.code or 0, None
+        return EXIT_FAILED, left.code
+    except UserError as error:
+        return EXIT_USAGE, f"error: {error}"
+    except WorkFailed as error:
+        return EXIT_FAILED, f"failed: {error}"
+    except Stopped as stopped:
+        return EXIT_STOPPED, str(stopped)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or (
-                interrupted.is_set() and not isinstance(error, Stopped | SystemExit)):
-            return EXIT_INTERRUPTED, "interrupted"  # or whatever an import made of it
-        if isinstance(error, SystemExit):
-            return (error.code, None) if isinstance(error.code, int) else (
-                int(error.code is not None), error.code)
-        if isinstance(error, UserError):
-            return EXIT_USAGE, f"error: {error}"
-        if isinstance(error, WorkFailed):
-            return EXIT_FAILED, f"failed: {error}"
-        if isinstance(error, Stopped):
-            return EXIT_STOPPED, str(error)
-        if isinstance(error, BrokenPipeError):  # nobody reads any more, as in `sample.py … | head`
-            return 0, None
-        if isinstance(error, OSError):
-            return EXIT_FAILED, (f"failed: {error.filename or 'input or output'}: "
-                                 f"{error.strerror or error}")
-        raise
+        if _is_interrupt(error):
+            return EXIT_INTERRUPTED, "interrupted"
+        if error is output.error and isinstance(error, BrokenPipeError):
+            return 0, None  # the reader of our output left, as in `sample.py … | head`
+        if not isinstance(error, OSError):
+            raise
+        return EXIT_FAILED, (f"failed: {error.filename or 'input or output'}: "
+                             f"{error.strerror or error}")
     return 0, None
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, which is a KeyboardInterrupt as ever; libraries turn some into other errors,
-    above all while they are being imported."""
-    interrupted = threading.Event()
-
-    def interrupt(number: int, frame: Any) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and (
-        threading.current_thread() is threading.main_thread())
-    if ours:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupted
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is a Ctrl-C, or what a library made of one while it was imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

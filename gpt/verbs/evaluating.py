@@ -111,7 +111,8 @@ def _config_of(path: Path) -> dict[str, Any]:
     config = path.parent.parent / "config.yaml"
     in_a_run = path.parent.name == "checkpoints" and config.is_file()
     values: dict[str, Any] = load_file(config).values if in_a_run else {}
-    find_places(values, config.parent)
+    if in_a_run:
+        find_places(values, config.parent)
     return values
 
 

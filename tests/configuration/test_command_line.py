@@ -335,7 +335,8 @@ def failing(error: BaseException):
     (UserError("x is wrong;\n  write y"), 2, "error: x is wrong; write y\n"),
     (TrainingFailed("the loss of step 3 is nan"), 1, "failed: the loss of step 3 is nan\n"),
     (Stopped("stopped by SIGTERM"), 75, "stopped by SIGTERM\n"),
-    (KeyboardInterrupt(), 130, "interrupted\n")])
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+    (BrokenPipeError(32, "Broken pipe"), 1, "failed: input or output: Broken pipe\n")])
 def test_errors_leave_with_their_exit_code_and_one_line(error, code, line, capsys):
     with pytest.raises(SystemExit) as left:
         run_command(failing(error))
