@@ -166,6 +166,11 @@ def test_a_terminal_that_is_closed_saves_and_one_that_nohup_left_goes_on(workpla
         assert any((workplace / "runs" / name / "checkpoints").glob("step-*")) == (not nohup)
 
 
+def hears_ctrl_c() -> None:
+    """As in a terminal: what a shell starts in the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("module", ["torch", "pydantic"])
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_a_ctrl_c_while_something_is_imported_is_one_line(module, swallowed, workplace):
@@ -181,7 +186,7 @@ def test_a_ctrl_c_while_something_is_imported_is_one_line(module, swallowed, wor
         script = words[:1] if words[0] == "-m" else [str(ROOT / words[0])]
         done = subprocess.run([sys.executable, *script, *words[1:]], text=True, check=False,
                               env=script_environment(PYTHONPATH=f"{workplace}:{ROOT}"),
-                              capture_output=True)
+                              capture_output=True, preexec_fn=hears_ctrl_c)
         assert (done.returncode, done.stderr) == (130, "interrupted\n"), words
 
 
