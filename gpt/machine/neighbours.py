@@ -77,7 +77,7 @@ def waited_seconds() -> float:
     """How long this process's threads could have computed and had no core, all together."""
     waited = 0
     for task in _TASKS.iterdir():
-        with contextlib.suppress(OSError):  # a thread that has just ended
+        with contextlib.suppress(OSError, IndexError):  # a thread that has just ended
             waited += int((task / "schedstat").read_bytes().split()[1])
     return waited / 1e9
 
