@@ -16,6 +16,7 @@ import numpy as np
 
 from gpt.errors import UserError
 from gpt.files import naming
+from gpt.tokenizer.unwritable import REPLACEMENT
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_IDS = 10_000_000  # beyond all vocabularies
@@ -44,8 +45,9 @@ class Tokenizer(ABC):
     specials: dict[str, int]  # control tokens
     chat_template: str | None  # a Jinja text that travels along
     chat_format: str | None = None  # the same as data, in JSON: gpt/chat/format.py
+    unwritable: re.Pattern[str] | None = None  # characters that no token stands for
     prefixes_space: bool = False  # whether a text is encoded as if a space stood before it
-    encodes_in_pieces: bool = True  # whether a text cut between word and blank has the same ids
+    encodes_in_pieces: bool = True  # so that a long text need not be in memory: see cutting
 
     def __init_subclass__(cls) -> None:
         cls._kinds[cls.kind] = cls
@@ -102,10 +104,27 @@ class Tokenizer(ABC):
     def fingerprint(self) -> str:
         """SHA-256 over all that its ids depend on: equal means identical ids."""
 
+    def writable(self, text: str) -> str:
+        """The text with U+FFFD for every character that no token stands for."""
+        return text if self.unwritable is None else self.unwritable.sub(self._replacement, text)
+
+    @cached_property
+    def _replacement(self) -> str:
+        """Or a question mark, where not even that has a token."""
+        lacking = self.unwritable is not None and self.unwritable.search(REPLACEMENT)
+        return "?" if lacking else REPLACEMENT
+
+    def unwritable_in(self, text: str) -> tuple[int, str] | None:
+        """(place, what is wrong there) of the first character that no token stands for."""
+        if self.unwritable is None or (match := self.unwritable.search(text)) is None:
+            return None
+        return match.start(), (f"the tokenizer {self.spec} has no token for the character "
+                               f"U+{ord(match[0]):04X}")
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. Bytes that arrived as lone surrogates (PEP 383) are kept."""
         if not text.isascii() and _SURROGATE.search(text):
-            text = _NO_BYTE.sub("\ufffd", text)
+            text = _NO_BYTE.sub(REPLACEMENT, text)
             return self.encode_bytes(text.encode("utf-8", "surrogateescape"))
         return self.encode_array(text).tolist()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gpt.tokenizer.alphabet import token_of
@@ -114,24 +114,28 @@ def unknown_id(definition: Definition, vocab: dict[str, int]) -> int | None:
     return model["unk_id"] if "unk_id" in model else vocab.get(model.get("unk_token") or "")
 
 
-def spelled(definition: Definition, names: Iterable[str],
-            literal: Collection[str]) -> Iterator[bytes]:
+def spelled(definition: Definition, names: Iterable[str]) -> Iterator[bytes]:
     """The bytes that tokens stand for, by the definition's decoder.
 
-    literal: names that are text themselves, as those of added tokens are. Raises ValueError for
-    a decoder that does more than spell.
+    Raises ValueError for a decoder that does more than spell.
     """
-    spell = _spelling(definition)
-    for name in names:
-        yield name.encode() if name in literal else spell(name)
+    return map(_spelling(definition), names)
+
+
+def is_byte_level(definition: Definition) -> bool:
+    """Whether tokens are written as visible characters, one for each byte."""
+    found = kinds(definition.get("decoder"))
+    return found == {"ByteLevel"} or (
+        not found and "ByteLevel" in kinds(definition.get("pre_tokenizer")))
 
 
 def _spelling(definition: Definition) -> Callable[[str], bytes]:
+    """Of an added token, too: Gemma has runs of `▁` among them. Where characters stand for bytes,
+    its name is its text."""
     found = kinds(definition.get("decoder"))
-    if not found and "ByteLevel" in kinds(definition.get("pre_tokenizer")):
-        found = {"ByteLevel"}
-    if found == {"ByteLevel"}:
-        return _byte_level
+    if is_byte_level(definition):
+        added = {token["content"] for token in definition.get("added_tokens", ())}
+        return lambda name: name.encode() if name in added else _byte_level(name)
     if not found or found - _SPACED:
         raise ValueError(f"its decoder is {' and '.join(sorted(found)) or 'missing'}; ByteLevel, "
                          "Metaspace and those of Llama and Gemma can be read")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import UserError
+from gpt.tokenizer.alphabet import VISIBLE
 from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of
+from gpt.tokenizer.cutting import encodes_in_pieces
 from gpt.tokenizer.definition import (
-    Definition,
     control_tokens,
-    kinds,
+    is_byte_level,
     opened,
     spelled,
     unknown_id,
     without_prefix,
 )
-from gpt.tokenizer.ranks import known_pattern
+from gpt.tokenizer.unwritable import characters_with
 
 _FILE = "tokenizer.json"
 
@@ -44,19 +46,23 @@ class JsonTokenizer(Tokenizer):
         self._library = opened(self._parsed)
         self.specials = control_tokens(self._parsed)
         self._names: dict[str, int] = self._library.get_vocab()
-        added = {token["content"] for token in self._parsed.get("added_tokens", ())}
-        self._tokens = dict(zip(self._names.values(), spelled(self._parsed, self._names, added),
+        self._tokens = dict(zip(self._names.values(), spelled(self._parsed, self._names),
                                 strict=True))
         self._unknown = unknown_id(self._parsed, self._names)
         self._never_text = frozenset(self.specials.values()) - {self._unknown}
         self._unprefixed = without_prefix(self._parsed)
         self.prefixes_space = self._unprefixed != self._parsed
-        self.encodes_in_pieces = not self.prefixes_space and _cuts_at_blanks(self._parsed)
         self._set_boundaries(boundaries)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For processes that encode: what it is made of."""
         return JsonTokenizer, (self.spec, self.definition, self.boundaries, self.chat_template)
+
+    @cached_property
+    def encodes_in_pieces(self) -> bool:  # type: ignore[override]
+        """Whether a text cut between word and blank has the same ids."""
+        texts = (token for i, token in self._tokens.items() if i in self.text_ids)
+        return encodes_in_pieces(self._parsed, texts)
 
     @cached_property
     def text_ids(self) -> frozenset[int]:
@@ -73,7 +79,20 @@ class JsonTokenizer(Tokenizer):
         return [np.array(self._encode_with(self._library, text), dtype=np.uint32)
                 for text in texts]
 
+    @cached_property
+    def unwritable(self) -> re.Pattern[str] | None:  # type: ignore[override]
+        """Characters that no token stands for.
+
+        What takes their place in the library may be the token that ends texts, or nothing.
+        """
+        if not is_byte_level(self._parsed):
+            return None
+        return characters_with([b for b, name in VISIBLE.items() if name not in self._names])
+
     def _encode_with(self, library: Any, text: str) -> list[int]:
+        if found := self.unwritable_in(text):
+            place, problem = found
+            raise UserError(f"{problem}, at place {place} of this text; take it out")
         try:
             ids: list[int] = library.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library has no other
@@ -85,7 +104,8 @@ class JsonTokenizer(Tokenizer):
 
     def _letters_of(self, control: int) -> list[int]:
         """A control token's name letter by letter, for a text that spells it."""
-        letters = [self._single_bytes.get(b, self._unknown) for b in self._tokens[control]]
+        name = next(name for name, i in self.specials.items() if i == control)
+        letters = [self._single_bytes.get(b, self._unknown) for b in name.encode()]
         return [i for i in letters if i is not None]
 
     def encode_behind(self, text: str) -> list[int]:
@@ -96,7 +116,7 @@ class JsonTokenizer(Tokenizer):
         """Single-byte tokens where there are some; otherwise U+FFFD for each byte."""
         if all(b in self._single_bytes for b in data):
             return [self._single_bytes[b] for b in data]
-        return self.encode_behind("\ufffd" * len(data))
+        return self.encode_behind(self._replacement * len(data))
 
     @cached_property
     def _library_without_prefix(self) -> Any:
@@ -147,17 +167,6 @@ class JsonTokenizer(Tokenizer):
         if _sha256(data) != meta["json_sha256"]:
             raise UserError(f"{_FILE} is not the one that was saved")
         return cls(meta["spec"], data.decode(), boundaries_of(meta["boundaries"]), chat_template)
-
-
-def _cuts_at_blanks(definition: Definition) -> bool:
-    """Whether no token stands for both sides of a place between a word and a blank.
-
-    None does where the pattern is a known one, unless an added token goes across.
-    """
-    across = any(token["lstrip"] or token["rstrip"] or len(token["content"].split()) != 1
-                 for token in definition.get("added_tokens", ()) if not token["special"])
-    known = known_pattern(definition) is not None
-    return known and not across and kinds(definition.get("normalizer")) <= {"NFC"}
 
 
 def _sha256(data: bytes) -> str:

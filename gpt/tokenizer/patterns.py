@@ -23,6 +23,14 @@ O200K_PATTERN = "|".join([
     r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
 QWEN2_PATTERN = BPE_PATTERN.replace("{1,3}", "")  # digits one by one
 ONE_CHARACTER = r"(?s:.)"
+DIGIT = r"\p{N}"
+# DeepSeek's, which cut one after the other.
+DEEPSEEK_PATTERNS = (
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+")
 
 # Llama 3's, which is BPE_PATTERN spelled out; programs that know it know it in this form.
 _LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -37,5 +45,6 @@ HUGGING_FACE = {
                      r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"),
     ONE_CHARACTER: r"[\s\S]",
 }
+ALONE = {GPT2_PATTERN, *HUGGING_FACE}  # that cut a whole text, as tiktoken needs it
 FROM_HUGGING_FACE = {theirs: ours for ours, theirs in HUGGING_FACE.items()} | {
     BPE_PATTERN: BPE_PATTERN, QWEN2_PATTERN: QWEN2_PATTERN}

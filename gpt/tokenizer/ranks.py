@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gpt.tokenizer.alphabet import token_of
-from gpt.tokenizer.definition import Definition, control_tokens, steps
+from gpt.tokenizer.cutting import known_patterns
+from gpt.tokenizer.definition import Definition, control_tokens
 from gpt.tokenizer.merges import merges_of
-from gpt.tokenizer.patterns import FROM_HUGGING_FACE, GPT2_PATTERN
+from gpt.tokenizer.patterns import ALONE
 
 _LONGEST = 1024  # bytes of a token; following the merges of one takes the square of that
 
@@ -26,29 +27,17 @@ def as_ranks(definition: Definition) -> RanksAndPattern | None:
     order of their tokens' ids. The merges may name more pairs than ever meet, as Llama 3's do.
     """
     model, specials = definition["model"], control_tokens(definition)
-    pattern = known_pattern(definition)
+    patterns = known_patterns(definition)
     only_control = len(specials) == len(definition.get("added_tokens", ()))
-    if pattern is None or definition.get("normalizer") or not only_control:
+    if (patterns is None or len(patterns) != 1 or patterns[0] not in ALONE
+            or definition.get("normalizer") or not only_control):
         return None
     try:
         ranks = _ranks(model, specials)
         alike = ranks is not None and _merge_alike(model, ranks)
     except KeyError:  # a token or a merge with a character that stands for no byte
         return None
-    return RanksAndPattern(ranks, pattern) if ranks is not None and alike else None
-
-
-def known_pattern(definition: Definition) -> str | None:
-    """tiktoken's form of the pattern that cuts the text; None for one that is not known."""
-    match list(steps(definition.get("pre_tokenizer"))):
-        case [{"type": "ByteLevel", "add_prefix_space": False} as level]:
-            return GPT2_PATTERN if level.get("use_regex", True) else None
-        case [{"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior,
-               "invert": invert},
-              {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]:
-            keeps_all = (behavior, invert) in (("Isolated", False), ("Removed", True))
-            return FROM_HUGGING_FACE.get(regex) if keeps_all else None
-    return None
+    return RanksAndPattern(ranks, patterns[0]) if ranks is not None and alike else None
 
 
 def _ranks(model: dict[str, Any], specials: dict[str, int]) -> dict[bytes, int] | None:

@@ -12,8 +12,10 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from gpt.tokenizer.patterns import _LLAMA3, HUGGING_FACE, QWEN2_PATTERN
+from gpt.tokenizer.alphabet import name_of
+from gpt.tokenizer.patterns import _LLAMA3, DEEPSEEK_PATTERNS, HUGGING_FACE, QWEN2_PATTERN
 
+LACKING = (0x04, 0x1D, 0xF1, 0xF2, 0xFF)  # bytes that smollm's vocabulary lacks
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 MORE = ("Größe, naïve café, 中文 和 日本語。 Привет, мир! 🙂👩‍👩‍👧 e\u0301 ½ ٣ "
         "don't We'LL 12345\n") * 20
@@ -108,12 +110,34 @@ def starcoder() -> dict[str, Any]:
     return _byte_level(None, ["<|endoftext|>"], digits=True)
 
 
+def smollm() -> dict[str, Any]:
+    """Some bytes have no token, and the one for what is unknown begins texts elsewhere."""
+    definition = starcoder()
+    model = definition["model"]
+    ids = {name_of(bytes([b])) for b in LACKING}
+    vocab = {name: i for name, i in model["vocab"].items() if name not in ids}
+    vocab["<|endoftext|>"] = definition["added_tokens"][0]["id"]
+    return {**definition, "model": {**model, "vocab": vocab, "unk_token": "<|endoftext|>"}}
+
+
+def deepseek() -> dict[str, Any]:
+    """Three patterns, one after the other."""
+    definition = _byte_level(HUGGING_FACE[QWEN2_PATTERN], ["<|endoftext|>"])
+    cuts = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+             "invert": False} for pattern in DEEPSEEK_PATTERNS]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": False}
+    return {**definition, "normalizer": {"type": "Sequence", "normalizers": []},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, level]}}
+
+
 @cache
 def _spaced_model() -> str:
     """As SentencePiece has it: `▁` for a space, bytes for what no token spells."""
     trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     trained.normalizer = normalizers.Replace(" ", "▁")
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trained.pre_tokenizer = pre_tokenizers.Sequence([  # no published one joins lines and words
+        pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(prepend_scheme="always")])
     controls = ["<unk>", "<s>", "</s>"]
     trained.train_from_iterator(corpus(), trainers.BpeTrainer(
         vocab_size=900, limit_alphabet=90, show_progress=False,
@@ -148,9 +172,15 @@ def mistral() -> dict[str, Any]:
 
 
 def gemma() -> dict[str, Any]:
-    """Nothing is put before a text."""
-    return _spaced(SPACED, {"type": "Split", "pattern": {"String": " "},
-                            "behavior": "MergedWithPrevious", "invert": False})
+    """Nothing is put before a text, and runs of blanks are added tokens."""
+    definition = _spaced(SPACED, {"type": "Split", "pattern": {"String": " "},
+                                  "behavior": "MergedWithPrevious", "invert": False})
+    model = definition["model"]
+    for name, i in (("▁▁", 900), ("▁▁▁▁", 901)):
+        model["vocab"][name] = i
+        model["merges"].append([name[:len(name) // 2]] * 2)
+        definition["added_tokens"].append(added(i, name, special=False))
+    return definition
 
 
 @cache
@@ -171,7 +201,8 @@ def unigram() -> dict[str, Any]:
 KINDS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "gpt2": (gpt2, "<|endoftext|>"), "control_first": (control_first, "<|endoftext|>"),
     "llama3": (llama3, "<|end_of_text|>"), "qwen": (qwen, "<|endoftext|>"),
-    "starcoder": (starcoder, "<|endoftext|>"), "llama2": (llama2, "</s>"),
+    "starcoder": (starcoder, "<|endoftext|>"), "smollm": (smollm, "<|endoftext|>"),
+    "deepseek": (deepseek, "<|endoftext|>"), "llama2": (llama2, "</s>"),
     "mistral": (mistral, "</s>"), "gemma": (gemma, "</s>"), "unigram": (unigram, "</s>")}
 
 

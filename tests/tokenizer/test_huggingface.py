@@ -64,6 +64,7 @@ def test_awkward_texts_have_transformers_ids(both, text):
 @example(text=" \u0301a")
 def test_any_text_has_transformers_ids(both, text):
     ours, other = both
+    text = ours.writable(text)
     if not spelling_unigram(ours, text):
         assert ours.encode(text) == their_ids(other, text)
 
@@ -74,7 +75,7 @@ def test_any_text_has_transformers_ids(both, text):
 def test_no_text_becomes_a_control_token(both, text):
     ours, _ = both
     unknown = {ours.specials[name] for name in ("<unk>",) if name in ours.specials}
-    assert not set(ours.encode(text)) & set(ours.specials.values()) - unknown
+    assert not set(ours.encode(ours.writable(text))) & set(ours.specials.values()) - unknown
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,7 +143,7 @@ def test_what_tiktoken_does_not_know_is_left_to_tokenizers(change, tmp_path):
 
 
 @pytest.mark.parametrize("names", [
-    {name_of(b"\x00"): None},  # a byte without a token
+    {name_of(b"\x02"): None},  # a byte without a token
     {"中": 900},  # a name that spells no bytes
     {"a" * 1025: 900}])
 def test_a_vocabulary_that_tiktoken_does_not_know_is_left_to_tokenizers(names, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,25 +14,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
 
 from gpt.errors import UserError
 from gpt.tokenizer import Boundaries, JsonTokenizer, Tokenizer, build_tokenizer
+from gpt.tokenizer.alphabet import name_of
 from tests.tiny import ROOT
 from tests.tokenizer.hub_tokenizers import (
     AWKWARD,
     KINDS,
+    LACKING,
     STRIPPED,
     added,
     corpus,
+    deepseek,
+    gemma,
     gpt2,
     llama2,
     llama3,
     qwen,
+    smollm,
     unigram,
     write_folder,
 )
 
 SEEDED = settings(max_examples=40, derandomize=True, database=None, deadline=None)
+SAFE_CUT = r"(?<=[^\W_])(?=\s)|(?<=\S\n)(?=[^\W_])"  # as data.sources.text has it
 WITH_BYTES = ["gpt2", "llama3", "starcoder", "llama2", "gemma"]
 
 
@@ -181,7 +190,7 @@ def test_who_puts_a_space_before_a_text_and_who_can_encode_it_in_pieces(tokenize
     prefixed = {kind for kind, ours in tokenizers.items() if ours.prefixes_space}
     in_pieces = {kind for kind, ours in tokenizers.items() if ours.encodes_in_pieces}
     assert prefixed == {"llama2", "mistral", "unigram"}
-    assert in_pieces == {"gpt2", "control_first", "llama3", "qwen"}
+    assert in_pieces == KINDS.keys() - {"unigram"}
     byte_level = gpt2()
     byte_level["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": True,
                                    "trim_offsets": True, "use_regex": True}
@@ -201,12 +210,74 @@ def test_an_added_token_that_goes_across_a_blank_forbids_pieces():
     assert not JsonTokenizer("x", json.dumps(definition), Boundaries(600)).encodes_in_pieces
 
 
-@pytest.mark.parametrize("text", corpus())
-def test_pieces_cut_between_word_and_blank_have_the_ids_of_the_whole(text, tokenizers):
-    ours = tokenizers["qwen"]
-    places = [i for i in range(1, len(text)) if text[i - 1].isalnum() and text[i].isspace()][::97]
-    pieces = [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
-    assert [i for piece in pieces for i in ours.encode(piece)] == ours.encode(text)
+def test_no_pieces_where_a_token_goes_across_a_blank_or_what_is_unknown_may():
+    for name in ("a▁b", "x\n", "\ny"):
+        definition = gemma()
+        definition["model"]["vocab"][name] = 950
+        assert not JsonTokenizer("x", json.dumps(definition), Boundaries(1)).encodes_in_pieces
+    definition = gemma()
+    del definition["model"]["vocab"]["<0x0B>"]
+    assert not JsonTokenizer("x", json.dumps(definition), Boundaries(1)).encodes_in_pieces
+    definition = gemma() | {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "b+ c"},
+                                              "behavior": "Isolated", "invert": False}}
+    assert not JsonTokenizer("x", json.dumps(definition), Boundaries(1)).encodes_in_pieces
+
+
+def test_no_pieces_where_all_that_cuts_looks_at_single_characters():
+    definition = deepseek()
+    del definition["pre_tokenizer"]["pretokenizers"][2]
+    assert not JsonTokenizer("x", json.dumps(definition), Boundaries(600)).encodes_in_pieces
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_cut_where_preparation_cuts_have_the_ids_of_the_whole(kind, tokenizers):
+    """The reason for each that is said to encode in pieces: data.sources.text cuts here."""
+    ours = tokenizers[kind]
+    same = []
+    for text in (*corpus(), *map(ours.writable, AWKWARD)):
+        cuts = [match.end() for match in re.finditer(SAFE_CUT, text)]
+        for places in (cuts, cuts[::7], cuts[3::97]):
+            first, *more = [text[a:b] for a, b in zip([0, *places], [*places, len(text)],
+                                                      strict=True)]
+            ids = [*ours.encode(first), *(i for one in more for i in ours.encode_behind(one))]
+            same.append(ids == ours.encode(text))
+    assert all(same) == ours.encodes_in_pieces
+
+
+def test_characters_that_no_token_stands_for_are_named_and_replaced_never_a_control_token(
+        tokenizers):
+    ours = tokenizers["smollm"]
+    held = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000
+            and set(LACKING) & set(chr(c).encode())]
+    assert [c for c in range(0x110000) if ours.unwritable.match(chr(c))] == held
+    with pytest.raises(UserError, match=r"has no token for the character U\+0004, at place 3 of "
+                                        "this text; take it out$"):
+        ours.encode("a b\x04c")
+    assert ours.writable("a\x04\U00040000b") == "a\ufffd\ufffdb"
+    assert ours.decode(ours.encode(ours.writable("a\x04b"))) == "a\ufffdb"
+    assert ours.end_of_text not in ours.encode_bytes(b"a\xff\x03")
+    assert {kind for kind, one in tokenizers.items() if one.unwritable} == {"smollm"}
+
+
+def test_the_replacement_is_a_question_mark_where_even_that_has_no_token():
+    definition = smollm()
+    del definition["model"]["vocab"][name_of(b"\xef")]
+    ours = JsonTokenizer("x", json.dumps(definition), Boundaries(600))
+    assert ours.writable("a\x04\ufffd") == "a??" and ours.encode_bytes(b"\xff") == ours.encode("?")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_token_alone_and_in_pairs_is_the_text_that_tokenizers_decodes(kind, tokenizers):
+    """But for bytes that are no text yet: `tokenizers` has a replacement for each of them."""
+    ours, library = tokenizers[kind], Library.from_str(json.dumps(KINDS[kind][0]()))
+    def decode(*ids):
+        return library.decode(ids, skip_special_tokens=False)
+    for i in ours.text_ids:
+        assert ours.decode([i]) == decode(i), i
+    chosen = random.Random(0).choices(sorted(ours.text_ids), k=4000)
+    for both in zip(chosen[::2], chosen[1::2], strict=True):
+        if "\ufffd" not in (text := ours.decode(both)):
+            assert text == decode(*both), both
 
 
 def test_truncation_and_dropout_in_the_file_change_nothing():
