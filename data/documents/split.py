@@ -8,9 +8,11 @@ from itertools import accumulate
 from typing import Protocol
 
 from data.documents.corpus import Corpus, Document, stored_bytes
+from data.documents.writable import writable
 from data.sources.bad_text import BadText, Tally
 from gpt.errors import UserError
 from gpt.shards import Split, held_out_names, is_held_out
+from gpt.tokenizer import Tokenizer
 
 SMALL_CORPUS = 16 << 20  # stored bytes; below, documents are listed before they are split
 
@@ -91,6 +93,7 @@ class SplitPlan:
 
     def __init__(self, corpus: Corpus):
         self.corpus = corpus
+        self.tokenizer: Tokenizer | None = None  # once it is known: what must be able to write it
         self._rules: dict[int, Rule] = {}
         for group in self._groups():
             self._rules |= dict.fromkeys(group, _rule_for(corpus, group))
@@ -109,7 +112,7 @@ class SplitPlan:
         meter.follow(None)  # not the file before
         previous: Piece | None = None
         document = -1
-        parts = self._rules[number].parts(self.corpus.documents(number, bad_text), bad_text)
+        parts = self._rules[number].parts(self._documents(number, bad_text), bad_text)
         for i, (new, split, text) in enumerate(parts):
             piece = Piece(split, text, (number, i), max(0, meter.position - read), bad_text.take())
             read += piece.stored
@@ -124,6 +127,11 @@ class SplitPlan:
         rest = max(0, (self.corpus.files[number].size or 0) - read)
         after = previous.place[1] + 1 if previous is not None else 0
         yield Piece("train", "", (number, after), rest, bad_text.take())
+
+    def _documents(self, number: int, bad_text: BadText) -> Iterator[Document]:
+        for document in self.corpus.documents(number, bad_text):
+            yield (document if self.tokenizer is None
+                   else writable(document, self.corpus.files[number], self.tokenizer))
 
 
 def _rule_for(corpus: Corpus, group: Sequence[int]) -> Rule:

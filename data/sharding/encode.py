@@ -79,13 +79,13 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-_Texts = list[tuple[str, bool]]  # and whether a document ends there
+_Texts = list[tuple[str, bool, bool]]  # and whether a document starts there, and ends
 _Result = tuple[bytes, list[int], list[int]]  # all ids; each text's number of ids, and of bytes
 _tokenizer: Tokenizer
 
 
 def _texts(batch: list[Piece]) -> _Texts:
-    return [(piece.text, piece.ends) for piece in batch]
+    return [(piece.text, piece.starts, piece.ends) for piece in batch]
 
 
 _LEFT_TO_THE_PARENT = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1", "SIGHUP")
@@ -133,8 +133,12 @@ def _encode(tokenizer: Tokenizer, texts: _Texts) -> _Result:
     end = np.asarray([tokenizer.end_of_text], dtype=dtype).tobytes()
     parts: list[bytes] = []
     counts, sizes = [], []
-    arrays = tokenizer.encode_arrays([text for text, _ in texts])
-    for (text, ends), ids in zip(texts, arrays, strict=True):
+    if tokenizer.prefixes_space:  # once a document
+        arrays = [np.asarray(tokenizer.encode(text) if starts else tokenizer.encode_behind(text))
+                  for text, starts, _ in texts]
+    else:
+        arrays = tokenizer.encode_arrays([text for text, _, _ in texts])
+    for (text, _, ends), ids in zip(texts, arrays, strict=True):
         parts += [ids.astype(dtype).tobytes(), end if ends else b""]
         counts.append(len(ids) + ends)
         sizes.append(len(text) if text.isascii() else len(text.encode()))

@@ -15,6 +15,7 @@ from data.documents.corpus import Corpus, SeenTexts
 from data.documents.split import Piece, SplitPlan
 from data.sharding.encode import Encoded, encode_in_order
 from data.sharding.journal import Journal
+from data.sharding.whole import whole_documents
 from data.sources.bad_text import BadText
 from gpt.errors import Stopped, WorkFailed
 from gpt.machine.signals import Stop, resume_command
@@ -54,6 +55,8 @@ class ShardWriting:
 
     def _write(self, files: Sequence[int], bar: tqdm[Any], stop: Stop) -> None:
         pieces = self._pieces(files, BadText(self.recipe.on_bad_text))
+        if not self._tokenizer.encodes_in_pieces:
+            pieces = whole_documents(pieces)
         encoding = encode_in_order(pieces, self._tokenizer, self.recipe.workers)
         try:
             with contextlib.closing(encoding) as batches:

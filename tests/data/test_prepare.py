@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -368,25 +369,69 @@ def hub_folder(kind: str) -> str:
     return str(hub_tokenizers.write_folder(Path("hub"), make(), eos))
 
 
-@pytest.mark.parametrize(("kind", "why"), [
-    ("llama2", "puts a space before every text"),
-    ("gemma", "may join what stands on two sides of a blank")])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", hub_tokenizers.KINDS)
 @pytest.mark.usefixtures("_corpus")
-def test_a_tokenizer_that_cannot_encode_in_pieces_is_refused(kind, why):
-    with pytest.raises(UserError, match=f"tokenizer hub: it {why}, so long texts cannot be"):
-        prepare(of_corpus(tokenizer=hub_folder(kind)))
-
-
-@pytest.mark.parametrize("kind", ["llama3", "qwen"])
-@pytest.mark.usefixtures("_corpus")
-def test_a_hugging_face_folder_gives_a_datasets_tokenizer(kind, monkeypatch):
+def test_any_hugging_face_folder_gives_a_dataset_the_ids_of_its_documents(kind, workers,
+                                                                          monkeypatch, capsys):
     in_small_pieces(monkeypatch)
+    long = "\n".join(hub_tokenizers.corpus()).replace("\x00", "")
+    Path("corpus/long.txt").write_text(long, encoding="utf-8")
+    texts = {text.encode(): text for text in (*FILES.values(), long)}
     ours = build_tokenizer(hub_folder(kind))
-    dataset = Dataset(prepare(of_corpus(tokenizer="hub")).folder)
+    dataset = prepare(of_corpus(tokenizer="hub", workers=workers))
     assert dataset.tokenizer.fingerprint == ours.fingerprint
-    expected = [i for text in documents(dataset, "train")
-                for i in [*ours.encode(text.decode()), ours.end_of_text]]
-    assert dataset.train.read(0, len(dataset.train)).tolist() == expected
+    stream, ends = dataset.train, [*dataset.train.document_starts[1:], len(dataset.train)]
+    found = [stream.read(int(a), int(b)).tolist()
+             for a, b in zip(stream.document_starts, ends, strict=True)]
+    expected = [[*ours.encode(text), ours.end_of_text] for text in texts.values()]
+    assert len(found) == len(FILES) - 1 + 1 and all(ids in expected for ids in found)
+    assert ("in memory as a whole" in capsys.readouterr().err) == (kind == "unigram")
+
+
+@pytest.mark.usefixtures("_corpus")
+def test_a_preparation_by_whole_documents_is_continued_to_the_same_bytes(monkeypatch):
+    in_small_pieces(monkeypatch)
+    given = of_corpus(tokenizer=hub_folder("unigram"), workers=1)
+    expected = folder_bytes(prepare(of_corpus(tokenizer="hub", workers=1, out="once")).folder)
+    for batches in (2, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(batches, patch)
+            with pytest.raises(PulledPlug):
+                prepare(given)
+    assert folder_bytes(prepare(given).folder) == expected
+
+
+UNWRITABLE = "one line\nand a\x04nother\U00040000 here\n"
+NO_TOKEN = "the tokenizer hub has no token for the character U+0004"
+
+
+@pytest.mark.usefixtures("_corpus")
+def test_text_that_the_vocabulary_lacks_goes_by_the_policy_and_never_ends_a_document(capsys):
+    Path("corpus/0x.txt").write_text(UNWRITABLE * 3, encoding="utf-8")
+    write_jsonl(Path("corpus/y.jsonl"), ["sound", UNWRITABLE, "sound again"])
+    tokenizer = hub_folder("smollm")
+    with pytest.raises(UserError, match=f"^corpus/0x.txt, line 2: {re.escape(NO_TOKEN)}; mend "
+                                        "the file, or set on_bad_text=replace or"):
+        prepare(of_corpus(tokenizer=tokenizer))
+    mended = prepare(of_corpus(tokenizer=tokenizer, on_bad_text="replace", out="mended"))
+    marked = UNWRITABLE.replace("\x04", "\ufffd").replace("\U00040000", "\ufffd")
+    assert {marked, marked * 3} < set(everything(mended))
+    assert len(everything(mended)) == len(FILES) + 4
+    assert mended.manifest.bad_text == {"replaced": 2}
+    listed = [json.loads(line) for line in Path("mended/bad_text.jsonl").open()]
+    assert [(one["file"], one["line"], one["problem"], one["done"]) for one in listed] == [
+        ("corpus/0x.txt", 2, NO_TOKEN, "replaced"), ("corpus/y.jsonl", 2, NO_TOKEN, "replaced")]
+    left = prepare(of_corpus(tokenizer=tokenizer, on_bad_text="skip", out="left"))
+    assert left.manifest.bad_text == {"skipped": 2}
+    assert not any("nother" in text for text in everything(left))
+    assert len(everything(left)) == len(FILES) + 2
+
+
+@pytest.mark.usefixtures("_corpus")
+def test_a_tokenizer_that_is_trained_can_write_everything():
+    Path("corpus/0x.txt").write_text(UNWRITABLE, encoding="utf-8")
+    assert UNWRITABLE in everything(prepare(of_corpus(tokenizer="bpe:300")))
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
