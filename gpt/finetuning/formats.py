@@ -185,8 +185,9 @@ def _read_preference(record: Fields) -> Preference:
                if asked in record.values else record.missing(asked))
     if (chosen.content, chosen.calls) == (rejected.content, rejected.calls):
         raise record.wrong(bad, f"is the same as {good}; take the record out")
-    return Preference(_with_system(record, before or question), chosen.content, rejected.content,
-                      record.where, chosen.calls, rejected.calls)
+    *prompt, _, _ = _with_system(record, [*(before or question), chosen, rejected])
+    return Preference(tuple(prompt), chosen.content, rejected.content, record.where,
+                      chosen.calls, rejected.calls)
 
 
 _READERS: dict[str, Callable[[Fields], Example | Preference]] = {

@@ -116,7 +116,7 @@ def with_texts(arguments: str) -> list[dict[str, Any]]:
 
 
 OWN = ChatFormat(user=Turn(before="Q: ", after="\n"), assistant=Turn(before="A: "), tools=ToolTexts(
-    functions=Turn(before="Functions:\n"), call=Turn(before="CALL "), result=Turn(after=" (result)")))
+    functions=Turn(before="Functions:\n"), call=Turn(before="CALL "), result=Turn(after=" (got)")))
 
 
 @pytest.mark.parametrize("default_system", [None, 'a "quoted"\nline'])
@@ -164,7 +164,8 @@ def test_calls_and_their_end_are_learned_and_nothing_else_of_tools_is():
     row = encode_row(Example(in_words(messages, chat.format)), chat)
     learned = row.tokens[row.learned]
     assert learned[-1] == chat.stop_token
-    assert bytes(learned[:-1].tolist()).decode() == EXPECTED.split("assistant\n")[1].split("<|im")[0]
+    written = EXPECTED.split("assistant\n")[1]
+    assert bytes(learned[:-1].tolist()).decode() == written.partition("<|im_end|>")[0]
 
 
 def test_a_result_that_is_in_these_words_already_stays_as_it_is():
