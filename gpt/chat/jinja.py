@@ -8,46 +8,44 @@ from gpt.chat.format import ChatFormat, ToolTexts
 from gpt.chat.messages import SYSTEM_ROLES, TOOL_ROLES
 
 _CONTENT = '{{- message["content"] }}'
+_FIRST = f'messages[0]["role"] in {list(SYSTEM_ROLES)}'
 
 
 def as_jinja(form: ChatFormat, has_begin: bool) -> str:
     """The template. has_begin: a conversation begins with the tokenizer's begin-of-text."""
     begin = "{{- bos_token }}" if has_begin else ""
-    shown = {"system": _CONTENT, "user": _CONTENT, "assistant": _CONTENT + _stop(form)}
-    if form.tools is not None:
-        shown["assistant"] = _answer(form.tools) + _stop(form)
-    cases = "".join(
-        f'{{%- {"el" if number else ""}if message["role"] in {list(roles)} %}}'
-        + _literal(turn.before) + shown[role] + _literal(turn.after)
-        for number, (role, roles, turn) in enumerate(
-            (("system", SYSTEM_ROLES, form.system), ("user", ["user"], form.user),
-             ("assistant", ["assistant"], form.assistant))))
-    if form.tools is not None:
-        cases += _result(form, form.tools)
-    cases += ('{%- else %}{{- raise_exception("this model knows no role " ~ message["role"]) '
-              "}}")
-    messages = "messages" if form.tools is None else "messages[(1 if said.system else 0):]"
-    return (f"{begin}{_opening(form)}{{%- for message in {messages} %}}{cases}{{%- endif %}}"
+    answer = _CONTENT if form.tools is None else _answer(form.tools)
+    cases = [f'{{%- if message["role"] in {list(roles)} %}}'
+             + _literal(turn.before) + shown + _literal(turn.after) for roles, turn, shown in (
+                 (SYSTEM_ROLES, form.system, _CONTENT), (["user"], form.user, _CONTENT),
+                 (["assistant"], form.assistant, answer + _stop(form)))]
+    if form.tools is not None:  # the first message was said with them
+        cases = [f"{{%- if tools and loop.first and {_FIRST} %}}", *cases,
+                 _result(form, form.tools)]
+    chosen = cases[0] + "".join(case.replace("{%- if", "{%- elif", 1) for case in cases[1:])
+    chosen += ('{%- else %}{{- raise_exception("this model knows no role " ~ message["role"]) '
+               "}}")
+    return (f"{begin}{_opening(form)}{{%- for message in messages %}}{chosen}{{%- endif %}}"
             "{%- endfor %}" + _asking(form.assistant.before))
 
 
 def _opening(form: ChatFormat) -> str:
-    """The system message with tools in it, or the default one; and in said.system, where tools
-    are known, whether that was the first message."""
-    role, names = 'messages[0]["role"]', list(SYSTEM_ROLES)
+    """The system message with tools in it, or the default one."""
+    no_system = _FIRST.replace(" in ", " not in ", 1)
     default = "" if form.default_system is None else (
-        _literal(form.system.before + form.default_system + form.system.after))
+        f"{{%- if {no_system} %}}"
+        + _literal(form.system.before + form.default_system + form.system.after)
+        + "{%- endif %}")
     if form.tools is None:
-        return f"{{%- if {role} not in {names} %}}{default}{{%- endif %}}" if default else ""
-    given = '{{- messages[0]["content"] ~ "\\n\\n" }}'
+        return default
     absent = "" if form.default_system is None else _literal(form.default_system + "\n\n")
-    return (f"{{%- set said = namespace(system=false) %}}{{%- if tools %}}"
-            f"{{%- set said.system = {role} in {names} %}}{_literal(form.system.before)}"
-            f'{{%- if said.system and messages[0]["content"] %}}{given}{{%- else %}}{absent}'
-            f"{{%- endif %}}{_literal(form.tools.functions.before)}{{%- for tool in tools %}}"
+    return ("{%- if tools %}" + _literal(form.system.before)
+            + f'{{%- if {_FIRST} and messages[0]["content"] %}}'
+            '{{- messages[0]["content"] ~ "\\n\\n" }}{%- else %}' + absent + "{%- endif %}"
+            + _literal(form.tools.functions.before) + "{%- for tool in tools %}"
             '{%- if not loop.first %}{{- "\\n" }}{%- endif %}{{- tool | tojson }}{%- endfor %}'
             + _literal(form.tools.functions.after + form.system.after)
-            + (f"{{%- elif {role} not in {names} %}}{default}" if default else "") + "{%- endif %}")
+            + (f"{{%- else %}}{default}" if default else "") + "{%- endif %}")
 
 
 def _answer(texts: ToolTexts) -> str:
@@ -66,11 +64,11 @@ def _answer(texts: ToolTexts) -> str:
 def _result(form: ChatFormat, texts: ToolTexts) -> str:
     """What a call gave back: those that follow each other in one turn of the user."""
     roles = list(TOOL_ROLES)
-    return (f'{{%- elif message["role"] in {roles} %}}'
-            f'{{%- if not loop.first and loop.previtem["role"] in {roles} %}}{{{{- "\\n" }}}}'
-            f"{{%- else %}}{_literal(form.user.before)}{{%- endif %}}"
+    return (f'{{%- if message["role"] in {roles} %}}'
+            f'{{%- if not loop.first and messages[loop.index0 - 1]["role"] in {roles} %}}'
+            '{{- "\\n" }}{%- else %}' + _literal(form.user.before) + "{%- endif %}"
             + _literal(texts.result.before) + _CONTENT + _literal(texts.result.after)
-            + f'{{%- if loop.last or loop.nextitem["role"] not in {roles} %}}'
+            + f'{{%- if loop.last or messages[loop.index0 + 1]["role"] not in {roles} %}}'
             + _literal(form.user.after) + "{%- endif %}")
 
 

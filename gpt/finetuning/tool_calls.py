@@ -75,7 +75,7 @@ def _function(one: Fields) -> Function:
     if named is one:
         bare = {name: value for name, value in definition.items() if name != "type"}
         definition = {"type": "function", "function": bare}
-    return Function(named.full_text("name"), json.dumps(definition, ensure_ascii=False))
+    return Function(named.full_text("name"), _json(definition))
 
 
 def _call(one: Fields) -> Call:
@@ -86,7 +86,7 @@ def _call(one: Fields) -> Call:
     if isinstance(arguments, str):  # as it is written: other tools render it so, too
         said = _parsed(named, "arguments")
     else:
-        said, arguments = arguments, json.dumps(arguments, ensure_ascii=False)
+        said, arguments = arguments, _json(arguments)
     if not isinstance(said, dict):
         raise named.wrong("arguments", f"is {kind_of(said)}; it must be an object, {{}} if empty, "
                                        "or one as JSON in a text")
@@ -112,6 +112,22 @@ def _objects(record: Fields, name: str) -> Iterator[Fields]:
     for i, one in enumerate(found):
         inner = Fields({f"{name}[{i}]": one}, record.where)
         yield Fields(_parsed(inner, f"{name}[{i}]"), f"{where}[{i}]")
+
+
+def _json(value: Any) -> str:
+    """A value as JSON, without what is null in its objects.
+
+    Tables give each object the fields of all, and null where it had none.
+    """
+    return json.dumps(_without_null(value), ensure_ascii=False)
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_null(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _without_null(one) for name, one in value.items() if one is not None}
+    return value
 
 
 def _parsed(record: Fields, name: str) -> Any:

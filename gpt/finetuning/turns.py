@@ -43,7 +43,7 @@ def unlearned(turns: Iterable[Message]) -> list[Message]:
 def _messages(turn: Fields) -> Iterator[Message]:
     """A message in OpenAI's words or in ShareGPT's, or a round that is a question and an answer."""
     turn.refuse_what_is_not_text()
-    turn.refuse_near(("weight",))
+    turn.refuse_near(("weight", "tool_calls", "function_call"))
     for asked, answered in _ROUNDS:
         if turn.values.keys() >= {asked, answered} and not turn.values.keys() & {"role", "from"}:
             learned = _has_weight(turn)

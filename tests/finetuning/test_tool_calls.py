@@ -105,6 +105,15 @@ def test_arguments_in_a_text_stay_as_they_are_written():
     assert found[2].calls == (Call("weather", '{"a":1,\n "b": "\\u00e9"}'),)
 
 
+def test_what_is_null_in_an_object_is_as_good_as_not_there():
+    call = {"name": "weather", "arguments": {**ARGUMENTS, "at": None, "in": [{"a": None}, None]}}
+    found = messages_of(openai(call, definitions=[{**WRAPPED, "strict": None}]))
+    assert found[0] == TALK[0]
+    assert found[2].calls[0].arguments == '{"place": "Öland", "in": [{}, null]}'
+    written = openai({"name": "weather", "arguments": '{"at": null}'})
+    assert messages_of(written)[2].calls[0].arguments == '{"at": null}'
+
+
 def test_a_turn_may_have_several_calls_and_a_text_and_no_weight():
     record = openai(HELD, CALL, content="Let me see.", weight=0)
     record["messages"].insert(4, turn("tool", ""))
@@ -195,6 +204,8 @@ def test_a_definition_that_is_none_is_refused_by_its_field(definition, problem):
 @pytest.mark.parametrize(("record", "problem"), [
     ({"messages": [turn("user", "Q", tool_calls=[CALL]), turn("assistant", "A")]},
      "messages[0]: tool_calls is the user's; only the assistant calls"),
+    ({"messages": [turn("user", "Q"), turn("assistant", "A", tool_call=[CALL])]},
+     "messages[1]: the field tool_call means nothing here; rename it to tool_calls"),
     ({"messages": [turn("user", "Q", tools=[WRAPPED]), turn("assistant", "A")]},
      "messages[0]: tools is the user's; move it to the record, or to the system message"),
     ({"messages": [turn("user", "Q"), turn("assistant", "", tool_calls=[CALL]), turn("user", "R")]},
