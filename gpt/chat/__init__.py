@@ -10,8 +10,9 @@ from gpt.chat.format import (
     read_format,
     saved_format,
 )
-from gpt.chat.messages import SYSTEM_ROLES, Message
+from gpt.chat.messages import SYSTEM_ROLES, TOOL_ROLES, Call, Function, Message
 from gpt.chat.rendering import Chat
+from gpt.chat.tools import in_words
 
-__all__ = ["FORMATS", "SYSTEM_ROLES", "Chat", "ChatFormat", "Message", "choose_format",
-           "converses_in", "read_format", "saved_format"]
+__all__ = ["FORMATS", "SYSTEM_ROLES", "TOOL_ROLES", "Call", "Chat", "ChatFormat", "Function",
+           "Message", "choose_format", "converses_in", "in_words", "read_format", "saved_format"]

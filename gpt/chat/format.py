@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from gpt.configuration import Section, strict_yaml
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer
+
+_CONTROL = re.compile(r"<\|\w+\|>")
 
 
 class Turn(Section):
@@ -23,6 +25,24 @@ class Turn(Section):
 
     before: str = ""
     after: str = ""
+
+
+class ToolTexts(Section):
+    """What stands around functions, calls and results. All of it is text: messages hold it."""
+
+    functions: Turn = Field(
+        default_factory=Turn,
+        description="around the definitions, a line each, which follow the system message")
+    call: Turn = Field(default_factory=Turn, description="around each call of an answer")
+    result: Turn = Field(
+        default_factory=Turn, description="around what a call gives back, in the user's turn")
+
+    @model_validator(mode="after")
+    def _have_no_control_tokens(self) -> ToolTexts:
+        for turn in (self.functions, self.call, self.result):
+            if found := _CONTROL.search(turn.before + turn.after):
+                raise ValueError(f"{found[0]} would be text there, and no control token")
+        return self
 
 
 class ChatFormat(Section):
@@ -37,10 +57,23 @@ class ChatFormat(Section):
         None, description="system message of conversations that have none")
     prefix: Literal["causal", "bidirectional"] = Field(
         "causal", description="how what stands before the first answer is read")
+    tools: ToolTexts | None = Field(
+        None, description="how tools are written; null: conversations have none")
 
 
 _HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
 _TURN = "<|im_start|>{}\n"
+# As Hermes 2 Pro and Qwen2.5 write it. Source: chat_template in Qwen2.5's tokenizer_config.json.
+HERMES = ToolTexts(
+    functions=Turn(
+        before="# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+               "You are provided with function signatures within <tools></tools> XML tags:\n"
+               "<tools>\n",
+        after="\n</tools>\n\nFor each function call, return a json object with function name and "
+              "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+              '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'),
+    call=Turn(before="<tool_call>\n", after="\n</tool_call>"),
+    result=Turn(before="<tool_response>\n", after="\n</tool_response>"))
 FORMATS = {
     # Nothing in between: a prompt, and what follows it.
     "plain": ChatFormat(),
@@ -50,7 +83,8 @@ FORMATS = {
     "chatml": ChatFormat(
         **{role: Turn(before=_TURN.format(role), after="<|im_end|>\n")
            for role in ("system", "user")},
-        assistant=Turn(before=_TURN.format("assistant"), after="\n"), stop="<|im_end|>"),
+        assistant=Turn(before=_TURN.format("assistant"), after="\n"), stop="<|im_end|>",
+        tools=HERMES),
     "llama3": ChatFormat(
         **{role: Turn(before=_HEADER.format(role), after="<|eot_id|>")
            for role in ("system", "user")},
@@ -113,4 +147,4 @@ def _validated(values: object, where: str) -> ChatFormat:
 def controls_of(form: ChatFormat) -> list[str]:
     """Names of the control tokens in a format, and of others that look like one."""
     texts = [turn.before + turn.after for turn in (form.system, form.user, form.assistant)]
-    return [*re.findall(r"<\|\w+\|>", "".join(texts)), *filter(None, [form.stop])]
+    return [*_CONTROL.findall("".join(texts)), *filter(None, [form.stop])]

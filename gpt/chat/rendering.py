@@ -47,7 +47,10 @@ class Chat:
             "(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")")
 
     def pieces(self, messages: Sequence[Message], asks: bool = False) -> list[Piece]:
-        """A conversation; asks: and what stands before the answer that comes next."""
+        """A conversation without tools (gpt/chat/tools.py puts them in words).
+
+        asks: and what stands before the answer that comes next.
+        """
         found = [Piece(self._begin, control=True)] if self._begin is not None else []
         default = self.format.default_system
         if default is not None and not (messages and messages[0].role == "system"):
@@ -61,6 +64,7 @@ class Chat:
         return list(_joined(found))
 
     def _turn(self, message: Message) -> Iterator[Piece]:
+        assert not message.functions and not message.calls
         turn: Turn = getattr(self.format, message.role)
         yield from self._around(turn.before)
         answers = message.role == "assistant"
@@ -94,7 +98,8 @@ class Chat:
         """The tokenizer as it is saved with a model that learned this format."""
         tokenizer = copy.copy(self.tokenizer)
         tokenizer.chat_template = self.jinja()
-        tokenizer.chat_format = self.format.model_dump_json(indent=1)
+        tokenizer.chat_format = self.format.model_dump_json(
+            indent=1, exclude={"tools"} if self.format.tools is None else None)
         return tokenizer
 
     def jinja(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt.chat import Message
+from gpt.chat import Call, Message
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt and two answers, of which people prefer the first."""
+    """A prompt and two answers, of which people prefer the first; what each answer calls."""
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
     where: str = ""
+    chosen_calls: tuple[Call, ...] = ()
+    rejected_calls: tuple[Call, ...] = ()

@@ -8,8 +8,7 @@ from typing import Any
 
 from gpt.errors import UserError
 
-_NOT_TEXT = ("tools", "functions", "images", "videos", "audios",
-             "tool_calls", "function_call", "tool_call_id", "image", "audio")
+_NOT_TEXT = ("images", "videos", "audios", "image", "audio")
 
 
 class Fields:
@@ -65,11 +64,15 @@ class Fields:
                                 f"rename it to {near}, or take it out")
 
     def refuse_what_is_not_text(self) -> None:
-        """Refuse tools, pictures and sound, unless there are none in them."""
+        """Refuse pictures and sound, unless there are none in them."""
         for name in _NOT_TEXT:
-            value = self.get(name)  # numbers count what is elsewhere
-            if isinstance(value, (str, list, dict)) and value and value != "[]":
+            if self.holds(name):
                 raise self.wrong(name, "cannot be learned, only text can; take such records out")
+
+    def holds(self, name: str) -> bool:
+        """Whether something is in a field that lists things; numbers count what is elsewhere."""
+        value = self.get(name)
+        return isinstance(value, str | list | dict) and value not in ("", "[]", [], {})
 
     def __str__(self) -> str:
         names = ", ".join(map(shown, list(self.values)[:8])) or "none"

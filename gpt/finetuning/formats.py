@@ -7,22 +7,27 @@ stands is refused, by file, line and field; what means nothing here (ids, source
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt.chat import SYSTEM_ROLES, Message
+from gpt.chat import Message
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example, Preference
-from gpt.finetuning.fields import Fields, kind_of, shown
+from gpt.finetuning.fields import Fields, shown
 from gpt.finetuning.task_file import read_rows
+from gpt.finetuning.tool_calls import calls_in, with_functions
+from gpt.finetuning.transcripts import transcript
+from gpt.finetuning.turns import in_order, turns_of, unlearned
 
 # The fields that make a format, in the order in which they decide: data sets often carry a second
 # form of the same thing along (`text` beside `instruction`, `messages` beside `chosen`).
 _SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("preference", ("chosen", "rejected")),
+    ("preference", ("chosen_response", "rejected_response")),  # UltraFeedback, binarized by Argilla
     ("messages", ("messages",)),
+    ("messages", ("conversation",)),  # LMSYS-Chat, WildChat, Capybara
     ("sharegpt", ("conversations",)),
     ("completion", ("prompt", "completion")),
     ("completion", ("prompt", "response")),
@@ -30,14 +35,14 @@ _SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("alpaca", ("instruction", "response")),
     ("completion", ("question", "answer")),
     ("completion", ("question", "response")),
+    ("completion", ("query", "answers", "tools")),  # xLAM: the answers are calls
+    ("completion", ("query", "response")),  # MetaMathQA
+    ("completion", ("problem", "solution")),  # MATH
     ("completion", ("input", "output")),
     ("classification", ("text", "label")),
     ("text", ("text",)),
 )
 _BESIDE = {"instruction": ("input", "context"), "question": ("context",)}  # read after it
-_ROLES = {**dict.fromkeys(SYSTEM_ROLES, "system"), "user": "user", "human": "user",
-          "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
-          "bard": "assistant", "bing": "assistant"}
 # Fields that a wrong letter would make another thing of, since nobody would miss them.
 _OPTIONAL = {"text": ("label",), "alpaca": ("input", "history", "system")}
 
@@ -117,7 +122,7 @@ def _read_text(record: Fields) -> Example:
 
 
 def _read_completion(record: Fields, format: str = "completion") -> Example:
-    asked, answered = _shape(record, format)
+    asked, answered = _shape(record, format)[:2]
     if isinstance(record.get("label"), bool):  # some of these answers are bad ones
         raise record.wrong("label", f"judges {answered}, and all answers would be learned; keep "
                                     "the good ones, and take label out")
@@ -148,38 +153,41 @@ def _read_classification(record: Fields) -> Example:
     return Example(_with_system(record, turns), record.where, named)
 
 
-def _read_messages(record: Fields, name: str = "messages") -> Example:
-    turns = _in_order(_turns(record, name), f"{record.where}: {name}", "assistant",
-                      greeted=name == "conversations")
+def _read_messages(record: Fields, format: str = "messages") -> Example:
+    (name,) = _shape(record, format)
+    turns = in_order(turns_of(record, name), f"{record.where}: {name}", ("assistant",),
+                     greeted=format == "sharegpt")
     if not any(turn.learned for turn in turns):
         raise record.wrong(name, "has no answer to learn, all have weight 0; take the record out")
     return Example(_with_system(record, turns), record.where)
 
 
 def _read_sharegpt(record: Fields) -> Example:
-    return _read_messages(record, "conversations")
+    return _read_messages(record, "sharegpt")
 
 
 def _read_preference(record: Fields) -> Preference:
     """A prompt with two answers, or two conversations that differ in the last answer alone."""
-    asked = next((name for name in ("prompt", "instruction", "question", "conversations")
+    asked = next((name for name in ("prompt", "instruction", "question", "input", "conversations")
                   if record.get(name) is not None), "prompt")
     question = [] if record.get(asked) is None else _question(record, asked)
-    before, chosen = _answer(record, "chosen")
-    also_before, rejected = _answer(record, "rejected")
+    good, bad = _shape(record, "preference")
+    before, chosen = _answer(record, good, holds_all=not question)
+    also_before, rejected = _answer(record, bad, holds_all=not question)
     if before != also_before:
-        raise record.wrong("rejected", "answers another conversation than chosen; they may differ "
-                                       "in the last message alone")
+        raise record.wrong(bad, f"answers another conversation than {good}; they may differ "
+                                "in the last message alone")
     if before and any(turn not in before for turn in question):
-        raise record.wrong(asked, "is not in the conversation that chosen answers; take one of "
+        raise record.wrong(asked, f"is not in the conversation that {good} answers; take one of "
                                   "them out")
     if not before and not question:
         raise (record.wrong(asked, "is empty; write what the user says")
                if asked in record.values else record.missing(asked))
-    if chosen.content == rejected.content:
-        raise record.wrong("rejected", "is the same as chosen; take the record out")
-    return Preference(_with_system(record, before or question), chosen.content, rejected.content,
-                      record.where)
+    if (chosen.content, chosen.calls) == (rejected.content, rejected.calls):
+        raise record.wrong(bad, f"is the same as {good}; take the record out")
+    *prompt, _, _ = _with_system(record, [*(before or question), chosen, rejected])
+    return Preference(tuple(prompt), chosen.content, rejected.content, record.where,
+                      chosen.calls, rejected.calls)
 
 
 _READERS: dict[str, Callable[[Fields], Example | Preference]] = {
@@ -192,24 +200,29 @@ FORMATS = tuple(_READERS)
 def _question(record: Fields, name: str) -> list[Message]:
     """What the user says, or a conversation that ends with it; nothing if that is empty."""
     if isinstance(record.get(name), list):
-        return _unlearned(_in_order(_turns(record, name), f"{record.where}: {name}", "user"))
+        return unlearned(in_order(turns_of(record, name), f"{record.where}: {name}",
+                                  ("user", "tool")))
     beside = [record.optional_text(other) for other in _BESIDE.get(name, ())]
     text = "\n\n".join(part for part in (record.text(name), *beside) if part)
     return [Message("user", text)] if text else []
 
 
-def _answer(record: Fields, name: str) -> tuple[list[Message], Message]:
-    """An answer, and the conversation before it where the field holds that as well."""
-    if not isinstance(record.get(name), list | dict):
-        return [], Message("assistant", record.full_text(name), True)
-    turns = _turns(record, name)
+def _answer(record: Fields, name: str, holds_all: bool = False) -> tuple[list[Message], Message]:
+    """An answer, and the conversation before it where the field holds that as well.
+
+    holds_all: a text may be the transcript of one.
+    """
+    if name == "answers":
+        return [], Message("assistant", "", True, calls=calls_in(record, name), source=record.where)
+    if isinstance(record.get(name), list | dict):
+        turns = turns_of(record, name)
+    else:
+        turns = transcript(record, name) if holds_all else []
+        if not turns:
+            return [], Message("assistant", record.full_text(name), True)
     if len(turns) != 1 or turns[0].role != "assistant":
-        turns = _in_order(turns, f"{record.where}: {name}", "assistant")
-    return _unlearned(turns[:-1]), turns[-1]
-
-
-def _unlearned(turns: Iterable[Message]) -> list[Message]:
-    return [replace(turn, learned=False) for turn in turns]
+        turns = in_order(turns, f"{record.where}: {name}", ("assistant",))
+    return unlearned(turns[:-1]), turns[-1]
 
 
 def _history(record: Fields) -> list[Message]:
@@ -225,88 +238,17 @@ def _history(record: Fields) -> list[Message]:
             for turn in (Message("user", asked), Message("assistant", answered, True))]
 
 
-def _turns(record: Fields, name: str) -> list[Message]:
-    turns = record.get(name)
-    if name not in record.values:
-        raise record.missing(name)
-    if not isinstance(turns, list | dict):
-        raise record.wrong(name, f"is {kind_of(turns)}; it must be a list of messages")
-    return [_turn(Fields(turn, f"{record.where}: {name}[{i}]"))
-            for i, turn in enumerate([turns] if isinstance(turns, dict) else turns)]
-
-
-def _turn(turn: Fields) -> Message:
-    """A message in OpenAI's words or in ShareGPT's."""
-    turn.refuse_what_is_not_text()
-    turn.refuse_near(("weight",))
-    is_sharegpt = turn.get("from") is not None or turn.get("value") is not None
-    who, said = ("from", "value") if is_sharegpt else ("role", "content")
-    role = _ROLES.get(turn.text(who))
-    if role is None:
-        raise turn.wrong(who, f"is {shown(turn.text(who))}; it must be system, user or assistant "
-                              "(human and gpt in ShareGPT): tools cannot be learned")
-    content = _content(turn, said)
-    if role != "system" and not content.strip():
-        raise turn.wrong(said, "is empty; write something there, or take the record out")
-    return Message(role, content, learned=role == "assistant" and _has_weight(turn))
-
-
-def _content(turn: Fields, name: str) -> str:
-    """Text, or a list of parts that are all text."""
-    if not isinstance(turn.get(name), list):
-        return turn.text(name)
-    parts = [Fields(part, f"{turn.where}: {name}[{i}]") for i, part in enumerate(turn.get(name))]
-    for part in parts:
-        if part.text("type") != "text":
-            raise part.wrong("type", f"is {shown(part.text('type'))}; only text can be learned")
-    return "".join(part.text("text") for part in parts)
-
-
-def _has_weight(turn: Fields) -> bool:
-    for name in ("loss", "train", "training"):  # what others call it
-        if isinstance(turn.get(name), bool):
-            raise turn.wrong(name, "is not read here; rename it to weight, which is 0 or 1")
-    if turn.get("weight") not in (None, 0, 1):
-        raise turn.wrong("weight", "must be 0 (read, and not learned) or 1")
-    return turn.get("weight") != 0
-
-
-def _in_order(turns: list[Message], where: str, last: str, greeted: bool = False) -> list[Message]:
-    """The turns, if user and assistant take turns in them, after at most one system message.
-
-    last: whose the last one must be. greeted: what the assistant says before the user does is left
-    out; ShareGPT's conversations often were cut there.
-    """
-    kept: list[Message] = []
-    for i, turn in enumerate(turns):
-        before = kept[-1].role if kept else "system"
-        expected = "assistant" if before == "user" else "user"
-        if turn.role == "system" and i > 0:
-            raise UserError(f"{where}[{i}] is a system message, which only the first may be; move "
-                            "it there, or take it out")
-        if greeted and before == "system" and turn.role == "assistant":
-            continue
-        if turn.role not in ("system", expected):
-            raise UserError(f"{where}[{i}] is the {turn.role}'s and must be the {expected}'s: user "
-                            "and assistant take turns, the user first; add what is missing, or "
-                            "join two of one role")
-        kept.append(turn)
-    if all(turn.role == "system" for turn in kept):
-        raise UserError(f"{where} has nothing that the user says; add it, or take the record out")
-    if kept[-1].role != last:
-        raise UserError(f"{where}[{len(turns) - 1}] is the {kept[-1].role}'s, and the last must be "
-                        f"the {last}'s; add that, or take this one out")
-    return kept
-
-
 def _with_system(record: Fields, turns: list[Message]) -> tuple[Message, ...]:
-    """The turns after the record's system message, if it has one; without one that is empty."""
+    """The turns after the record's system message, if it has one; without one that is empty.
+
+    The system message also says which functions may be called.
+    """
     name = "system" if record.get("system") else "system_prompt"
     given = record.optional_text(name)
-    if turns[0].role == "system" and not turns[0].content.strip():
+    if turns[0].role == "system" and not turns[0].content.strip() and not turns[0].functions:
         turns = turns[1:]
-    if not given.strip():
-        return tuple(turns)
-    if turns[0].role == "system":
-        raise record.wrong(name, "is given, and so is a first message of that role; keep one")
-    return Message("system", given), *turns
+    if given.strip():
+        if turns[0].role == "system":
+            raise record.wrong(name, "is given, and so is a first message of that role; keep one")
+        turns = [Message("system", given), *turns]
+    return tuple(with_functions(record, turns))

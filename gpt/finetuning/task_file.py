@@ -7,6 +7,7 @@ Nothing is mended on the way: a guess would be trained on.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import importlib
 import io
@@ -172,11 +173,10 @@ class _JsonText:
 
 
 def _table(path: Path, stream: BinaryIO) -> Records:
-    """Comma- or tab-separated values under a row of names."""
+    """Values separated by commas, tabs or semicolons, under a row of names."""
     text = _decoded(stream.read(), path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = _cells(text, "\t" if path.suffix.lower() == ".tsv" else _separator(text))
     names: list[str] = []
     while True:
         where = f"{path}, line {lines.line_num + 1}"
@@ -197,6 +197,19 @@ def _table(path: Path, stream: BinaryIO) -> Records:
             yield where, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 
+def _cells(text: str, separator: str) -> Any:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+
+
+def _separator(text: str) -> str:
+    """The first that cuts the header of a .csv file into several names; a comma if none does."""
+    for mark in ",;\t":
+        with contextlib.suppress(csv.Error):
+            if len(next(filter(None, _cells(text, mark)), [])) > 1:
+                return mark
+    return ","
+
+
 def _header(cells: list[str], where: str) -> list[str]:
     """The names of the columns. One without a name is a row number, as pandas writes it."""
     names = [cell.strip() for cell in cells]
@@ -206,7 +219,7 @@ def _header(cells: list[str], where: str) -> list[str]:
     other = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
     if other is not None:
         raise UserError(f"{where}: the header is one name with {other!r} in it; separate columns "
-                        "by commas in a .csv file and by tabs in a .tsv file")
+                        "by commas, semicolons or tabs in a .csv file, by tabs in a .tsv file")
     return names
 
 

@@ -25,6 +25,7 @@ from gpt.finetuning.rows import (
     refuse_useless,
 )
 from gpt.finetuning.splits import held_out_fraction, labels_of, load_splits
+from gpt.finetuning.tool_texts import has_tools, spoken
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.shards import Dataset
@@ -75,7 +76,8 @@ class Split:
 class TaskRows:
     """Training and validation data, and the chat format that they are in.
 
-    labels: the classes, where the task is to name one.
+    labels: the classes, where the task is to name one. has_tools: whether some of what is learned
+    calls functions, or could.
     """
 
     format: str
@@ -85,6 +87,7 @@ class TaskRows:
     val: Split
     labels: tuple[str, ...]
     block_size: int
+    has_tools: bool
 
     @classmethod
     def load(cls, config: FinetuneConfig, tokenizer: Tokenizer, block_size: int) -> TaskRows:
@@ -95,7 +98,8 @@ class TaskRows:
         name, form = format_for(section.chat, train, tokenizer)
         if section.prefix is not None:
             form = form.model_copy(update={"prefix": section.prefix})
-        chat = Chat(form, tokenizer)
+        chat, tools = Chat(form, tokenizer), has_tools(train)
+        train, val = spoken(train, name, form), spoken(val, name, form)
         if form.prefix == "bidirectional":
             _refuse_several_answers([*train.examples, *val.examples])
         labels = labels_of(train.examples)
@@ -108,7 +112,7 @@ class TaskRows:
         return cls(train.format, name, chat,
                    Split.of(train, chat, block_size, section, "training"),
                    Split.of(val, chat, block_size, section, "validation"),
-                   tuple(sorted(labels)), block_size)
+                   tuple(sorted(labels)), block_size, tools)
 
     @property
     def marks_prompts(self) -> bool:
@@ -166,7 +170,8 @@ class TaskRows:
             own["val_fraction"] = held_out_fraction(section)
         for name, file in (("data", section.data), ("val_data", section.val_data)):
             own[name] = file and sha256_of(Path(file))
-        own |= {"format": self.format, "chat": self.chat.format.model_dump()}
+        unused = None if self.has_tools else {"tools"}  # runs from before formats had them go on
+        own |= {"format": self.format, "chat": self.chat.format.model_dump(exclude=unused)}
         if section.method != "full":
             own["lora"] = config.lora.model_dump()
         if self.train.pairs:

@@ -178,8 +178,8 @@ def test_the_template_takes_developers_for_the_system_and_refuses_other_roles(na
     texts = [template.render(messages=[{"role": role, "content": "a"}], eos_token="!",
                              raise_exception=refused) for role in ("system", "developer")]
     assert texts[0] == texts[1] and "a" in texts[0]
-    with pytest.raises(UserError, match="knows no role tool"):
-        template.render(messages=[{"role": "tool", "content": "a"}], raise_exception=refused)
+    with pytest.raises(UserError, match="knows no role narrator"):
+        template.render(messages=[{"role": "narrator", "content": "a"}], raise_exception=refused)
 
 
 def test_a_format_comes_from_a_file(tmp_path):

@@ -159,6 +159,32 @@ def test_sharegpt_has_many_names_for_those_who_speak(ours):
         assert messages_of({"conversations": turns}) == (system("S"), user("Q"), answer("A"))
 
 
+def test_roles_in_capitals_are_those_in_lower_case():
+    for asks, answers in [("USER", "ASSISTANT"), ("User", "Assistant"), ("Human", "GPT")]:
+        assert messages_of({"messages": [turn("System", "S"), turn(asks, "Q"), turn(answers, "A")]}
+                           ) == (system("S"), user("Q"), answer("A"))
+        assert messages_of({"conversations": [said(asks, "Q"), said(answers, "A")]}) == (
+            user("Q"), answer("A"))
+
+
+@pytest.mark.parametrize("record", [
+    {"conversation": [turn("user", "Q"), turn("assistant", "A")], "model": "m", "turn": 1},
+    {"conversation": [{"input": "Q", "output": "A"}], "source": "s"},
+    {"conversation": [{"human": "Q", "assistant": "A"}], "category": "c"},
+    {"query": "Q", "response": "A", "original_question": "O", "type": "t"},
+    {"problem": "Q", "solution": "A", "level": "Level 1"}])
+def test_published_sets_are_read_as_they_are(record):
+    assert messages_of(record) == (user("Q"), answer("A"))
+
+
+def test_rounds_may_have_a_weight_and_must_say_something():
+    rounds = [{"input": "Q", "output": "A", "weight": 0}, {"input": "R", "output": "B"}]
+    assert messages_of({"conversation": rounds}) == (
+        user("Q"), answer("A", learned=False), user("R"), answer("B"))
+    assert f"conversation[0]: output {EMPTY}" in refusal(
+        {"conversation": [{"input": "Q", "output": ""}]})
+
+
 def test_sharegpt_conversations_may_be_said_in_openais_words_and_have_their_system_beside():
     turns = [turn("user", "Q"), turn("assistant", "A")]
     assert messages_of({"conversations": turns, "system": "S", "tools": "[]"}) == (
@@ -191,6 +217,8 @@ PROMPT = (user("Q"), answer("A", learned=False), user("R"))
     ({"instruction": "R", "input": "C", "chosen": "good", "rejected": "bad"}, (user("R\n\nC"),)),
     ({"prompt": [Q, A, R], "chosen": [turn("assistant", "good")],
       "rejected": [turn("assistant", "bad", weight=0)]}, PROMPT),
+    ({"input": "R", "system": "", "chosen": "good", "rejected": "bad"}, (user("R"),)),
+    ({"instruction": "R", "chosen_response": "good", "rejected_response": "bad"}, (user("R"),)),
     ({"prompt": None, "chosen": [Q, A, R, turn("assistant", "good")],
       "rejected": [Q, A, R, turn("assistant", "bad")]}, PROMPT),
     ({"prompt": "R", "chosen": [Q, A, R, turn("assistant", "good")], "messages": [],
@@ -361,9 +389,7 @@ def test_a_prompt_or_an_answer_that_is_none_is_refused(record, message):
      "system is given, and so is a first message of that role; keep one"),
     (conversation(turn("system", "S"), Q, A, system_prompt="T"), "system_prompt is given, and so"),
     (conversation(Q, turn("assistant", "A", weight=0)),
-     "messages has no answer to learn, all have weight 0; take the record out"),
-    (conversation(Q, A, tools=[{"type": "function"}]), "tools cannot be learned"),
-    (conversation(Q, A, functions=[{"name": "f"}]), "functions cannot be learned")])
+     "messages has no answer to learn, all have weight 0; take the record out")])
 def test_a_conversation_out_of_order_is_refused_by_its_turn(record, message):
     assert is_refused(record, message)
 
@@ -377,14 +403,12 @@ def test_a_conversation_out_of_order_is_refused_by_its_turn(record, message):
     ({"rol": "assistant", "content": "A"},
      ": role is missing (the fields are rol, content); is rol meant to be it? Rename it"),
     ({"form": "gpt", "value": "A"}, ": from is missing (the fields are form, value); is form"),
-    (turn("tool", "A"), ": role is tool; it must be system, user or assistant (human and gpt in "
-                        "ShareGPT): tools cannot be learned"),
-    (turn("function", "A"), ": role is function; it must be"),
-    (said("observation", "A"), ": from is observation; it must be"),
+    (turn("narrator", "A"), ": role is narrator; it must be system, user, assistant or tool "
+                            "(human, gpt, function_call and observation in ShareGPT)"),
     (turn("a\nb", "A"), ": role is 'a\\nb'; it must be"),
     *((turn("assistant", None, **{name: ["x"]}),
        f": {name} cannot be learned, only text can; take such records out")
-      for name in ("tool_calls", "function_call", "tool_call_id", "images", "audio")),
+      for name in ("images", "audio")),
     (turn("assistant", [{"type": "image_url"}]),
      ": content[0]: type is image_url; only text can be learned"),
     (turn("assistant", [{"type": "text"}]), ": content[0]: text is missing"),
@@ -524,9 +548,12 @@ SHAPES = ["text", "text label", "prompt completion", "prompt response", "questio
 
 def in_turn(messages: tuple[Message, ...], first: int = 0) -> bool:
     """Whether user and assistant alternate, behind at most one system message; none is empty."""
-    roles = [message.role for message in messages[messages[0].role == "system":]]
+    turns = messages[messages[0].role == "system":]
+    roles = [message.role for message in turns]
+    if "tool" in roles:  # its turns: tests/finetuning/test_tool_calls.py
+        return roles[0] == "user"
     expected = ["user", "assistant"] * len(roles)
-    return roles == expected[first:first + len(roles)] and all(m.content for m in messages)
+    return roles == expected[first:first + len(roles)] and all(m.content for m in turns)
 
 
 @SEEDED
@@ -546,7 +573,7 @@ def test_any_records_are_sound_examples_or_one_line_that_says_what_is_wrong(foun
         assert all(message.role == "assistant" for message in example.messages if message.learned)
         assert (example.label is not None) == (task.format == "classification")
     for preference in task.preferences:
-        assert in_turn(preference.prompt) and preference.prompt[-1].role == "user"
+        assert in_turn(preference.prompt) and preference.prompt[-1].role in ("user", "tool")
         assert preference.chosen.strip() and preference.rejected.strip()
         assert preference.chosen != preference.rejected
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -531,3 +533,63 @@ def test_an_evaluation_ends_answers_where_the_chosen_format_does(tune, monkeypat
                                 monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0, errors
     assert tokenizer.specials["<|im_end|>"] in asked[0]
+
+
+CALL = {"name": "f", "arguments": {}}
+TOOL_TALKS = [{"messages": [
+    {"role": "user", "content": f"{i}"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "1"}, {"role": "assistant", "content": "2"}]} for i in range(20)]
+WORDS = 'user: {before: "Q"}\ntools: {call: {before: "C"}, result: {before: "R"}}\n'
+
+
+@pytest.mark.parametrize("options", [(), ("finetune.packing=true",)])
+def test_calls_are_learned_sampled_and_evaluated_where_the_format_has_words(
+        options, tune, monkeypatch, capsys):
+    write("tools.jsonl", TOOL_TALKS)
+    Path("mine.yaml").write_text(WORDS)
+    chosen = ("finetune.chat=mine.yaml", "run.name=t", "train.steps=2", *options)
+    shown = done(tune("--preview=1", *chosen, data="tools.jsonl"))
+    assert 'Q0⟦C{"name": "f", "arguments": {}}<|endoftext|>⟧QR1⟦2<|endoftext|>⟧' in shown
+    done(tune(*chosen, data="tools.jsonl"))
+    assert "chat format: the base model's;" in done(
+        tune("--preview=1", "finetune.from=runs/t", data="tools.jsonl"))
+    code, out, errors = call_main(verbs, "evaluate", "runs/t", "--data", "tools.jsonl",
+                                  monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and "20 examples" in out, errors
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    code, out, errors = call_main(sample, "runs/t", "--chat", "--max-new-tokens", 1,
+                                  monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0 and "not trained to converse" not in errors, errors
+    code, _, errors = tune("finetune.chat=turns", data="tools.jsonl")
+    assert code == 2 and ("tools.jsonl, line 1: messages[1]: tool_calls cannot be written in the "
+                          "chat format turns") in errors
+
+
+def test_preferences_have_calls_in_prompts_and_answers_and_a_prompt_may_be_read_both_ways(tune):
+    write("prefer.jsonl", [{"prompt": talk["messages"][:length], "chosen": answer,
+                            "rejected": "no!"} for talk in TOOL_TALKS
+                           for length, answer in ((1, talk["messages"][1:2]), (3, "yes"))])
+    Path("mine.yaml").write_text(WORDS)
+    chosen = ("finetune.chat=mine.yaml", "finetune.prefix=bidirectional")
+    shown = done(tune("--preview=3", *chosen, data="prefer.jsonl"))
+    assert 'Q0⟦C{"name": "f", "arguments": {}}<|endoftext|>⟧' in shown and "Q0⟦no!" in shown
+    assert 'C{"name": "f", "arguments": {}}<|endoftext|>QR1⟦yes<|endoftext|>⟧' in shown
+    done(tune(*chosen, "run.name=p", "train.steps=2", *QUIET, data="prefer.jsonl"))
+
+
+def test_a_run_without_tools_rests_on_what_it_did_before_formats_had_words_for_them(folder):
+    write("talk.jsonl", [{"messages": [talk["messages"][0], talk["messages"][3]]}
+                         for talk in TOOL_TALKS])
+    write("tools.jsonl", TOOL_TALKS)
+    found = {}
+    for data in ("talk.jsonl", "tools.jsonl"):
+        config = FinetuneConfig(finetune={"from": "base", "data": data, "chat": "chatml"})
+        task = TaskRows.load(config, with_controls(), 400)
+        found[data] = task.identity(config)["finetune.chat"]
+    assert found["talk.jsonl"] == {
+        "system": {"before": "<|im_start|>system\n", "after": "<|im_end|>\n"},
+        "user": {"before": "<|im_start|>user\n", "after": "<|im_end|>\n"},
+        "assistant": {"before": "<|im_start|>assistant\n", "after": "\n"}, "stop": "<|im_end|>",
+        "default_system": None, "prefix": "causal"}
+    assert found["tools.jsonl"]["tools"]["call"]["before"] == "<tool_call>\n"

@@ -132,6 +132,18 @@ def test_names_of_columns_are_read_without_blanks_and_a_row_number_is_no_field()
     assert values("task.csv", "\n, text , label\n0,a, b \n") == [{"text": "a", "label": " b "}]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_header_of_a_csv_file_shows_what_separates_its_columns(separator):
+    assert values("task.csv", codecs.BOM_UTF8 + as_table(ROWS, separator)) == ROWS
+    header, row = separator.join(["", "text", '"a ""b"""']), separator.join(["0", '",;\t"', "c"])
+    assert values("task.csv", f"\r\n{header}\r\n{row}") == [{"text": ",;\t", 'a "b"': "c"}]
+
+
+def test_a_comma_in_the_header_of_a_csv_file_counts_first():
+    assert values("task.csv", "text,a;b\n1;2,3\n") == [{"text": "1;2", "a;b": "3"}]
+    assert values("task.csv", "text\n1;2\n") == [{"text": "1;2"}]
+
+
 def test_a_cell_may_be_longer_than_the_csv_module_expects():
     text = "x" * (csv.field_size_limit() + 1)
     assert values("task.csv", f"text\n{text}\n") == [{"text": text}]
@@ -216,9 +228,10 @@ def test_json_that_people_read_differently_is_named_by_its_line(data, message):
      "one, and quotes inside it are written twice"),
     ("task.tsv", b'a\tb\n1\t"2\n3\t4', "line 2: not valid CSV (unexpected end of data)"),
     ("task.csv", b"a, a\n1,2\n", "line 1: the header names the column 'a' twice; rename one"),
-    ("task.csv", b"a;b\n1;2\n",
-     "line 1: the header is one name with ';' in it; separate columns by commas in a .csv file and "
-     "by tabs in a .tsv file"),
+    ("task.csv", b"a|b\n1|2\n",
+     "line 1: the header is one name with '|' in it; separate columns by commas, semicolons or "
+     "tabs in a .csv file, by tabs in a .tsv file"),
+    ("task.csv", b"a;b\n1,2\n", "line 2: the row and the header differ in length (1 and 2 cells)"),
     ("task.tsv", b"a,b\n", "line 1: the header is one name with ',' in it")])
 def test_what_is_wrong_with_a_table_is_named_by_its_line(name, data, message):
     assert f"{name}, {message}" in refusal(name, data)
