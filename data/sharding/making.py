@@ -21,7 +21,7 @@ from data.sharding.writing import ShardWriting
 from data.sources.bad_text import BadText, Tally
 from data.sources.files import FETCHED, File
 from data.sources.text import safe_cut
-from gpt.errors import Stopped, UserError, WorkFailed
+from gpt.errors import Stopped, WorkFailed
 from gpt.files import LOCK, flush_to_disk, sha256_of
 from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Stop, listening, resume_command

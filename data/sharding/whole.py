@@ -1,4 +1,4 @@
-"""Documents in one piece each, for a tokenizer that may join what stands on two sides of any cut."""
+"""Whole documents in one piece, for a tokenizer that may join the two sides of any cut."""
 
 from __future__ import annotations
 

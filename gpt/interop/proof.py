@@ -23,6 +23,7 @@ TOLERANCE = 1e-4  # of the largest value where that is above 1: float32 sums in 
 _TOKENS = 256
 _AWKWARD = """The price rose from 3.14 to 1,234.50 € — didn't it? Ünïcödé, naïve café (e\u0301).
 北京的天气很好。 日本語のテキスト。 Привет, мир! \u200bשלום\u200f. 👩\u200d👩\u200d👧 🇪🇺 👍🏽
+مَرْحَبًا بِكُمْ. ภาษาไทยไม่มีช่องว่าง नमस्ते दुनिया தமிழ் மொழி İstanbul ŞIŞLI ǅ
 \tif x<=10:\r\n        return {"a": [1, 2], 'b': None}  # it's 'fine'
 a\u0000b\u001fc\u0085d\u00a0e      f\n\n\n   g<|endoftext|><s></s><|im_start|>I'LL we'Ve
 """
@@ -30,7 +31,8 @@ a\u0000b\u001fc\u0085d\u00a0e      f\n\n\n   g<|endoftext|><s></s><|im_start|>I'
 
 def sample_text(tokenizer: Tokenizer) -> str:
     """Prose, code, whatever tokenizers stumble over, and every token, so that merges count."""
-    return _AWKWARD + inspect.getsource(textwrap)[:4000] + " \n " + _every_token(tokenizer)
+    return tokenizer.writable(_AWKWARD + inspect.getsource(textwrap)[:4000] + " \n "
+                              + _every_token(tokenizer))
 
 
 def _every_token(tokenizer: Tokenizer) -> str:

@@ -419,7 +419,7 @@ def test_text_that_the_vocabulary_lacks_goes_by_the_policy_and_never_ends_a_docu
     assert {marked, marked * 3} < set(everything(mended))
     assert len(everything(mended)) == len(FILES) + 4
     assert mended.manifest.bad_text == {"replaced": 2}
-    listed = [json.loads(line) for line in Path("mended/bad_text.jsonl").open()]
+    listed = [json.loads(line) for line in Path("mended/bad_text.jsonl").read_text().splitlines()]
     assert [(one["file"], one["line"], one["problem"], one["done"]) for one in listed] == [
         ("corpus/0x.txt", 2, NO_TOKEN, "replaced"), ("corpus/y.jsonl", 2, NO_TOKEN, "replaced")]
     left = prepare(of_corpus(tokenizer=tokenizer, on_bad_text="skip", out="left"))

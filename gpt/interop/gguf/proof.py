@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import reprlib
+import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,23 +16,19 @@ from gpt.configuration import ModelConfig
 from gpt.errors import WorkFailed
 from gpt.interop import proof
 from gpt.interop.gguf.reading import FREQUENCIES, our_weights, stored_tensors
-from gpt.interop.gguf.tokens import CONTROL, NORMAL, UNUSED
+from gpt.interop.gguf.retokenizing import (
+    OTHERWISE,
+    Reconstructed,
+    llama_cpp_ids,
+    llama_cpp_version,
+)
+from gpt.interop.gguf.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from gpt.model import GPT
 from gpt.model.embedding import rope_frequencies
-from gpt.tokenizer import Tokenizer
+from gpt.tokenizer import JsonTokenizer, Tokenizer
+from gpt.tokenizer.definition import kinds
 
-# How llama.cpp cuts text, by the name in the file (its src/llama-vocab.cpp).
-_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-PATTERNS = {
-    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "llama-bpe": f"{_CONTRACTION}|{_WORD}",
-    "qwen2": f"{_CONTRACTION}|{_WORD.replace('{1,3}', '')}",
-    "gpt-4o": rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}?"
-              rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
-              r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"}
-WHOLE_WORDS_FIRST = {"llama-bpe"}  # a piece that is a token is not merged together
+_MOST_LINES = 4_000  # of the sample that are compared one by one
 
 
 def prove(path: Path, expected: GPT, tokenizer: Tokenizer, dtype: str) -> str:
@@ -49,12 +47,42 @@ def prove(path: Path, expected: GPT, tokenizer: Tokenizer, dtype: str) -> str:
     for name, weight in state.items():
         _compare_weight(name, found[name], weight, dtype)
     difference = _logit_difference(expected, found, tokenizer, dtype)
-    text = proof.sample_text(tokenizer)
-    ids = Reconstructed(reader).encode(text)
-    proof.compare_ids(tokenizer.encode(text), ids, "a reading of the GGUF file")
     return (f"read back: options and all {len(stored)} tensors are the model's"
             f"{'' if dtype == 'float32' else f', rounded to {dtype}'}; logits differ by at most "
-            f"{difference:.2g}, ids of {len(text):,} characters are the same")
+            f"{difference:.2g}, {prove_ids(path, reader, tokenizer)}")
+
+
+def prove_ids(path: Path, reader: Any, tokenizer: Tokenizer) -> str:
+    """Compare the ids of the sample with those by the file's own data, and with llama.cpp's.
+
+    Raises WorkFailed for the former. That llama.cpp encodes some texts otherwise is told.
+    """
+    text, form = proof.sample_text(tokenizer), normal_form(tokenizer)
+    in_form = text if form is None else unicodedata.normalize(form, text)
+    proof.compare_ids(tokenizer.encode(text), Reconstructed(reader).encode(in_form),
+                      "a reading of the GGUF file")
+    lines = list(filter(None, dict.fromkeys(in_form.split("\n"))))
+    lines = lines[::max(1, len(lines) // _MOST_LINES)]
+    if version := llama_cpp_version():
+        who, found = f"llama.cpp (llama-cpp-python {version})", llama_cpp_ids(path, lines)
+    else:
+        pre = reader.fields["tokenizer.ggml.pre"].contents()
+        theirs = Reconstructed(reader, OTHERWISE.get(pre))
+        who = "a reading by llama.cpp's rules (for its own: pip install llama-cpp-python)"
+        found = [theirs.encode(line) for line in lines]
+    other = [line for line, ids in zip(lines, found, strict=True) if ids != tokenizer.encode(line)]
+    if form is not None:
+        who = f"in {form}, which is left to the caller, {who}"
+    return (f"ids of {len(text):,} characters are the same by the file's own data; {who} finds "
+            + (f"other ids in {len(other):,} of {len(lines):,} lines of them, first in "
+               f"{other[0][:40]!r}" if other else f"them too in {len(lines):,} lines"))
+
+
+def normal_form(tokenizer: Tokenizer) -> Literal["NFC"] | None:
+    """The Unicode form that a tokenizer brings texts into, and GGUF has no word for."""
+    if not isinstance(tokenizer, JsonTokenizer):
+        return None
+    return "NFC" if "NFC" in kinds(json.loads(tokenizer.definition).get("normalizer")) else None
 
 
 def architecture_name(config: ModelConfig) -> str:
@@ -78,15 +106,32 @@ def metadata(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
                    "attention.key_length": config.head_dim,
                    "attention.value_length": config.head_dim,
                    "rope.dimension_count": config.head_dim, "rope.freq_base": config.rope_base}
-    control = set(tokenizer.specials.values())
     tokens = {"eos_token_id": tokenizer.end_of_text, "add_bos_token": begin is not None,
-              "token_type": [NORMAL if i in tokenizer.text_ids else CONTROL if i in control
-                             else UNUSED for i in range(config.vocab_size or 0)],
+              "token_type": _kinds(tokenizer, config.vocab_size or 0),
               **({} if begin is None else {"bos_token_id": begin})}
     texts = {} if tokenizer.chat_template is None else {
         "tokenizer.chat_template": tokenizer.chat_template}
     return ({"general.architecture": name} | {f"{name}.{key}": v for key, v in needed.items()}
             | {f"tokenizer.ggml.{key}": v for key, v in tokens.items()} | texts)
+
+
+def _kinds(tokenizer: Tokenizer, rows: int) -> list[int]:
+    """llama.cpp's kind of each token."""
+    found, unknown = [NORMAL if i in tokenizer.text_ids else UNUSED for i in range(rows)], None
+    if isinstance(tokenizer, JsonTokenizer):
+        definition = json.loads(tokenizer.definition)
+        model, escapes = definition["model"], bool(definition["model"].get("byte_fallback"))
+        unknown = model.get("unk_token") if escapes else None
+        for token in definition.get("added_tokens", ()):
+            if not (escapes and "▁" in token["content"]):
+                found[token["id"]] = USER_DEFINED
+        if escapes:
+            for b in range(256):
+                if (i := model["vocab"].get(f"<0x{b:02X}>")) is not None:
+                    found[i] = BYTE
+    for name, i in tokenizer.specials.items():
+        found[i] = UNKNOWN if name == unknown else CONTROL
+    return found
 
 
 def _compare_option(name: str, expected: Any, reader: Any) -> None:
@@ -143,33 +188,3 @@ def _logit_difference(expected: GPT, weights: dict[str, Tensor], tokenizer: Toke
     if dtype == "float32":
         return proof.compare_states(*states, "the GGUF file")
     return float((states[0]["logits"] - states[1]["logits"]).abs().max())
-
-
-class Reconstructed:
-    """The tokenizer that a GGUF file describes, built from the file alone."""
-
-    def __init__(self, reader: Any):
-        from tokenizers import Regex, models, pre_tokenizers
-        from tokenizers import Tokenizer as Built
-
-        fields = {name: reader.fields[f"tokenizer.ggml.{name}"].contents()
-                  for name in ("tokens", "merges", "pre")}
-        pairs = [tuple(merge.split(" ")) for merge in fields["merges"]]
-        vocab = {token: i for i, token in enumerate(fields["tokens"])}
-        self._ids = dict(vocab)
-        for left, right in pairs:  # steps on the way to a token
-            vocab.setdefault(left + right, len(fields["tokens"]) + len(vocab))
-        self._tokens = {number: token for token, number in vocab.items()}
-        self._built = Built(models.BPE(vocab=vocab, merges=pairs,
-                                       ignore_merges=fields["pre"] in WHOLE_WORDS_FIRST))
-        self._built.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(PATTERNS[fields["pre"]]), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-    def encode(self, text: str) -> list[int]:
-        """Ids as llama.cpp finds them: what is no token falls apart into bytes."""
-        found: list[int] = []
-        for number in self._built.encode(text, add_special_tokens=False).ids:
-            token = self._tokens[number]
-            found += [self._ids[token]] if token in self._ids else [self._ids[c] for c in token]
-        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,31 @@ import torch
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop.gguf import writing as gguf_writing
-from gpt.interop.gguf.proof import Reconstructed
+from gpt.interop.gguf.retokenizing import Reconstructed
 from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved, modelfile
 from gpt.interop.model_card import About
 from gpt.interop.proof import sample_text
 from gpt.model.embedding import rope_frequencies, rotate, rotations
-from gpt.tokenizer import BPE_PATTERN, Boundaries, RankTokenizer, Tokenizer, build_tokenizer
+from gpt.tokenizer import (
+    BPE_PATTERN,
+    O200K_PATTERN,
+    Boundaries,
+    RankTokenizer,
+    Tokenizer,
+    build_tokenizer,
+)
 from gpt.tokenizer import read_huggingface_tokenizer as read_hub
 from tests.interop.models import TEXT, bpe, chatty
 from tests.tiny import ARCHITECTURES, tiny_gpt
-from tests.tokenizer.hub_tokenizers import KINDS, write_folder
+from tests.tokenizer.hub_tokenizers import AWKWARD, KINDS, write_folder
 
 gguf = pytest.importorskip("gguf")
 ABOUT = About("tiny", "mit")
 LLAMA = {"qk_norm": False, "norm_eps": 1e-5}
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+LLAMA_CPP_NAMES = {"gpt2": "gpt-2", "control_first": "gpt-2", "llama3": "llama-bpe",
+                   "qwen": "qwen2", "starcoder": "smollm", "smollm": "smollm", "deepseek": "deepseek-v3",
+                   "llama2": "default", "mistral": "default", "gemma": "default"}
 # name: (options, llama.cpp's name for the architecture)
 EXPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen3": ({"n_inner": 64}, "qwen3"), "qwen3 tied": ({"tie_embeddings": True}, "qwen3"),
@@ -158,11 +170,76 @@ def test_without_the_library_the_error_says_how_to_get_it(tmp_path, monkeypatch)
 def test_tokenizers_of_the_hub_are_carried_or_refused(kind, tmp_path):
     make, eos = KINDS[kind]
     tokenizer = read_hub(write_folder(tmp_path / "hub", make(), eos))
-    if kind in ("gpt2", "control_first", "llama3"):
-        export(tmp_path, {"vocab_size": 640}, tokenizer=tokenizer)
-    else:
-        with pytest.raises(UserError, match=r"llama.cpp has no name for its way to cut text"):
+    if kind == "unigram":
+        with pytest.raises(UserError, match=r"its model is Unigram; llama.cpp runs BPE.*so a GGUF "
+                                            "file cannot carry it; export with --format hf"):
             export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+        return
+    reader, said = export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+    assert value(reader, "tokenizer.ggml.pre") == LLAMA_CPP_NAMES[kind]
+    assert " characters are the same by the file's own data; " in said
+    own = "a reading by llama.cpp's rules (for its own: pip install llama-cpp-python)"
+    assert (f"; {own} finds them too in " in said) != (kind in ("qwen", "mistral"))
+    assert ("; in NFC, which is left to the caller, a reading" in said) == (kind == "qwen")
+    # llama.cpp puts a blank before a text that begins with one, too; transformers does not.
+    assert ("finds other ids in " in said) == (kind == "mistral")
+    rebuilt = Reconstructed(reader)
+    for text in map(tokenizer.writable, (*AWKWARD, TEXT)):
+        if kind != "mistral" or not text.startswith(" "):
+            assert rebuilt.encode(unicodedata.normalize("NFC", text) if kind == "qwen" else text
+                                  ) == tokenizer.encode(text)
+
+
+def test_kinds_of_tokens_are_llama_cpps(tmp_path):
+    tokenizer = read_hub(write_folder(tmp_path / "a", KINDS["gemma"][0](), "</s>"))
+    reader, _ = export(tmp_path / "a", {"vocab_size": 1000}, tokenizer=tokenizer)
+    kinds = dict(zip(value(reader, "tokenizer.ggml.tokens"),
+                     value(reader, "tokenizer.ggml.token_type"), strict=True))
+    assert [kinds[name] for name in ("<unk>", "<s>", "<0x0A>", "e", "▁▁", "[PAD999]")] == [
+        2, 3, 6, 1, 1, 5]
+    assert not value(reader, "tokenizer.ggml.add_space_prefix")
+    tokenizer = read_hub(write_folder(tmp_path / "b", KINDS["qwen"][0](), "<|endoftext|>"))
+    reader, _ = export(tmp_path / "b", {"vocab_size": 1000}, tokenizer=tokenizer)
+    kinds = dict(zip(value(reader, "tokenizer.ggml.tokens"),
+                     value(reader, "tokenizer.ggml.token_type"), strict=True))
+    assert [kinds[name] for name in ("<think>", "<|im_end|>", "Ġ")] == [4, 3, 1]
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False},
+        LEVEL]}}, "llama.cpp has no name for its way to cut text \\(its pre_tokenizer: .*a\\+"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Digits", "individual_digits": True}, {**LEVEL, "use_regex": False}]}},
+     r"llama.cpp has no name for its way to cut text \(its patterns: \\p\{N\}\)"),
+])
+def test_a_way_to_cut_that_llama_cpp_lacks_is_named(change, why, tmp_path):
+    definition = {**KINDS["qwen"][0](), **change}
+    tokenizer = read_hub(write_folder(tmp_path / "hub", definition, "<|endoftext|>"))
+    with pytest.raises(UserError, match=why):
+        export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+
+
+def test_whole_words_first_is_refused_where_llama_cpp_merges(tmp_path):
+    definition = KINDS["qwen"][0]()
+    model = definition["model"]
+    definition["model"] = {**model, "ignore_merges": True,
+                           "merges": model["merges"][:-1]}
+    tokenizer = read_hub(write_folder(tmp_path / "hub", definition, "<|endoftext|>"))
+    with pytest.raises(UserError, match=r"takes words that are tokens whole, which llama.cpp does "
+                                        r"not do with the pattern of qwen2"):
+        export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+
+
+def test_llama_cpps_own_rules_for_words_with_marks_are_told(tmp_path):
+    """Its pattern for o200k knows no combining marks, so that ids differ there."""
+    ranks = {bytes([b]): b for b in range(256)} | {"\u0e17\u0e35".encode()[i:j]: n for n, (i, j) in
+                                                   enumerate([(0, 2), (0, 3), (3, 5), (3, 6),
+                                                              (0, 6)], 256)}
+    tokenizer = RankTokenizer("x", ranks, O200K_PATTERN, {"<end>": 300}, Boundaries(300))
+    _, said = export(tmp_path, {}, tokenizer=tokenizer)
+    assert "are the same by the file's own data; a reading by llama.cpp's rules" in said
+    assert "finds other ids in " in said and "first in " in said
 
 
 @pytest.mark.parametrize("spec", ["byte", "char", "bpe:257", "bpe:400"])
