@@ -156,6 +156,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "not validated labels": ("classification", ("finetune.val_fraction=0",)),
     "smoothed": ("preference", ("preference.label_smoothing=0.1", "preference.beta=0.5")),
     "recomputed": ("completion", ("finetune.method=lora", "train.recompute_activations=true")),
+    "recomputed labels": ("classification", ("train.recompute_activations=true",)),
     "recomputed preferences": ("preference", ("train.recompute_activations=true",)),
     "sampled": ("preference", ("finetune.method=lora", "log.samples_every_steps=1")),
     "chat": ("completion", ("finetune.chat=turns", "finetune.method=dora"))}
