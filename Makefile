@@ -3,7 +3,7 @@
 # make test-bfloat16  what `auto` changes, as on a processor that computes in bfloat16
 # make slow         tests that are long by nature (make test runs a short version of each)
 # make lint         style and types
-# make interop      exports run by llama.cpp, which is built for it in a few minutes
+# make interop      exports run by llama.cpp, built for it in a few minutes; published tokenizers
 # make bench        every benchmark; results go to benchmarks/results/
 # make gpu          on a machine with a GPU: checks, then measurements; goes on where it was cut off
 
@@ -43,7 +43,8 @@ slow: .venv/installed-dev
 
 interop: .venv/installed-dev
 	$(PIP) 'llama-cpp-python>=0.3.16'
-	$(PY) -m pytest -rs tests/interop/gguf/test_llama_cpp.py
+	$(PY) tests/interop/published.py build/tokenizers
+	$(PY) -m pytest -rs -s tests/interop/gguf/test_llama_cpp.py tests/interop/test_published_tokenizers.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

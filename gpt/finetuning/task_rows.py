@@ -159,7 +159,8 @@ class TaskRows:
         """Note what a model thinks of each answer of a preference, before it learns: of those that
         it learns from as training computes, of the others as evaluation does."""
         for split, on in ((self.train, machine), (self.val, measuring)):
-            split.pairs[:] = with_reference(split.pairs, model, on, self.marks_prompts)
+            if split.pairs:
+                split.pairs[:] = with_reference(split.pairs, model, on, self.marks_prompts)
 
     def identity(self, config: FinetuneConfig) -> dict[str, Any]:
         """What the result rests on."""

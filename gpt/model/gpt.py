@@ -88,7 +88,7 @@ class GPT(nn.Module):
         x = self.embedding(tokens, positions)
         layer_caches = [None] * len(self.blocks) if cache is None else cache.layers(T)
         for i, (block, layer_cache) in enumerate(zip(self.blocks, layer_caches, strict=True)):
-            if self.recompute and self.training:
+            if self.recompute and self.training and layer_cache is None:
                 x = recomputed(block, x, rotation, None, visible[windows[i]], use_reentrant=False)
             else:
                 x = block(x, rotation, layer_cache, visible[windows[i]])

@@ -188,6 +188,12 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
     some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
     sample, prompts = _sampler(lm, task), config.log.sample_prompts
+
+    def measure() -> None:  # without dropout, as in the run
+        model.eval()
+        task.measure(measured)
+        model.train()
+
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder) / "checkpoints"
         if task.keep_base is not None:  # which checkpoints of adapters refer to
@@ -200,7 +206,7 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
             share = len(some) / len(task.validation(scored_together))
             besides += [Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
                              task.evaluate_first, share),
-                        Work(lambda: task.measure(measured), (evals,), task.evaluate_first)]
+                        Work(measure, (evals,), task.evaluate_first)]
         if config.log.samples_every_steps is not None:
             besides.append(Work(lambda: [sample(prompt) for prompt in prompts],
                                 (config.log.samples_every_steps,)))

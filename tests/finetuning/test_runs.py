@@ -501,6 +501,14 @@ def test_a_dry_run_of_adapters_is_a_plan_and_leaves_nothing(method, tune):
     assert "peak memory" in out and sorted(Path.cwd().rglob("*")) == before
 
 
+def test_a_dry_run_measures_as_the_run_does_without_dropout(tune, monkeypatch):
+    trains = []
+    monkeypatch.setattr("gpt.finetuning.run.figures", lambda model, *rest: (
+        trains.append(model.training) or Measured({}, [])))
+    done(tune("finetune.method=lora", "lora.dropout=0.1", "train.steps=2", "--dry-run"))
+    assert trains == [False]
+
+
 def test_a_signal_during_a_dry_run_is_one_line(tune, monkeypatch):
     def measured(*arguments):
         arguments[-1].stop.signal_name = "SIGINT"

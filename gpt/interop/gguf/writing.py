@@ -18,6 +18,7 @@ from gpt.errors import UserError
 from gpt.files import write_atomically
 from gpt.interop.architectures import Architecture, architecture_for, refuse
 from gpt.interop.equivalent import standard_fields, standard_form
+from gpt.interop.gguf.modelfile import modelfile
 from gpt.interop.gguf.proof import prove
 from gpt.interop.gguf.tokens import TokenTable
 from gpt.interop.model_card import About
@@ -52,7 +53,9 @@ _NAMES = {
 
 def export_gguf(model: GPT, tokenizer: Tokenizer, out: Path, about: About,
                 dtype: str = "float32") -> str:
-    """Write out/NAME-DTYPE.gguf and out/Modelfile, and prove them; returns one line saying how.
+    """Write out/NAME-DTYPE.gguf and out/Modelfile, and prove them; returns a line saying how.
+
+    A second line says what the Modelfile lacks.
 
     Raises UserError if the name is taken or llama.cpp cannot express the model, and WorkFailed,
     with nothing left of the folder, if what was written is not the same model.
@@ -69,8 +72,9 @@ def export_gguf(model: GPT, tokenizer: Tokenizer, out: Path, about: About,
     with new_folder(out) as folder:
         path = folder / f"{about.name}-{dtype}.gguf"
         _write(path, standard.config, architecture, tensors, table, about, dtype)
-        write_atomically(folder / "Modelfile", modelfile(path.name, tokenizer, config.block_size))
-        return prove(path, standard, tokenizer, dtype)
+        text, remark = modelfile(path.name, tokenizer, config.block_size)
+        write_atomically(folder / "Modelfile", text)
+        return "\n".join(filter(None, [prove(path, standard, tokenizer, dtype), remark]))
 
 
 def _refuse_what_gguf_lacks(config: ModelConfig, architecture: Architecture, dtype: str) -> None:
@@ -162,12 +166,3 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-
-
-def modelfile(gguf: str, tokenizer: Tokenizer, block_size: int) -> str:
-    """What `ollama create NAME -f Modelfile` reads: the prompt goes in as it is."""
-    names = {number: name for name, number in tokenizer.specials.items()}
-    stops = [f'PARAMETER stop "{names[one]}"' for one in tokenizer.stop_tokens if one in names]
-    return "\n".join([f"FROM ./{gguf}", 'TEMPLATE """{{ .Prompt }}"""',
-                      f"PARAMETER num_ctx {block_size}", *stops, ""])
-

@@ -12,8 +12,9 @@ import torch
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop.gguf import writing as gguf_writing
+from gpt.interop.gguf.modelfile import modelfile
 from gpt.interop.gguf.retokenizing import Reconstructed
-from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved, modelfile
+from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved
 from gpt.interop.model_card import About
 from gpt.interop.proof import sample_text
 from gpt.model.embedding import rope_frequencies, rotate, rotations
@@ -35,8 +36,9 @@ ABOUT = About("tiny", "mit")
 LLAMA = {"qk_norm": False, "norm_eps": 1e-5}
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 LLAMA_CPP_NAMES = {"gpt2": "gpt-2", "control_first": "gpt-2", "llama3": "llama-bpe",
-                   "qwen": "qwen2", "starcoder": "smollm", "smollm": "smollm", "deepseek": "deepseek-v3",
-                   "llama2": "default", "mistral": "default", "gemma": "default"}
+                   "qwen": "qwen2", "starcoder": "smollm", "smollm": "smollm",
+                   "deepseek": "deepseek-v3", "llama2": "default",
+                   "mistral": "default", "gemma": "default"}
 # name: (options, llama.cpp's name for the architecture)
 EXPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen3": ({"n_inner": 64}, "qwen3"), "qwen3 tied": ({"tie_embeddings": True}, "qwen3"),
@@ -260,10 +262,12 @@ def test_tokens_that_no_merge_makes_are_looked_up_as_whole_words(tmp_path):
     assert tokenizer.encode("alone") == [256]
 
 
-def test_the_modelfile_hands_the_prompt_on_and_ends_at_the_stops():
-    assert modelfile("x.gguf", chatty(), 64) == (
-        'FROM ./x.gguf\nTEMPLATE """{{ .Prompt }}"""\nPARAMETER num_ctx 64\n'
-        'PARAMETER stop "<end>"\nPARAMETER stop "<turn>"\n')
+def test_the_modelfile_goes_with_it_and_what_it_lacks_is_said(tmp_path):
+    for name, tokenizer in (("whole", bpe()), ("lacking", chatty())):
+        _, said = export(tmp_path / name, {}, tokenizer=tokenizer)
+        expected = modelfile("tiny-float32.gguf", tokenizer, 64)
+        assert (tmp_path / name / "out/Modelfile").read_text() == expected.text
+        assert said.splitlines()[1:] == [expected.remark] * (name == "lacking")
 
 
 def test_after_a_failure_nothing_is_left(tmp_path, monkeypatch):
