@@ -34,7 +34,10 @@ def main(argv: list[str]) -> None:
     if previewed is not None:
         print(preview(rows, previewed, colour=sys.stdout.isatty()))
         return
-    config, dry_run = with_defaults(config, rows, base), "--dry-run" in command.flags
+    config, chosen = with_defaults(config, rows, base)
+    if chosen is not None:
+        print(chosen)
+    dry_run = "--dry-run" in command.flags
     model = choose_what_learns(base.model(), config, rows.chat.stop_token)
     with launch(config.run) as machine:
         train_task(finetuning(config, base, rows, model), config, machine, dry_run)

@@ -15,7 +15,7 @@ from gpt.batches.batch import (
 )
 from gpt.batches.documents import DocumentRows
 from gpt.batches.mixture import Mixture
-from gpt.batches.order import Order
+from gpt.batches.order import Order, portions
 from gpt.batches.packing import pack
 from gpt.batches.read_ahead import ReadAhead
 from gpt.batches.text import TokenizedText
@@ -23,4 +23,4 @@ from gpt.batches.windows import EvaluationWindows, Windows
 
 __all__ = ["IGNORE", "Batches", "DocumentRows", "Endless", "EvaluationWindows", "MicroBatch",
            "Mixture", "Order", "ReadAhead", "Sequences", "Shuffled", "SizedBatches",
-           "TokenizedText", "Windows", "pack"]
+           "TokenizedText", "Windows", "pack", "portions"]

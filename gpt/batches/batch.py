@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.batches.order import Order, sequence_order
+from gpt.batches.order import Order, portions, sequence_order
 from gpt.machine.device import Machine
 
 IGNORE = -100  # a target that is not supervised; PyTorch's cross-entropy skips it
@@ -139,10 +139,13 @@ class Shuffled:
 
 
 class Batches:
-    """The global batch of each step, or one rank's share of it, cut into micro-batches."""
+    """The global batch of each step, or one rank's share of it, cut into micro-batches.
 
-    def __init__(self, source: Endless, order: Order):
-        self._source, self._order = source, order
+    most_tokens: of a micro-batch, padding included; None: whatever its sequences have.
+    """
+
+    def __init__(self, source: Endless, order: Order, most_tokens: int | None = None):
+        self._source, self._order, self._most_tokens = source, order, most_tokens
         self.sequences_per_epoch = source.sequences_per_epoch
         self.tokens_per_sequence = source.tokens_per_sequence
 
@@ -152,8 +155,10 @@ class Batches:
         The step's loss and gradient do not depend on how it is cut.
         """
         indices = self._order.indices(step)
-        by_length = indices[np.argsort(self._source.lengths(indices), kind="stable")]
-        return [self._source.read(part) for part in self._order.micro_batches(by_length)]
+        lengths = self._source.lengths(indices)
+        by_length = np.argsort(lengths, kind="stable")
+        return [self._source.read(indices[by_length[part]]) for part in portions(
+            lengths[by_length].tolist(), self._order.micro_batch_size, self._most_tokens)]
 
 
 class SizedBatches(Protocol):

@@ -8,6 +8,7 @@ permutation that is computed, not stored.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,17 @@ class Order:
         stop = first + share + (self.rank < left_over)
         return np.arange(first, stop)
 
-    def micro_batches(self, indices: np.ndarray) -> list[np.ndarray]:
-        """A step's indices, cut."""
-        return [indices[start:start + self.micro_batch_size]
-                for start in range(0, len(indices), self.micro_batch_size)]
+
+def portions(lengths: Sequence[int], sequences: int, tokens: int | None = None) -> Iterator[slice]:
+    """Stretches of sequences that are read together, in order; their lengths rise.
+
+    At most so many sequences, and at most so many tokens, padding included; at least one.
+    """
+    start = 0
+    for i, length in enumerate(lengths):
+        too_wide = tokens is not None and i > start and (i + 1 - start) * length > tokens
+        if too_wide or i - start == sequences:
+            yield slice(start, i)
+            start = i
+    if start < len(lengths):
+        yield slice(start, len(lengths))

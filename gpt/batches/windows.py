@@ -67,11 +67,13 @@ class EvaluationWindows:
         return map(self._read, self._batches)
 
     def _read(self, starts: Sequence[int]) -> MicroBatch:
-        """Windows side by side, filled up at the stream's end."""
-        inputs = np.full((len(starts), self._block_size), self._text.end_of_text)
+        """Windows side by side, filled up at the stream's end as far as the longest of them."""
+        stops = [min(start + self._block_size, len(self._text)) for start in starts]
+        width = max(stop - start for start, stop in zip(starts, stops, strict=True))
+        inputs = np.full((len(starts), width), self._text.end_of_text)
         targets = np.full_like(inputs, IGNORE)
-        for row, start in enumerate(starts):
-            tokens = self._text.read(start - 1, min(start + self._block_size, len(self._text)))
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            tokens = self._text.read(start - 1, stop)
             inputs[row, :len(tokens) - 1] = tokens[:-1]
             targets[row, :len(tokens) - 1] = tokens[1:]
         begins = inputs == self._text.end_of_text if self._isolate else None

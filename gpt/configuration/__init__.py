@@ -17,6 +17,7 @@ from gpt.configuration.presets import TOKENS_PER_PARAMETER
 from gpt.configuration.sampling import SamplingConfig, sampling_config
 from gpt.configuration.section import Section
 from gpt.configuration.sections import (
+    BUDGETS,
     PLACES,
     CheckpointConfig,
     DataConfig,
@@ -33,7 +34,7 @@ from gpt.configuration.sections import (
     json_schema,
 )
 
-__all__ = ["PLACES", "TOKENS_PER_PARAMETER", "AdapterConfig", "CheckpointConfig", "DataConfig",
+__all__ = ["BUDGETS", "PLACES", "TOKENS_PER_PARAMETER", "AdapterConfig", "CheckpointConfig", "DataConfig",
            "EvalConfig", "FinetuneConfig", "FinetuneSection", "LogConfig", "LoraConfig",
            "ModelConfig", "OptimConfig", "PreferenceConfig", "PretrainConfig", "RunConfig",
            "RunSections", "SamplingConfig", "Section", "TrainConfig", "find_places", "help_text",

@@ -102,13 +102,15 @@ class TrainConfig(Section):
     steps: Count | None = Field(None, description="optimizer updates")
     tokens: Count | None = Field(None, description="training tokens, never exceeded")
     epochs: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="passes over the training data; 1 when no other budget is given")
+        None, description="passes over the training data; when no other budget is given 1, and "
+                          "in fine-tuning up to 10, so that 3,000 examples are seen")
     max_minutes: Annotated[float, Field(gt=0)] | None = Field(
         None, description="wall time of training; the schedule is fitted to the clock")
     batch_size: Count | Literal["auto"] = Field(
         "auto", description="sequences per step, over all devices; auto: twice the root of the "
                             "run's tokens, in tokens, as a power of two of sequences; 32 in "
-                            "fine-tuning")
+                            "fine-tuning, and down to 4 where epochs of few examples would make "
+                            "less than 100 steps")
     micro_batch_size: Count | Literal["auto"] = Field(
         "auto", description="sequences per backward pass; without dropout it changes memory and "
                             "speed, not the result")
@@ -135,7 +137,8 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """When the validation split is scored."""
 
-    every_steps: Count | None = Field(250, description="null: only at the end")
+    every_steps: Count | None = Field(
+        250, description="null: only at the end; where fine-tuning chooses the epochs, each of them")
     max_tokens: Count | None = Field(
         None, description="score about this many tokens, at least one sequence; null: all")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -143,7 +146,8 @@ class EvalConfig(Section):
                                "processor; others are faster where the hardware computes in them")
     patience: Count | None = Field(
         None, description="stop when so many evaluations in a row found no lower loss; the best "
-                          "checkpoint is kept; null: never")
+                          "checkpoint is kept; null: never, and where fine-tuning chooses the "
+                          "epochs 3")
 
 
 class CheckpointConfig(Section):
@@ -191,11 +195,15 @@ class FinetuneSection(Section):
                           "in training and in sampling, for examples with one answer; null: as the "
                           "chat format says")
     packing: bool = Field(
-        False, description="several examples in a sequence of block_size tokens, none of which "
+        False, description="several examples in a sequence of max_length tokens, none of which "
                            "sees another; false: one in each; batch_size counts sequences")
+    max_length: Count | Literal["auto"] = Field(
+        "auto", description="tokens of the longest row; auto: as the examples are, at most what "
+                            "the base model reads, and 1,024 for pieces of plain text and for "
+                            "rows of several examples that are no longer")
     long_rows: Literal["drop", "cut"] = Field(
-        "drop", description="what happens to conversations longer than the context; cut: they lose "
-                            "their beginning. Long plain texts become several rows")
+        "drop", description="what happens to conversations longer than that; cut: they lose their "
+                            "beginning. Long plain texts become several rows")
     max_long_share: Fraction = Field(
         0.1, description="refuse to train if a larger share of the examples is dropped or cut")
     answers: Annotated[int, Field(ge=0)] = Field(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gpt.finetuning.lengths import Lengths
 from gpt.finetuning.rows import Row, Rows
 from gpt.finetuning.task_rows import TaskRows
 from gpt.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ def preview(task: TaskRows, count: int, colour: bool) -> str:
     for pair in task.train.pairs[:count]:
         lines += [f"----- {pair.rejected.example.where}: the rejected answer",
                   _shown(task, pair.rejected, colour)]
-    return "\n".join([*lines, "-----", *_statistics(task.train.rows, task.block_size)])
+    return "\n".join([*lines, "-----", *_statistics(task.train.rows, task.lengths)])
 
 
 def _shown(task: TaskRows, row: Row, colour: bool) -> str:
@@ -55,18 +56,18 @@ def _in_colour(kind: str, text: str, colour: bool) -> str:
     return f"{before}{text}{after}"
 
 
-def _statistics(rows: Rows, block_size: int) -> Iterator[str]:
+def _statistics(rows: Rows, lengths: Lengths) -> Iterator[str]:
     """Lengths, and what happened to rows that are too long."""
-    lengths = np.array([len(row.tokens) for row in rows.rows])
-    quarters = np.percentile(lengths, [0, 50, 90, 100]).astype(int)
-    yield ("tokens per row: {} at least, {} in the middle, {} in nine of ten, {} at most; the "
-           "context has {}").format(*quarters, block_size)
+    tokens = np.array([len(row.tokens) for row in rows.rows])
+    quarters = np.percentile(tokens, [0, 50, 90, 100]).astype(int)
+    yield ("tokens per row: {} at least, {} in the middle, {} in nine of ten, {} at most, of "
+           "{}").format(*quarters, lengths.limit)
     answers = np.array([int(row.learned[1:].sum()) for row in rows.rows])
     yield (f"learned per row: {int(answers.mean())} on average, {answers.min()} to "
            f"{answers.max()}")
     for row in rows.dropped[:5]:
         yield (f"left out: {row.example.where} has {len(row.tokens)} tokens, more than "
-               f"{block_size + 1}")
+               f"{lengths.row + 1}")
     if len(rows.dropped) > 5:
         yield f"and {len(rows.dropped) - 5} more left out"
     if rows.cut:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from gpt.batches import IGNORE, MicroBatch, pack
+from gpt.batches import IGNORE, MicroBatch, pack, portions
 from gpt.chat import Chat
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example
@@ -63,23 +63,25 @@ class Rows:
         return (len(self.dropped) + self.cut) / max(1, self.examples)
 
 
-def encode_examples(examples: Sequence[Example], chat: Chat, block_size: int,
-                    long_rows: Literal["drop", "cut"] = "drop") -> Rows:
-    """Rows that fit into the context of block_size tokens.
+def encode_examples(examples: Sequence[Example], chat: Chat, max_length: int,
+                    long_rows: Literal["drop", "cut"] = "drop",
+                    text_length: int | None = None) -> Rows:
+    """Rows of at most max_length tokens.
 
-    A plain text that is longer becomes several rows, each going on where the last one ended. Of a
-    longer conversation the beginning is cut off if long_rows says so; one whose last answer does
-    not fit is dropped.
+    A plain text that is longer than text_length (None: max_length) becomes several rows, each going
+    on where the last one ended. Of a longer conversation the beginning is cut off if long_rows says
+    so; one whose last answer does not fit is dropped.
     """
     found, cut = Rows([], [], 0), 0
     for example in examples:
         row = encode_row(example, chat)
-        if len(row) <= block_size:
+        is_text = len(example.messages) == 1
+        if len(row) <= (text_length or max_length if is_text else max_length):
             found.rows.append(row)
-        elif len(example.messages) == 1:
-            found.rows.extend(_pieces(row, block_size))
-        elif long_rows == "cut" and len(row.tokens) - row.answer_start <= block_size:
-            found.rows.append(_without_beginning(row, block_size))
+        elif is_text:
+            found.rows.extend(_pieces(row, text_length or max_length))
+        elif long_rows == "cut" and len(row.tokens) - row.answer_start <= max_length:
+            found.rows.append(_without_beginning(row, max_length))
             cut += 1
         else:
             found.dropped.append(row)
@@ -96,16 +98,16 @@ def encode_row(example: Example, chat: Chat) -> Row:
     return Row(np.array(tokens), np.array(learned), example)
 
 
-def _pieces(row: Row, block_size: int) -> Iterator[Row]:
-    """Rows of block_size targets; each begins with the last token of the one before."""
-    for start in range(0, len(row), block_size):
-        part = slice(start, start + block_size + 1)
+def _pieces(row: Row, length: int) -> Iterator[Row]:
+    """Rows of so many targets; each begins with the last token of the one before."""
+    for start in range(0, len(row), length):
+        part = slice(start, start + length + 1)
         yield Row(row.tokens[part], row.learned[part], row.example)
 
 
-def _without_beginning(row: Row, block_size: int) -> Row:
-    """The last block_size + 1 tokens."""
-    kept = slice(len(row.tokens) - block_size - 1, None)
+def _without_beginning(row: Row, length: int) -> Row:
+    """The last of its targets, so many."""
+    kept = slice(len(row.tokens) - length - 1, None)
     return Row(row.tokens[kept], row.learned[kept], row.example)
 
 
@@ -131,15 +133,15 @@ class PaddedRows:
 
 
 class PackedRows:
-    """Fine-tuning sequences that hold several rows, as many as fit into block_size tokens.
+    """Fine-tuning sequences that hold several rows, as many as fit into so many tokens.
 
     Each is read as if it stood alone: attention and positions restart with it. Best-fit packing:
     gpt/batches/packing.py.
     """
 
-    def __init__(self, rows: Sequence[Row], block_size: int, marks_prompts: bool = False):
+    def __init__(self, rows: Sequence[Row], length: int, marks_prompts: bool = False):
         self._rows, self._marks_prompts = rows, marks_prompts
-        self._packing = pack(np.array([len(row) for row in rows]), block_size)
+        self._packing = pack(np.array([len(row) for row in rows]), length)
         self.tokens_per_sequence = sum(map(len, rows)) / len(self._packing)
 
     def __len__(self) -> int:
@@ -182,11 +184,13 @@ def side_by_side(lines: Sequence[Sequence[Row]], isolate: bool = False,
                          tokens=sum(len(row) for line in lines for row in line))
 
 
-def padded_batches(rows: Sequence[Row], size: int, marks_prompts: bool = False) -> list[MicroBatch]:
-    """Rows `size` at a time, sorted by their length so that little is padded."""
+def padded_batches(rows: Sequence[Row], tokens: int,
+                   marks_prompts: bool = False) -> list[MicroBatch]:
+    """Rows sorted by their length, so that little is padded; as many together as fit into so many
+    tokens."""
     rows = sorted(rows, key=len)
-    return [side_by_side([[row] for row in rows[first:first + size]], marks_prompts=marks_prompts)
-            for first in range(0, len(rows), size)]
+    return [side_by_side([[row] for row in rows[part]], marks_prompts=marks_prompts)
+            for part in portions(list(map(len, rows)), len(rows), tokens)]
 
 
 def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
@@ -201,19 +205,20 @@ def first_rows(rows: Sequence[Row], max_tokens: int | None) -> list[Row]:
     return chosen
 
 
-def refuse_useless(rows: Rows, name: str, block_size: int, max_long_share: float) -> None:
-    """Raise UserError if nothing is left to learn from, or too little of what was given."""
+def refuse_useless(rows: Rows, name: str, limit: str, max_long_share: float) -> None:
+    """Raise UserError if nothing is left to learn from, or too little of what was given.
+
+    limit: how long they may be, in words.
+    """
     if not rows.rows:
         shortest = min(map(len, rows.dropped))
-        raise UserError(f"none of the {rows.examples} examples in {name} fits into the model's "
-                        f"context of {block_size} tokens (the shortest has {shortest}); shorten "
-                        "them, or start from a model with a longer block_size")
+        raise UserError(f"none of the {rows.examples} examples in {name} fits into {limit} (the "
+                        f"shortest has {shortest}); shorten them, or allow longer ones")
     if rows.long_share > max_long_share:
         raise UserError(
             f"{len(rows.dropped) + rows.cut} of the {rows.examples} examples in {name} are longer "
-            f"than the model's context of {block_size} tokens ({rows.long_share:.0%}; "
-            f"finetune.max_long_share allows {max_long_share:.0%}); shorten them, allow more, or "
-            "start from a model with a longer block_size")
+            f"than {limit} ({rows.long_share:.0%}; finetune.max_long_share allows "
+            f"{max_long_share:.0%}); shorten them, or allow more or longer ones")
     for row in rows.rows:
         if not row.learned[1:].any():
             raise UserError(f"{row.example.where}: nothing of it is learned; it has no answer")

@@ -7,15 +7,17 @@ import math
 from gpt.batches import Batches, Order
 from gpt.configuration import FinetuneConfig
 from gpt.errors import UserError
+from gpt.finetuning.effort import Effort, closing_lines, with_effort
 from gpt.finetuning.measures import figures
 from gpt.finetuning.method import learning_rate
 from gpt.finetuning.preferences import PreferenceObjective
 from gpt.finetuning.rows import padded_batches
-from gpt.finetuning.task_rows import TaskRows, sequences_per_step
+from gpt.finetuning.task_rows import TaskRows
 from gpt.model import GPT
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import SavedModel
 from gpt.training.budget import Budget
+from gpt.training.choices import Portion
 from gpt.training.task import Task
 
 WARMUP_SHARE = 0.1  # of a run's steps, at most
@@ -34,12 +36,11 @@ def settled(config: FinetuneConfig) -> FinetuneConfig:
     return config.model_copy(update={"optim": config.optim.model_copy(update={"name": "adamw"})})
 
 
-def with_defaults(config: FinetuneConfig, rows: TaskRows, base: SavedModel) -> FinetuneConfig:
-    """Numbers where train.batch_size and optim.lr are "auto"; a warm-up that suits short runs."""
-    train, optim, packing = config.train, config.optim, config.finetune.packing
-    if train.batch_size == "auto":
-        size = sequences_per_step(rows.train.rows.rows, rows.sequences(packing))
-        train = train.model_copy(update={"batch_size": size})
+def with_defaults(config: FinetuneConfig, rows: TaskRows, base: SavedModel) -> Effort:
+    """Numbers for what is left open: how long and in what steps, optim.lr; a warm-up that suits
+    short runs."""
+    config, line = with_effort(config, rows)
+    train, optim = config.train, config.optim
     if optim.lr == "auto":
         rate = learning_rate(config.finetune.method, base.config().n_embd, bool(rows.train.pairs))
         optim = optim.model_copy(update={"lr": rate})
@@ -48,7 +49,7 @@ def with_defaults(config: FinetuneConfig, rows: TaskRows, base: SavedModel) -> F
     if steps is not None and "warmup_steps" not in optim.model_fields_set:
         warmup = min(optim.warmup_steps, math.ceil(WARMUP_SHARE * steps))
         optim = optim.model_copy(update={"warmup_steps": warmup})
-    return config.model_copy(update={"train": train, "optim": optim})
+    return Effort(config.model_copy(update={"optim": optim}), line)
 
 
 def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: GPT) -> Task:
@@ -56,15 +57,20 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
     section, tokenizer = config.finetune, rows.chat.tokenizer
     val_rows = rows.validation_rows(config.eval.max_tokens)
     rows_per_sequence = 2 if rows.train.pairs else 1
+
+    def batches(portion: Portion) -> Batches:
+        order = Order(config.train.sequences_per_step,
+                      max(1, portion.sequences // rows_per_sequence))
+        return Batches(rows.source(config), order,
+                       portion.tokens and portion.tokens // rows_per_sequence)
+
     return Task(
         model=base.config(),
         build_model=lambda: model,
         tokenizer=tokenizer,
-        batches=lambda micro_batch_size: Batches(
-            rows.source(config),
-            Order(config.train.sequences_per_step, max(1, micro_batch_size // rows_per_sequence))),
-        validation=lambda micro_batch_size: padded_batches(val_rows, micro_batch_size,
-                                                           rows.marks_prompts),
+        batches=batches,
+        validation=lambda tokens: padded_batches(val_rows, tokens, rows.marks_prompts),
+        longest=rows.longest(section),
         identity={"finetune.from": base.weight_hash(), **rows.identity(config)},
         evaluate_first=True,
         objective=PreferenceObjective(config.preference) if rows.train.pairs else None,
@@ -72,6 +78,8 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
         before_learning=(lambda model, machine: rows.score(
             model, machine, machine.measuring(config.eval.dtype))) if rows.train.pairs else None,
         measure=lambda lm: figures(lm.model, lm.answers, rows, val_rows, config, lm.machine),
+        closing_lines=lambda folder: closing_lines(
+            folder, config, "preference_loss" if rows.train.pairs else "val_loss"),
         prompt_tokens=rows.prompt,
         keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(
             folder, base.model(), tokenizer, imported_from=str(base.path)))

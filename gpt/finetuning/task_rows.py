@@ -14,6 +14,7 @@ from gpt.errors import UserError
 from gpt.files import sha256_of
 from gpt.finetuning.examples import Example
 from gpt.finetuning.formats import TaskData
+from gpt.finetuning.lengths import Lengths
 from gpt.finetuning.preferences import Pair, Pairs, encode_pairs, with_reference
 from gpt.finetuning.rows import (
     PackedRows,
@@ -32,7 +33,6 @@ from gpt.shards import Dataset
 from gpt.tokenizer import Tokenizer
 
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")
-EXAMPLES_PER_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,24 @@ class Split:
     pairs: list[Pair]
 
     @classmethod
-    def of(cls, data: TaskData, chat: Chat, block_size: int, section: FinetuneSection,
+    def of(cls, data: TaskData, chat: Chat, lengths: Lengths, section: FinetuneSection,
            name: str) -> Split:
         """Encode. Raises UserError if too little of the data is left."""
         if data.preferences:
-            pairs, too_long = encode_pairs(data.preferences, chat, block_size)
+            pairs, too_long = encode_pairs(data.preferences, chat, lengths.row)
             split = cls(Rows([pair.chosen for pair in pairs], [pair.chosen for pair in too_long],
                              cut=0), pairs)
         else:
-            split = cls(encode_examples(data.examples, chat, block_size, section.long_rows), [])
+            split = cls(encode_examples(data.examples, chat, lengths.row, section.long_rows,
+                                        lengths.text), [])
         if data.examples or data.preferences:
-            refuse_useless(split.rows, f"the {name} data", block_size, section.max_long_share)
+            refuse_useless(split.rows, f"the {name} data", lengths.limit, section.max_long_share)
         return split
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row, or answer of a preference."""
+        return max([*map(len, self.rows.rows), *(len(pair.rejected) for pair in self.pairs)])
 
     def describe(self) -> str:
         """How much there is, and what was left out."""
@@ -66,9 +72,9 @@ class Split:
         what = "preferences" if self.pairs else "rows"
         line = f"{len(self.rows.rows):,} {what}, {tokens:,} tokens, {learned:,} of them learned"
         if self.rows.dropped:
-            line += f"; {len(self.rows.dropped):,} longer than the context left out"
+            line += f"; {len(self.rows.dropped):,} that are too long left out"
         if self.rows.cut:
-            line += f"; {self.rows.cut:,} cut to fit into the context"
+            line += f"; {self.rows.cut:,} cut, which are too long"
         return line
 
 
@@ -86,13 +92,13 @@ class TaskRows:
     train: Split
     val: Split
     labels: tuple[str, ...]
-    block_size: int
+    lengths: Lengths
     has_tools: bool
 
     @classmethod
     def load(cls, config: FinetuneConfig, tokenizer: Tokenizer, block_size: int) -> TaskRows:
         """Read, split and encode. Raises UserError for data that cannot be learned from."""
-        section = config.finetune
+        section, lengths = config.finetune, Lengths.of(config.finetune, block_size)
         train, val = load_splits(section, config.run.seed)
         _refuse_what_has_no_use(config, train)
         name, form = format_for(section.chat, train, tokenizer)
@@ -110,21 +116,27 @@ class TaskRows:
                                 "some, or take it out of the validation data")
         chat.tokenizer = chat.own_tokenizer()
         return cls(train.format, name, chat,
-                   Split.of(train, chat, block_size, section, "training"),
-                   Split.of(val, chat, block_size, section, "validation"),
-                   tuple(sorted(labels)), block_size, tools)
+                   Split.of(train, chat, lengths, section, "training"),
+                   Split.of(val, chat, lengths, section, "validation"),
+                   tuple(sorted(labels)), lengths, tools)
 
     @property
     def marks_prompts(self) -> bool:
         """Whether prompts are read in both directions."""
         return self.chat.format.prefix == "bidirectional"
 
+    def longest(self, section: FinetuneSection) -> int:
+        """Tokens of the longest sequence that training reads."""
+        is_filled = section.packing or section.pretrain_data is not None
+        return max(self.lengths.text, self.train.longest) if is_filled else self.train.longest
+
     def sequences(self, packing: bool) -> Sequences:
         """What training reads."""
         if self.train.pairs:
             return Pairs(self.train.pairs, self.marks_prompts)
         if packing:
-            return PackedRows(self.train.rows.rows, self.block_size, self.marks_prompts)
+            length = max(self.lengths.text, self.train.longest)
+            return PackedRows(self.train.rows.rows, length, self.marks_prompts)
         return PaddedRows(self.train.rows.rows, self.marks_prompts)
 
     def source(self, config: FinetuneConfig) -> Endless:
@@ -140,7 +152,7 @@ class TaskRows:
         if theirs.fingerprint != tokenizer.fingerprint:
             raise UserError(f"{section.pretrain_data} was prepared with another tokenizer than the "
                             "base model's; prepare it again with that one")
-        texts = Windows(TokenizedText.training(dataset), self.block_size)
+        texts = Windows(TokenizedText.training(dataset), self.lengths.text)
         learned = sum(int(row.learned[1:].sum()) for row in self.train.rows.rows) / len(own)
         # So many of each that the share is one of all tokens that are learned.
         weights = [(1 - section.pretrain_share) / learned,
@@ -238,6 +250,6 @@ def converses(data: TaskData) -> bool:
     return data.format in CONVERSATIONS or any(len(prompt) > 1 for prompt in prompts)
 
 
-def sequences_per_step(rows: Sequence[Row], sequences: Sequences) -> int:
-    """What a batch size of "auto" is: as many sequences as hold 32 examples."""
-    return max(1, round(EXAMPLES_PER_STEP * len(sequences) / len(rows)))
+def sequences_per_step(per_step: int, examples: int, sequences: int) -> int:
+    """As many sequences as hold so many examples, of all those that there are."""
+    return max(1, round(per_step * sequences / examples))

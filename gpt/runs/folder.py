@@ -51,10 +51,7 @@ class RunFolder:
 
     def recorded(self) -> dict[str, Any]:
         """The configuration that training went on with the last time; empty if it never did."""
-        with contextlib.suppress(OSError, UserError):
-            values = strict_yaml.load_file(self.path / "config.yaml").values
-            return values if isinstance(values, dict) else {}
-        return {}
+        return recorded(self.path)
 
     def record(self, config: RunSections, machine: Machine) -> None:
         """Write down with what, and on what, training goes on from here."""
@@ -88,6 +85,14 @@ def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """The configuration that a run was last at work with; empty if there is none."""
+    with contextlib.suppress(OSError, UserError):
+        values = strict_yaml.load_file(path / "config.yaml").values
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
 def started_with(run: RunConfig, name: str) -> Any:

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import shutil
+from dataclasses import dataclass
 
 import torch
 
@@ -46,29 +47,56 @@ def usual_speed(machine: Machine) -> float:
     return 0.4 * machine.peak_flops if machine.device.type == "cuda" else 1e11
 
 
+@dataclass(frozen=True)
+class Portion:
+    """What one backward pass reads at most.
+
+    tokens: with padding, where sequences differ in length; None: whatever they have.
+    """
+
+    sequences: int
+    tokens: int | None = None
+
+    def __str__(self) -> str:
+        return (f"{self.sequences} sequences" if self.tokens is None
+                else f"at most {self.tokens:,} tokens")
+
+
+def choose_portion(train: TrainConfig, model: ModelConfig, machine: Machine,
+                   longest: int | None = None) -> Portion:
+    """What suits the memory. longest: tokens of the longest sequence, where they differ; None: all
+    have block_size."""
+    if longest is None or train.micro_batch_size != "auto":
+        return Portion(choose_micro_batch_size(train, model, machine))
+    return Portion(train.sequences_per_step,
+                   max(longest, _fitting_tokens(train, model, machine)))
+
+
 def choose_micro_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
     """Sequences per backward pass: as configured, or as many as memory is set aside for."""
     sequences = train.sequences_per_step
     if train.micro_batch_size != "auto":
         return min(train.micro_batch_size, sequences)
-    largest = max(1, min(sequences, _fitting(train, model, machine)))
+    largest = max(1, min(sequences, _fitting_tokens(train, model, machine)
+                         // model.block_size))
     # Portions alike, where that takes few more of them: compiled steps are made for one size.
     return next((size for size in range(largest, largest // 2, -1) if not sequences % size),
                 largest)
 
 
-def evaluation_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
-    """Sequences that are scored together, however few a training step has."""
-    wanted = EVALUATION_TOKENS // model.block_size
+def evaluation_tokens(train: TrainConfig, model: ModelConfig, machine: Machine,
+                      longest: int | None = None) -> int:
+    """Tokens that are scored together, padding included, however few a training step has; those of
+    one sequence at least."""
+    length, wanted = longest or model.block_size, EVALUATION_TOKENS
     if train.micro_batch_size != "auto":
-        wanted = min(wanted, train.micro_batch_size)
-    return max(1, min(wanted, _fitting(train, model, machine)))
+        wanted = min(wanted, train.micro_batch_size * length)
+    return max(length, min(wanted, _fitting_tokens(train, model, machine)))
 
 
-def _fitting(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
-    """Sequences whose activations fit into what is set aside for them."""
-    per_token = activation_bytes(model, train.recompute_activations)
-    return activation_budget(machine) // (per_token * model.block_size)
+def _fitting_tokens(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
+    """Tokens whose activations fit into what is set aside for them."""
+    return activation_budget(machine) // activation_bytes(model, train.recompute_activations)
 
 
 def activation_budget(machine: Machine) -> int:

@@ -22,11 +22,11 @@ from gpt.training.step import Step
 TIMED_STEPS, TIMED_SECONDS = 5, 3.0  # at least
 
 
-def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int, recompute: bool = False,
+def memory_by_kind(model: GPT, rates: Rates, tokens: int, recompute: bool = False,
                    device: torch.device | None = None) -> dict[str, int]:
     """Bytes that training holds, by what for: exact for the first three, estimated for the rest.
 
-    device: where it is to train; None: where the model is.
+    tokens: of a micro-batch. device: where it is to train; None: where the model is.
     """
     by_kind, config = weights_by_kind(model), model.config
     weights = sum(p.nbytes for p in model.parameters())
@@ -37,7 +37,6 @@ def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int, recompute: b
     if rates.ema_decay is not None:
         optimizer += learned
     assert config.vocab_size is not None
-    tokens = micro_batch_size * config.block_size
     at_once = rows_at_a_time(config.vocab_size, device or model.output_weight.device)
     logits = 2 * 4 * min(tokens, at_once) * config.vocab_size  # a chunk, and its gradient
     return {"weights": weights, "gradients": learned, "optimizer": optimizer,
@@ -45,10 +44,10 @@ def memory_by_kind(model: GPT, rates: Rates, micro_batch_size: int, recompute: b
             "logits": logits + model.output_weight.nbytes}
 
 
-def memory_line(model: GPT, rates: Rates, micro_batch_size: int, recompute: bool = False,
+def memory_line(model: GPT, rates: Rates, tokens: int, recompute: bool = False,
                 device: torch.device | None = None) -> str:
     """`memory_by_kind` for people."""
-    kinds = memory_by_kind(model, rates, micro_batch_size, recompute, device)
+    kinds = memory_by_kind(model, rates, tokens, recompute, device)
     parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in kinds.items())
     return f"memory in MiB, at most about: {parts}; {sum(kinds.values()) / 2**20:,.1f} in all"
 

@@ -56,10 +56,11 @@ def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
         model=config.model,
         build_model=lambda: GPT(config.model),
         tokenizer=dataset.tokenizer,
-        batches=lambda micro_batch_size: Batches(
-            source, Order(config.train.sequences_per_step, micro_batch_size)),
-        validation=lambda micro_batch_size: EvaluationWindows(
-            TokenizedText.validation(dataset), config.model.block_size, micro_batch_size,
+        batches=lambda portion: Batches(
+            source, Order(config.train.sequences_per_step, portion.sequences)),
+        validation=lambda tokens: EvaluationWindows(
+            TokenizedText.validation(dataset), config.model.block_size,
+            tokens // config.model.block_size,
             config.eval.max_tokens, config.data.isolate_documents),
         identity={"data": dataset.manifest.fingerprint, "data.packing": config.data.packing,
                   "data.isolate_documents": config.data.isolate_documents},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from gpt.runs import checkpoint
 from gpt.runs.folder import RunFolder, changes, open_run
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
-from gpt.training.choices import choose_micro_batch_size, compile_pays, evaluation_batch_size
+from gpt.training.choices import Portion, choose_portion, compile_pays, evaluation_tokens
 from gpt.training.cooldown import warming_up_again
 from gpt.training.evaluate import Measured, Score, evaluate
 from gpt.training.loop import Trainer, gave_up, is_due
@@ -46,13 +46,16 @@ TIMED_BATCHES = 4  # of validation, to plan with
 class Task:
     """What is learned: a model to start from, training batches, and text to validate on.
 
-    batches and validation take the micro-batch size, which is chosen for the machine.
+    batches takes what one backward pass reads, and validation how many tokens are scored together,
+    both chosen for the machine. longest: tokens of the longest sequence, where they differ in
+    length; None: all have the model's block_size.
     identity: what the result rests on; a run folder with another identity is refused.
     loader_workers: threads that read batches ahead.
     objective: what is made small; None: the next token's loss.
     best_by: the figure of `measure` that says which checkpoint is best; None: the validation loss.
     before_learning: what is done with the model that training starts from, on its machine.
     measure: figures besides the validation loss, and answers to look at.
+    closing_lines: what is said of a run that was trained to its end, in its folder.
     prompt_tokens: how samples are asked for; None: as plain text.
     keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
     """
@@ -60,24 +63,26 @@ class Task:
     model: ModelConfig
     build_model: Callable[[], GPT]
     tokenizer: Tokenizer
-    batches: Callable[[int], Batches]
+    batches: Callable[[Portion], Batches]
     validation: Callable[[int], SizedBatches]
     identity: dict[str, Any]
+    longest: int | None = None
     evaluate_first: bool = False
     loader_workers: int = 0
     objective: Objective | None = None
     best_by: str | None = None
     before_learning: Callable[[GPT, Machine], None] | None = None
     measure: Callable[[LanguageModel], Measured] = lambda lm: Measured({}, [])
+    closing_lines: Callable[[Path], Iterable[str]] = lambda folder: ()
     prompt_tokens: Callable[[str], list[int]] | None = None
     keep_base: Callable[[Path], None] | None = None
 
 
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
     """Train, or say what training would cost. Returns the final score; None if nothing was done."""
-    micro_batch_size = choose_micro_batch_size(config.train, task.model, machine)
-    scored_together = evaluation_batch_size(config.train, task.model, machine)
-    batches = task.batches(micro_batch_size)
+    portion = choose_portion(config.train, task.model, machine, task.longest)
+    scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
+    batches = task.batches(portion)
     budget = Budget.of(config.train, batches.sequences_per_epoch,
                        batches.tokens_per_sequence)
     _refuse_long_prompts(task, config)
@@ -110,7 +115,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step,
                      _happens_again(config, budget, state, best))
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
-            log.say(_opening_lines(run, model, rates, micro_batch_size, config, machine))
+            log.say(_opening_lines(run, task, model, rates, portion, config, machine))
             for line in _what_changed(run, before, config, budget, batches):
                 log.warn(state.step, line)
             trainer = Trainer(model, optimizer, ahead.step,
@@ -119,6 +124,9 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
                               _sampler(lm, task), average, task.evaluate_first,
                               lambda: task.measure(measured), task.objective, task.best_by)
             score = trainer.run()
+            if budget.is_spent(state):
+                for line in task.closing_lines(run.path):
+                    log.say(line)
             log.say("done; sample from it with: "
                     + _sample_command(run, task.tokenizer))
             return score
@@ -184,7 +192,7 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
                 objective=task.objective)
     lm = LanguageModel(model, task.tokenizer, machine)
     measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
-    scored_together = evaluation_batch_size(config.train, task.model, machine)
+    scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
     some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
     sample, prompts = _sampler(lm, task), config.log.sample_prompts
@@ -237,14 +245,16 @@ def _identity(task: Task, config: RunSections, rates: Rates) -> dict[str, Any]:
             "tokenizer": task.tokenizer.fingerprint, **task.identity}
 
 
-def _opening_lines(run: RunFolder, model: GPT, rates: Rates, micro_batch_size: int,
+def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion: Portion,
                    config: RunSections, machine: Machine) -> str:
     """What is trained, on what, in what portions."""
+    tokens = portion.sequences * (task.longest or task.model.block_size)
     lines = [f"{run.path}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs "
              f"per token, on {machine.describe()}",
-             f"steps of {config.train.sequences_per_step} sequences in micro-batches of "
-             f"{micro_batch_size}; {rates}; schedule {config.optim.schedule}",
-             memory_line(model, rates, micro_batch_size, config.train.recompute_activations)]
+             f"steps of {config.train.sequences_per_step} sequences in micro-batches of {portion}; "
+             f"{rates}; schedule {config.optim.schedule}",
+             memory_line(model, rates, min(tokens, portion.tokens or tokens),
+                         config.train.recompute_activations)]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)

@@ -100,8 +100,8 @@ def about_model(name: str, machine: Machine) -> dict[str, str]:
     return {"model": f"{parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs per "
                      "token",
             "training": f"micro-batches of {size} x {shape.block_size} tokens, "
-                        + memory_line(model, rates, size, train.recompute_activations,
-                                      machine.device)}
+                        + memory_line(model, rates, size * shape.block_size,
+                                      train.recompute_activations, machine.device)}
 
 
 def _configuration(path: Path) -> PretrainConfig:

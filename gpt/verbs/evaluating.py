@@ -93,9 +93,11 @@ def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
     data = spoken(data, name, form)
     chat, both_ways = Chat(form, lm.tokenizer), form.prefix == "bidirectional"
     lm = lm.with_tokenizer(chat.own_tokenizer())  # which ends where answers do
-    found = encode_examples(data.examples, chat, lm.block_size)
-    refuse_useless(found, str(file), lm.block_size, max_long_share=1.0)
-    batches = padded_batches(found.rows, max(1, BATCH_TOKENS // lm.block_size), both_ways)
+    found = encode_examples(data.examples, chat, lm.block_size,
+                            text_length=min(lm.block_size, LONGEST_WINDOW))
+    refuse_useless(found, str(file), f"the model's context of {lm.block_size} tokens",
+                   max_long_share=1.0)
+    batches = padded_batches(found.rows, BATCH_TOKENS, both_ways)
     score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
     yield (f"{len(found.rows):,} examples ({data.format}; chat format: {name}), "
            f"{len(found.dropped):,} longer than the context left out")
