@@ -163,8 +163,9 @@ def _text_bytes(corpus: Corpus, group: Sequence[int]) -> list[int]:
     """Bytes of text in each file; where their sizes do not tell, by reading them."""
     files = [corpus.files[i] for i in group]
     policy = corpus.recipe.on_bad_text
-    if (all(file.is_one_document and file.compression is None for file in files)
-            and policy != "skip" and not corpus.cleans and corpus.recipe.normalize == "none"):
+    if (all(file.is_one_document and file.compression is None and file.encoding == "utf-8"
+            for file in files)
+            and policy == "error" and not corpus.cleans and corpus.recipe.normalize == "none"):
         return [file.size or 0 for file in files]
     return [sum(len(text.encode()) for document in corpus.documents(i, BadText(policy))
                 for text in document.pieces(BadText(policy))) for i in group]

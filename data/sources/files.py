@@ -52,6 +52,7 @@ class File:
     source: int  # its place in the recipe's sources
     text_field: str
     options: tuple[tuple[str, str | None], ...] = ()  # for the library that reads it
+    encoding: str = "utf-8"  # of its text; parquet and the Hub have their own
 
     @property
     def is_one_document(self) -> bool:
@@ -186,7 +187,8 @@ def _described(path: str, name: str, size: int | None, source: Source, number: i
     suffix, compression = _suffixes(path)
     form = RECORD_FORMATS.get(suffix, "text") if source.format == "auto" else source.format
     options = (("delimiter", "\t" if suffix == ".tsv" else ","),) if form == "csv" else ()
-    return File(name, path, size, form, compression, number, source.text_field, options)
+    return File(name, path, size, form, compression, number, source.text_field, options,
+                source.encoding)
 
 
 def _remote_files(source: Source, number: int) -> Iterator[File]:

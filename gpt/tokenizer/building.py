@@ -89,9 +89,9 @@ def _train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
     texts = list(texts) if isinstance(texts, Iterator) else texts
     ranks = bpe_ranks(train_bpe_with_tokenizers(vocab_size - 1, texts))
     if (longest := max(map(len, ranks))) > MOST_TOKEN_BYTES:
-        print(f"note: bpe:{vocab_size} would have tokens of up to {longest:,} bytes, from text that "
-              f"repeats long stretches without blanks; it is trained again with tokens of at most "
-              f"{MOST_TOKEN_BYTES} bytes", file=sys.stderr)
+        print(f"note: bpe:{vocab_size} would have tokens of up to {longest:,} bytes, from text "
+              "that repeats long stretches without blanks; it is trained again with tokens of at "
+              f"most {MOST_TOKEN_BYTES} bytes", file=sys.stderr)
         ranks = bpe_ranks(train_bpe_with_tokenizers(vocab_size - 1, texts, MOST_TOKEN_BYTES))
     return RankTokenizer(f"bpe:{vocab_size}", ranks, BPE_PATTERN, {END_OF_TEXT: len(ranks)})
 
@@ -111,7 +111,7 @@ def train_bpe_with_tokenizers(vocab_size: int, texts: Iterable[str],
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     alphabet = sorted(VISIBLE.values())
     # The library counts characters, of which its alphabet has one for each byte, and stops below.
-    bound = {} if most_bytes is None else {"max_token_length": most_bytes + 1}
+    bound: dict[str, Any] = {} if most_bytes is None else {"max_token_length": most_bytes + 1}
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet,
                                   show_progress=False, special_tokens=[], **bound)
     trained.train_from_iterator(texts, trainer)
