@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Protocol
 
 from data.documents.corpus import Corpus, Document, stored_bytes
@@ -129,7 +129,7 @@ class SplitPlan:
 def _rule_for(corpus: Corpus, group: Sequence[int]) -> Rule:
     recipe = corpus.recipe
     names = _names(corpus, group)
-    if recipe.split == "tail" or (recipe.split == "auto" and names is not None and len(names) == 1):
+    if recipe.split == "tail" or (recipe.split == "auto" and _is_one(corpus, group, names)):
         return _by_place(corpus, group)
     held_out = None if names is None else held_out_names(names, recipe.val_fraction, recipe.seed)
     return ByName(recipe.val_fraction, recipe.seed, held_out)
@@ -145,6 +145,17 @@ def _names(corpus: Corpus, group: Sequence[int]) -> list[str] | None:
         return None
     unnoted = BadText(corpus.recipe.on_bad_text)
     return [document.name for i in group for document in corpus.documents(i, unnoted)]
+
+
+def _is_one(corpus: Corpus, group: Sequence[int], names: list[str] | None) -> bool:
+    """Whether there is a single document; of a large archive the second tells."""
+    if names is not None:
+        return len(names) == 1
+    if not any(corpus.files[i].is_archive for i in group):
+        return False
+    unnoted = BadText(corpus.recipe.on_bad_text)
+    every = (document for i in group for document in corpus.documents(i, unnoted))
+    return len(list(islice(every, 2))) == 1
 
 
 def _by_place(corpus: Corpus, group: Sequence[int]) -> ByPlace:

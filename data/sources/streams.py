@@ -96,6 +96,14 @@ def read_block(stream: Any, size: int) -> bytes:
 
 
 @contextlib.contextmanager
+def open_archive(file: File) -> Iterator[tuple[Any, Any]]:
+    """(the file as it is stored, its bytes decompressed)"""
+    with _open_raw(file) as raw:
+        stream = _Guarded(_decompressed(raw, file), file.path)
+        yield raw, stream if file.compression is None else io.BufferedReader(stream, BLOCK_BYTES)
+
+
+@contextlib.contextmanager
 def open_seekable(file: File, meter: Meter) -> Iterator[BinaryIO]:
     """The same for formats that are read from both ends; what is compressed goes to the disk."""
     if file.compression is None:
@@ -110,6 +118,8 @@ def open_seekable(file: File, meter: Meter) -> Iterator[BinaryIO]:
 
 
 def _open_raw(file: File) -> Any:
+    if file.opener is not None:
+        return file.opener()
     if "://" in file.path:
         return _Remote(file.path)
     try:
