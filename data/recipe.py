@@ -44,8 +44,8 @@ class Source(Section):
     """One place that text comes from."""
 
     path: str = Field(min_length=1, description=(
-        "a file, a folder, a glob, - for standard input, a URL, python-library, or with "
-        "format=datasets the name of a Hugging Face dataset"))
+        "a file, a folder, an archive, a glob, - for standard input, a URL, python-library, or "
+        "with format=datasets the name of a Hugging Face dataset"))
     format: Format = Field("auto", description="auto: by the file name's ending")
     text_field: str = Field("text", min_length=1, description=(
         "of a record: the field that holds its text, or a template such as '{title}: {body}'"))
@@ -104,8 +104,8 @@ class Recipe(Section):
     encoding: Encoding = Field("utf-8", description=(
         "of sources that do not say theirs: utf-8, latin-1, cp1252, utf-16, gb18030, …"))
     sources: Annotated[list[Source], Field(min_length=1)] = Field(description=(
-        "files, folders, globs, - (standard input), URLs, python-library (the interpreter's own "
-        "modules); or {path, format, text_field, encoding, weight, max_tokens, url, sha256, "
+        "files, folders, archives, globs, - (standard input), URLs, python-library (the "
+        "interpreter's own modules); or {path, format, text_field, encoding, weight, max_tokens, url, sha256, "
         "subset, subset_split, revision}"))
     tokenizer: str = Field("bpe:4096", description=(
         "byte, char, bpe:N (trained on the training split), gpt2, cl100k_base, …, PATH.tiktoken, "

@@ -550,6 +550,15 @@ def test_cleaning_quotas_and_overlap_work_with_members():
     assert sum(s.tokens for s in bounded.manifest.splits.values()) in (899, 900)
 
 
+def test_an_evaluation_text_in_an_archive_is_not_read_as_the_first_source_is():
+    lines = "".join(json.dumps({"text": prose(30, i)}) + "\n" for i in range(20)).encode()
+    write("r.tar.gz", MAKERS[".tar.gz"]({"r.txt": lines}))
+    write("e.zip", zip_of({"e.txt": prose(60, 3).encode()}))
+    prepare(recipe(sources=[{"path": "r.tar.gz", "format": "jsonl"}], tokenizer="byte",
+                   overlap_with="e.zip"))
+    assert json.loads(Path("out/overlap.json").read_text())["documents"] == 1
+
+
 def test_a_mixture_may_have_archives_and_others(monkeypatch):
     write("a.tar.gz", MAKERS[".tar.gz"]({f"{i}.txt": prose(9, i).encode() for i in range(20)}))
     write_jsonl(Path("b.jsonl"), [prose(9, 50 + i) for i in range(20)])
