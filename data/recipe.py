@@ -105,8 +105,8 @@ class Recipe(Section):
         "of sources that do not say theirs: utf-8, latin-1, cp1252, utf-16, gb18030, …"))
     sources: Annotated[list[Source], Field(min_length=1)] = Field(description=(
         "files, folders, archives, globs, - (standard input), URLs, python-library (the "
-        "interpreter's own modules); or {path, format, text_field, encoding, weight, max_tokens, url, sha256, "
-        "subset, subset_split, revision}"))
+        "interpreter's own modules); or {path, format, text_field, encoding, weight, max_tokens, "
+        "url, sha256, subset, subset_split, revision}"))
     tokenizer: str = Field("bpe:4096", description=(
         "byte, char, bpe:N (trained on the training split), gpt2, cl100k_base, …, PATH.tiktoken, "
         "or the tokenizer folder of a dataset or checkpoint"))

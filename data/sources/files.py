@@ -23,6 +23,8 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tqdm import tqdm
+
 from data.recipe import Source
 from gpt.errors import UserError
 from gpt.files import sha256_of
@@ -166,8 +168,8 @@ def tell_left_out(left_out: Counter[str], where: str, advice: str) -> None:
     """Say how many files, by their suffix, are not read, if there are any."""
     if left_out:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common(5))
-        print(f"note: {left_out.total()} files in {where} have no known suffix and are left out "
-              f"({kinds}{', …' if len(left_out) > 5 else ''}); {advice}", file=sys.stderr)
+        tqdm.write(f"note: {left_out.total()} files in {where} have no known suffix and are left "
+                   f"out ({kinds}{', …' if len(left_out) > 5 else ''}); {advice}", sys.stderr)
 
 
 def _walk(root: Path, without: set[str]) -> Iterator[Path]:

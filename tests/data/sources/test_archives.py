@@ -19,7 +19,7 @@ import fsspec
 import pytest
 
 from data.preparation import prepare
-from data.sources import archives, streams
+from data.sources import streams, tar
 from data.sources.bad_text import BadText
 from gpt.errors import WorkFailed
 from gpt.shards import Dataset
@@ -502,8 +502,8 @@ def test_many_members_take_no_more_memory_than_few(monkeypatch):
 def test_a_member_may_be_read_again_while_it_is_the_current_one_and_the_archive_not_often(
         monkeypatch):
     opened = []
-    real = archives.open_archive
-    monkeypatch.setattr(archives, "open_archive", lambda file: opened.append(file) or real(file))
+    real = tar.open_archive
+    monkeypatch.setattr(tar, "open_archive", lambda file: opened.append(file) or real(file))
     write("a.tar.gz", MAKERS[".tar.gz"](LONG))
     corpus, bad_text = corpus_of("a.tar.gz"), BadText("skip")
     for i, document in enumerate(corpus.documents(0, bad_text)):
