@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import difflib
+import encodings.aliases
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from gpt.configuration import Section, refuse_another_commands, validate
 from gpt.configuration.strict_yaml import load_file
@@ -15,17 +18,39 @@ from gpt.errors import UserError
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "data"
 Format = Literal["auto", "text", "jsonl", "json", "csv", "parquet", "datasets"]
+_NO_CORPUS = {"idna", "punycode", "undefined", "charmap", "unicode-escape", "raw-unicode-escape",
+              "utf-7", "mbcs", "oem"}  # codecs that are names, program text, or a system's own
+
+
+def _known_encoding(given: str) -> str:
+    """Python's own name of an encoding, so that all names of one mean the same recipe."""
+    try:
+        codec = codecs.lookup(given)
+        if codec._is_text_encoding and codec.name not in _NO_CORPUS:
+            return "utf-8" if codec.name == "utf-8-sig" else codec.name
+    except (LookupError, ValueError):
+        pass
+    names = {*encodings.aliases.aliases, *encodings.aliases.aliases.values()}
+    known = sorted(name.replace("_", "-") for name in names)
+    near = difflib.get_close_matches(given.lower().replace("_", "-"), known, 3, 0.5)
+    raise ValueError("there is no such encoding; " + (
+        f"near are {', '.join(near)}" if near else "some are utf-8, latin-1, cp1252, utf-16"))
+
+
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
 
 
 class Source(Section):
     """One place that text comes from."""
 
     path: str = Field(min_length=1, description=(
-        "a file, a folder, a glob, - for standard input, a URL, python-library, or with "
-        "format=datasets the name of a Hugging Face dataset"))
+        "a file, a folder, an archive, a glob, - for standard input, a URL, python-library, or "
+        "with format=datasets the name of a Hugging Face dataset"))
     format: Format = Field("auto", description="auto: by the file name's ending")
     text_field: str = Field("text", min_length=1, description=(
         "of a record: the field that holds its text, or a template such as '{title}: {body}'"))
+    encoding: Encoding = Field("utf-8", description=(
+        "of text, jsonl, json and csv: utf-8, latin-1, cp1252, utf-16, gb18030, …"))
     weight: Annotated[float, Field(gt=0)] | None = Field(
         None, description="share of training relative to the other sources' weights")
     max_tokens: Annotated[int, Field(ge=2)] | None = Field(
@@ -48,6 +73,9 @@ class Source(Section):
         if self.format != "datasets" and (self.subset or self.revision
                                           or self.subset_split != "train"):
             raise ValueError("subset, subset_split and revision go with format=datasets")
+        if self.encoding != "utf-8" and self.format in ("parquet", "datasets"):
+            raise ValueError("encoding goes with text, jsonl, json and csv, in the source that has "
+                             f"it; {self.format} says itself what its text is in")
         return self
 
     @property
@@ -56,6 +84,9 @@ class Source(Section):
         elsewhere = {"url"} if self.sha256 is None else {"url", "path"}
         given = self.model_dump(exclude_defaults=True, exclude=elsewhere)
         return given["path"] if given.keys() == {"path"} else given
+
+
+_INHERITED = ("format", "text_field", "encoding")  # by sources that do not say theirs
 
 
 class Recipe(Section):
@@ -70,10 +101,12 @@ class Recipe(Section):
     text_field: str = Field("text", min_length=1, description=(
         "of records in sources that do not say theirs: a field, or a template such as "
         "'{title}: {body}'"))
+    encoding: Encoding = Field("utf-8", description=(
+        "of sources that do not say theirs: utf-8, latin-1, cp1252, utf-16, gb18030, …"))
     sources: Annotated[list[Source], Field(min_length=1)] = Field(description=(
-        "files, folders, globs, - (standard input), URLs, python-library (the interpreter's own "
-        "modules); or {path, format, text_field, weight, max_tokens, url, sha256, subset, "
-        "subset_split, revision}"))
+        "files, folders, archives, globs, - (standard input), URLs, python-library (the "
+        "interpreter's own modules); or {path, format, text_field, encoding, weight, max_tokens, "
+        "url, sha256, subset, subset_split, revision}"))
     tokenizer: str = Field("bpe:4096", description=(
         "byte, char, bpe:N (trained on the training split), gpt2, cl100k_base, …, PATH.tiktoken, "
         "or the tokenizer folder of a dataset or checkpoint"))
@@ -88,8 +121,9 @@ class Recipe(Section):
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         default_factory=lambda data: os.cpu_count() or 1, description="processes that encode")
     on_bad_text: Literal["error", "replace", "skip"] = Field("error", description=(
-        "for text that is not UTF-8, records that cannot be read, files that break off: stop, "
-        "write U+FFFD (and leave out what cannot be mended), or leave out"))
+        "for text that is not in its encoding, files that are no text, records that cannot be "
+        "read, files that break off: stop, write U+FFFD (and leave out what cannot be mended), or "
+        "leave out"))
     normalize: Literal["none", "NFC", "NFKC"] = Field(
         "none", description="Unicode normalisation form")
     min_characters: Annotated[int, Field(ge=0)] = Field(
@@ -107,7 +141,7 @@ class Recipe(Section):
         """A bare path stands for a source; what a source does not say comes from the recipe."""
         if not isinstance(value, list):
             return value
-        common = {key: info.data[key] for key in ("format", "text_field") if key in info.data}
+        common = {key: info.data[key] for key in _INHERITED if key in info.data}
         given = [item.model_dump(exclude_unset=True) if isinstance(item, Source) else item
                  for item in value]
         given = [{"path": item} if isinstance(item, str) else item for item in given]
@@ -134,8 +168,7 @@ class Recipe(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the tokens: a folder prepared with the same identity is up to date."""
-        fields = self.model_dump(exclude={"workers", "out", "name", "sources", "format",
-                                          "text_field"})
+        fields = self.model_dump(exclude={"workers", "out", "name", "sources", *_INHERITED})
         return fields | {"sources": [source.identity for source in self.sources]}
 
 

@@ -6,18 +6,22 @@ import contextlib
 import hashlib
 import sqlite3
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, repeat
 from pathlib import Path
 from typing import Literal
 
 from data.recipe import Recipe
+from data.sources.archives import members, tell_members_left_out
 from data.sources.bad_text import BadText
-from data.sources.files import File
+from data.sources.files import SOME_SUFFIXES, File
 from data.sources.records import read_records
 from data.sources.streams import Meter
 from data.sources.text import cut_pieces, in_pieces, read_text
-from gpt.errors import WorkFailed
+from gpt.errors import UserError, WorkFailed
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Document:
     place: tuple[int, int]
     name: str  # decides on which side of the split it falls
     pieces: Callable[[BadText], Iterator[str]]
+    file: File
+    number: int | None = None  # of a record in its file, from 1
 
 
 class Corpus:
@@ -40,6 +46,7 @@ class Corpus:
         self.recipe, self.files = recipe, files
         self.meter = Meter()
         self._seen = seen
+        self._told: set[int] = set()  # archives of which it was said what is left out
 
     @property
     def stored_bytes(self) -> int | None:
@@ -59,13 +66,34 @@ class Corpus:
                 yield self._normalized(document)
 
     def _read(self, number: int, bad_text: BadText) -> Iterator[Document]:
-        file = self.files[number]
-        if file.is_one_document:
-            yield Document((number, 0), file.name,
-                           lambda noted: read_text(file, noted, self.meter))
+        place = zip(repeat(number), count())
+        for file in self._opened(number, bad_text):
+            if file.is_one_document:
+                yield Document(next(place), file.name, partial(self._text, file), file)
+            else:
+                for i, text in enumerate(read_records(file, bad_text, self.meter), 1):
+                    yield _record(next(place), text, self.recipe.normalize, file, i)
+
+    def _text(self, file: File, bad_text: BadText) -> Iterator[str]:
+        return read_text(file, bad_text, self.meter)
+
+    def _opened(self, number: int, bad_text: BadText) -> Iterator[File]:
+        """The members of an archive; any other file by itself."""
+        file, is_empty = self.files[number], True
+        if not file.is_archive:
+            yield file
             return
-        for i, text in enumerate(read_records(file, bad_text, self.meter)):
-            yield _record((number, i), text, self.recipe.normalize)
+        source, left_out = self.recipe.sources[file.source], Counter[str]()
+        for member in members(file, source, bad_text, left_out):
+            is_empty = False
+            yield member
+        if number not in self._told:
+            self._told.add(number)
+            tell_members_left_out(file, left_out)
+        if is_empty and [other.source for other in self.files].count(file.source) == 1:
+            raise UserError(f"the source {source.path} has no text: the archive has no sound "
+                            f"members with a known suffix ({SOME_SUFFIXES}); unpack it, and name "
+                            "files or a glob such as 'corpus/*.log' instead")
 
     def _normalized(self, document: Document) -> Document:
         """The document in the recipe's Unicode form.
@@ -85,7 +113,7 @@ class Corpus:
                     changed, piece = True, unicodedata.normalize(form, piece)
                 yield piece
 
-        return Document(document.place, document.name, lambda noted: cut_pieces(pieces(noted)))
+        return replace(document, pieces=lambda noted: cut_pieces(pieces(noted)))
 
     def _stays(self, document: Document, bad_text: BadText) -> bool:
         """Measure a document, and count it if a cleaning step leaves it out."""
@@ -112,12 +140,12 @@ def stored_bytes(files: Iterable[File]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def _record(place: tuple[int, int], text: str,
-            form: Literal["none", "NFC", "NFKC"]) -> Document:
+def _record(place: tuple[int, int], text: str, form: Literal["none", "NFC", "NFKC"], file: File,
+            number: int) -> Document:
     """A record, named by its text, so that equal ones fall on the same side of the split."""
     same = text if form == "none" else unicodedata.normalize(form, text)
     name = hashlib.blake2b(same.encode(), digest_size=16).hexdigest()
-    return Document(place, name, lambda noted: in_pieces(text))
+    return Document(place, name, lambda noted: in_pieces(text), file, number)
 
 
 class SeenTexts:

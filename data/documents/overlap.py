@@ -209,11 +209,12 @@ def _decoded(stream: TokenStream, start: int, stop: int, tokenizer: Tokenizer) -
 def _own_documents(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Text]]:
     """The documents of an evaluation set of the user's."""
     source = Source(path=recipe.overlap_with or "", format=recipe.format,
-                    text_field=recipe.text_field)
+                    text_field=recipe.text_field, encoding=recipe.encoding)
     files = list_files([source], folder / FETCHED / "evaluation")
     bad_text = BadText(recipe.on_bad_text)
     corpus = Corpus(recipe.model_copy(update={
-        "drop_duplicates": False, "min_characters": 0, "max_characters": None}), files)
+        "sources": [source], "drop_duplicates": False, "min_characters": 0,
+        "max_characters": None}), files)
     for i, file in enumerate(files):
         for document in corpus.documents(i, bad_text):
             yield f"{file.name}:{document.place[1] + 1}", document.pieces(bad_text)

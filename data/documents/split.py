@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Protocol
 
 from data.documents.corpus import Corpus, Document, stored_bytes
@@ -130,14 +130,13 @@ class SplitPlan:
 
     def _documents(self, number: int, bad_text: BadText) -> Iterator[Document]:
         for document in self.corpus.documents(number, bad_text):
-            yield (document if self.tokenizer is None
-                   else writable(document, self.corpus.files[number], self.tokenizer))
+            yield document if self.tokenizer is None else writable(document, self.tokenizer)
 
 
 def _rule_for(corpus: Corpus, group: Sequence[int]) -> Rule:
     recipe = corpus.recipe
     names = _names(corpus, group)
-    if recipe.split == "tail" or (recipe.split == "auto" and names is not None and len(names) == 1):
+    if recipe.split == "tail" or (recipe.split == "auto" and _is_one(corpus, group, names)):
         return _by_place(corpus, group)
     held_out = None if names is None else held_out_names(names, recipe.val_fraction, recipe.seed)
     return ByName(recipe.val_fraction, recipe.seed, held_out)
@@ -153,6 +152,17 @@ def _names(corpus: Corpus, group: Sequence[int]) -> list[str] | None:
         return None
     unnoted = BadText(corpus.recipe.on_bad_text)
     return [document.name for i in group for document in corpus.documents(i, unnoted)]
+
+
+def _is_one(corpus: Corpus, group: Sequence[int], names: list[str] | None) -> bool:
+    """Whether there is a single document; of a large archive the second tells."""
+    if names is not None:
+        return len(names) == 1
+    if not any(corpus.files[i].is_archive for i in group):
+        return False
+    unnoted = BadText(corpus.recipe.on_bad_text)
+    every = (document for i in group for document in corpus.documents(i, unnoted))
+    return len(list(islice(every, 2))) == 1
 
 
 def _by_place(corpus: Corpus, group: Sequence[int]) -> ByPlace:
@@ -171,8 +181,9 @@ def _text_bytes(corpus: Corpus, group: Sequence[int]) -> list[int]:
     """Bytes of text in each file; where their sizes do not tell, by reading them."""
     files = [corpus.files[i] for i in group]
     policy = corpus.recipe.on_bad_text
-    if (all(file.is_one_document and file.compression is None for file in files)
-            and policy != "skip" and not corpus.cleans and corpus.recipe.normalize == "none"):
+    if (all(file.is_one_document and file.compression is None and file.encoding == "utf-8"
+            for file in files)
+            and policy == "error" and not corpus.cleans and corpus.recipe.normalize == "none"):
         return [file.size or 0 for file in files]
     return [sum(len(text.encode()) for document in corpus.documents(i, BadText(policy))
                 for text in document.pieces(BadText(policy))) for i in group]

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from data.documents.corpus import Document
 from data.sources.bad_text import BadText
-from data.sources.files import File
 from gpt.tokenizer import Tokenizer
 
 
-def writable(document: Document, file: File, tokenizer: Tokenizer) -> Document:
-    """A document of a file as the tokenizer can write it, by the policy for bad text."""
+def writable(document: Document, tokenizer: Tokenizer) -> Document:
+    """A document as the tokenizer can write it, by the policy for bad text."""
     if tokenizer.unwritable is None:
         return document
 
     def pieces(bad_text: BadText) -> Iterator[str]:
-        if bad_text.policy == "skip" and (found := _first_problem(document, file, tokenizer)):
-            bad_text.skipped(file.path, *found)
+        if bad_text.policy == "skip" and (found := _first_problem(document, tokenizer)):
+            bad_text.skipped(document.file.path, *found)
             return
         noted = False
         for piece in document.pieces(bad_text):
             if not noted and tokenizer.unwritable_in(piece):
                 noted = True
-                found = _first_problem(document, file, tokenizer)
+                found = _first_problem(document, tokenizer)
                 assert found is not None
-                bad_text.replaced(file.path, *found)
+                bad_text.replaced(document.file.path, *found)
             yield tokenizer.writable(piece)
 
-    return Document(document.place, document.name, pieces)
+    return replace(document, pieces=pieces)
 
 
-def _first_problem(document: Document, file: File,
-                   tokenizer: Tokenizer) -> tuple[int, str] | None:
+def _first_problem(document: Document, tokenizer: Tokenizer) -> tuple[int, str] | None:
     """(line of a text, or number of a record; what is wrong there)"""
     line = 1
     for piece in document.pieces(BadText("replace")):
         if found := tokenizer.unwritable_in(piece):
             place, problem = found
-            inside = line + piece.count("\n", 0, place)
-            return (inside if file.is_one_document else document.place[1] + 1), problem
+            return document.number or line + piece.count("\n", 0, place), problem
         line += piece.count("\n")
     return None

@@ -131,8 +131,7 @@ def _tokenizer(corpus: Corpus, plan: SplitPlan, folder: Path, stop: Stop) -> Tok
     if kept.is_dir():
         return Tokenizer.load(kept)
     if needs_corpus(recipe.tokenizer):
-        texts = _training_texts(corpus, plan, stop)
-        tokenizer = build_tokenizer(recipe.tokenizer, texts)
+        tokenizer = build_tokenizer(recipe.tokenizer, _TrainingTexts(corpus, plan, stop))
     else:
         tokenizer = build_tokenizer(recipe.tokenizer)
     unfinished = folder / f"{TOKENIZER}.tmp"
@@ -144,28 +143,39 @@ def _tokenizer(corpus: Corpus, plan: SplitPlan, folder: Path, stop: Stop) -> Tok
     return tokenizer
 
 
-def _training_texts(corpus: Corpus, plan: SplitPlan, stop: Stop) -> Iterator[str]:
+@dataclass(frozen=True)
+class _TrainingTexts:
     """What a tokenizer is trained on: the training split alone, and of a large one a part.
 
-    That part is the beginning of every file, in proportion to its size.
+    That part is the beginning of every file, in proportion to its size. A tokenizer may read it
+    again.
     """
-    recipe, total = corpus.recipe, corpus.stored_bytes
-    most = recipe.tokenizer_max_bytes if recipe.tokenizer.startswith("bpe:") else None
-    share = 1.0 if total is None or most is None else min(1.0, most / max(1, total))
-    taken, allowed = 0, 0.0
-    with progress_bar(f"tokenizer {recipe.tokenizer}", total and int(total * share), "B") as bar:
-        for number, file in enumerate(corpus.files):
-            allowed += share * (file.size or 0)
-            for piece in plan.pieces(number, BadText(recipe.on_bad_text)):
-                if stop.signal_name is not None:
-                    raise Stopped(f"stopped by {stop.signal_name} while the tokenizer was made; "
-                                  f"to start again: {resume_command()}")
-                if most is not None and (taken >= most or (share < 1 and taken >= allowed)):
-                    break
-                bar.update(piece.stored)
-                if piece.split == "train" and piece.text:
-                    taken += len(piece.text.encode())
-                    yield from _in_blocks(piece.text)
+
+    corpus: Corpus
+    plan: SplitPlan
+    stop: Stop
+
+    def __iter__(self) -> Iterator[str]:
+        recipe, total = self.corpus.recipe, self.corpus.stored_bytes
+        most = recipe.tokenizer_max_bytes if recipe.tokenizer.startswith("bpe:") else None
+        share = 1.0 if total is None or most is None else min(1.0, most / max(1, total))
+        taken, allowed, shown = 0, 0.0, total and int(total * share)
+        with progress_bar(f"tokenizer {recipe.tokenizer}", shown, "B") as bar:
+            for number, file in enumerate(self.corpus.files):
+                allowed += share * (file.size or 0)
+                for piece in self.plan.pieces(number, BadText(recipe.on_bad_text)):
+                    self._obey()
+                    if most is not None and (taken >= most or (share < 1 and taken >= allowed)):
+                        break
+                    bar.update(piece.stored)
+                    if piece.split == "train" and piece.text:
+                        taken += len(piece.text.encode())
+                        yield from _in_blocks(piece.text)
+
+    def _obey(self) -> None:
+        if self.stop.signal_name is not None:
+            raise Stopped(f"stopped by {self.stop.signal_name} while the tokenizer was made; "
+                          f"to start again: {resume_command()}")
 
 
 def _in_blocks(text: str) -> Iterator[str]:

@@ -17,11 +17,13 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob, has_magic
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from tqdm import tqdm
 
 from data.recipe import Source
 from gpt.errors import UserError
@@ -35,6 +37,9 @@ RECORD_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv"
                   ".tsv": "csv", ".parquet": "parquet"}
 TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".tex", ".html", ".xml", ".yaml", ".toml", ".c",
                  ".h", ".cpp", ".rs", ".go", ".java", ".js", ".ts", ".sh"}
+ARCHIVES = {".tar": "tar", ".zip": "zip"}
+_PACKED_TARS = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zstd"}
+SOME_SUFFIXES = f"{', '.join(sorted(TEXT_SUFFIXES)[:6])}, …"
 _NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 _NEVER = {"__pycache__"}
 _TIMEOUT_SECONDS = 60
@@ -42,21 +47,28 @@ _TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class File:
-    """One file of a corpus, or one data set of the Hub."""
+    """One file of a corpus, a member of an archive, or one data set of the Hub."""
 
     name: str
-    path: str  # on disk, or a URL
+    path: str  # on disk, or a URL; of a member, its own behind that of the archive
     size: int | None  # bytes as stored; None where only reading would tell
-    format: str  # text | jsonl | json | csv | parquet | datasets
+    format: str  # text | jsonl | json | csv | parquet | datasets | tar | zip
     compression: str | None
     source: int  # its place in the recipe's sources
     text_field: str
     options: tuple[tuple[str, str | None], ...] = ()  # for the library that reads it
+    encoding: str = "utf-8"  # of its text; parquet and the Hub have their own
+    opener: Callable[[], Any] | None = field(default=None, compare=False)  # of a member's bytes
 
     @property
     def is_one_document(self) -> bool:
         """Whether the whole file is one text."""
         return self.format == "text"
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it holds files."""
+        return self.format in ARCHIVES.values()
 
 
 def list_files(sources: list[Source], fetched: Path) -> list[File]:
@@ -69,8 +81,8 @@ def list_files(sources: list[Source], fetched: Path) -> list[File]:
         found = list(_files_of(source, number, fetched))
         if not found:
             raise UserError(f"the source {source.path} has no text: no files with a known suffix "
-                            f"({', '.join(sorted(TEXT_SUFFIXES)[:6])}, …) lie there; name files "
-                            "or a glob such as 'corpus/*.log' instead")
+                            f"({SOME_SUFFIXES}) lie there; name files or a glob such as "
+                            "'corpus/*.log' instead")
         files += found
     return files
 
@@ -137,33 +149,43 @@ def _with_known_suffix(paths: Iterable[str], root: str,
     """Those with a known suffix; how many others there are is said, not passed over."""
     left_out: Counter[str] = Counter()
     for path in paths:
-        suffix, _ = _suffixes(path)
         if not is_file(path):
             left_out["link"] += 1
-        elif suffix in TEXT_SUFFIXES or suffix in RECORD_FORMATS:
+        elif is_known(path) or _archive_format(path):
             yield path
         else:
             left_out[PurePosixPath(path).suffix or "without suffix"] += 1
+    tell_left_out(left_out, root, f"a glob such as '{root}/**/*.log' takes any")
+
+
+def is_known(path: str) -> bool:
+    """Whether its suffix says that a file is text or records, packed or not."""
+    suffix, _ = _suffixes(path)
+    return suffix in TEXT_SUFFIXES or suffix in RECORD_FORMATS
+
+
+def tell_left_out(left_out: Counter[str], where: str, advice: str) -> None:
+    """Say how many files, by their suffix, are not read, if there are any."""
     if left_out:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common(5))
-        print(f"note: {left_out.total()} files in {root} have no known suffix and are left out "
-              f"({kinds}{', …' if len(left_out) > 5 else ''}); a glob such as '{root}/**/*.log' "
-              "takes any", file=sys.stderr)
+        tqdm.write(f"note: {left_out.total()} files in {where} have no known suffix and are left "
+                   f"out ({kinds}{', …' if len(left_out) > 5 else ''}); {advice}", sys.stderr)
 
 
 def _walk(root: Path, without: set[str]) -> Iterator[Path]:
     """Files that are not hidden, in order, and links whatever they lead to."""
     for folder, folders, names in os.walk(root, onerror=_fail):
         links = [f for f in folders if Path(folder, f).is_symlink()]
-        folders[:] = sorted(f for f in folders if f not in without and _is_wanted(f))
-        yield from (Path(folder, name) for name in sorted([*names, *links]) if _is_wanted(name))
+        folders[:] = sorted(f for f in folders if f not in without and is_wanted(f))
+        yield from (Path(folder, name) for name in sorted([*names, *links]) if is_wanted(name))
 
 
 def _fail(error: OSError) -> None:
     raise error  # os.walk would pass over a folder that it cannot read
 
 
-def _is_wanted(name: str) -> bool:
+def is_wanted(name: str) -> bool:
+    """Whether a file or folder of that name is one that people see."""
     return not name.startswith(".") and name not in _NEVER
 
 
@@ -175,18 +197,29 @@ def _suffixes(name: str) -> tuple[str, str | None]:
     """(the suffix that tells the format, the compression around it)"""
     path = PurePosixPath(name.lower())
     compression = COMPRESSIONS.get(path.suffix)
+    if path.suffix in _PACKED_TARS:
+        return ".tar", _PACKED_TARS[path.suffix]
     return (path.with_suffix("").suffix if compression else path.suffix), compression
 
 
+def _archive_format(name: str) -> str | None:
+    """The kind of archive that a name means; a zip archive is not packed once more."""
+    suffix, compression = _suffixes(name)
+    return None if suffix == ".zip" and compression else ARCHIVES.get(suffix)
+
+
 def _file(path: Path, name: str, source: Source, number: int) -> File:
-    return _described(str(path), name, path.stat().st_size, source, number)
+    return described(str(path), name, path.stat().st_size, source, number)
 
 
-def _described(path: str, name: str, size: int | None, source: Source, number: int) -> File:
+def described(path: str, name: str, size: int | None, source: Source, number: int) -> File:
+    """A file by what its name says. Of an archive, a format that is named is its members'."""
     suffix, compression = _suffixes(path)
     form = RECORD_FORMATS.get(suffix, "text") if source.format == "auto" else source.format
+    form = _archive_format(path) or form
     options = (("delimiter", "\t" if suffix == ".tsv" else ","),) if form == "csv" else ()
-    return File(name, path, size, form, compression, number, source.text_field, options)
+    return File(name, path, size, form, compression, number, source.text_field, options,
+                source.encoding)
 
 
 def _remote_files(source: Source, number: int) -> Iterator[File]:
@@ -203,7 +236,7 @@ def _remote_files(source: Source, number: int) -> Iterator[File]:
                         " check the address, or fetch the files and name their folder") from error
     for path, info in sorted(found.items()):
         name = PurePosixPath(path).relative_to(base).as_posix()
-        yield _described(fs.unstrip_protocol(path), name, info.get("size"), source, number)
+        yield described(fs.unstrip_protocol(path), name, info.get("size"), source, number)
 
 
 def _remote_listing(fs: Any, root: str) -> tuple[str, dict[str, Any]]:
@@ -217,7 +250,7 @@ def _remote_listing(fs: Any, root: str) -> tuple[str, dict[str, Any]]:
         return str(PurePosixPath(info["name"]).parent), {info["name"]: info}
     found = fs.find(root, detail=True)
     visible = [path for path in sorted(found)
-               if all(map(_is_wanted, PurePosixPath(path).relative_to(root).parts))]
+               if all(map(is_wanted, PurePosixPath(path).relative_to(root).parts))]
     known = _with_known_suffix(visible, root, found.__contains__)
     return root, {path: found[path] for path in known}
 

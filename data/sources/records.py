@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 from data.sources.bad_text import BadText
 from data.sources.files import File
 from data.sources.json_values import JsonValues
-from data.sources.streams import BrokenFile, Meter, open_file, open_seekable
+from data.sources.streams import BrokenFile, Meter, open_seekable, open_text
+from data.sources.transcoding import in_terms_of
 from gpt.errors import UserError
 
 RECORD_BYTES = 1 << 25  # longer lines are bad text: a bound on memory
@@ -86,12 +87,12 @@ def read_records(file: File, bad_text: BadText, meter: Meter) -> Iterator[str]:
             if isinstance(text, str):
                 yield text
             elif text.mended is not None and bad_text.policy == "replace":
-                bad_text.replaced(file.path, line, text.text)
+                bad_text.replaced(file.path, line, in_terms_of(file.encoding, text.text))
                 yield text.mended
             else:
-                bad_text.skipped(file.path, line, text.text)
+                bad_text.skipped(file.path, line, in_terms_of(file.encoding, text.text))
     except BrokenFile as error:
-        bad_text.skipped(file.path, error.line or line + 1, str(error))
+        bad_text.skipped(file.path, error.line or line + 1, in_terms_of(file.encoding, str(error)))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -129,7 +130,7 @@ _TOO_LONG = Problem(f"the line is longer than {RECORD_BYTES >> 20} MiB")
 
 
 def _read_jsonl(file: File, field: TextField, meter: Meter) -> Iterator[tuple[int, str | Problem]]:
-    with open_file(file, meter) as stream:
+    with open_text(file, meter) as stream:
         for number, line in enumerate(bounded_lines(stream), 1):
             if line is None:
                 yield number, _TOO_LONG
@@ -150,7 +151,7 @@ def _json_line(line: bytes, field: TextField) -> str | Problem:
 
 def _read_json(file: File, field: TextField, meter: Meter) -> Iterator[tuple[int, str | Problem]]:
     """An array of records, or records one after the other."""
-    with open_file(file, meter) as stream:
+    with open_text(file, meter) as stream:
         for line, record in JsonValues(stream, RECORD_BYTES):
             text = _text_of(field, record)
             if isinstance(text, str) and _NO_UTF8.search(text):
@@ -167,7 +168,7 @@ def _as_decoded(match: re.Match[str]) -> str:
 
 def _read_csv(file: File, field: TextField, meter: Meter) -> Iterator[tuple[int, str | Problem]]:
     csv.field_size_limit(RECORD_BYTES)
-    with open_file(file, meter) as stream:
+    with open_text(file, meter) as stream:
         lines = _CsvLines(stream)
         rows = csv.reader(lines, delimiter=dict(file.options)["delimiter"] or ",")
         header: list[str] = []

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.sources.files import File
+from data.sources.kinds import SAMPLE_BYTES, why_no_text
+from data.sources.transcoding import Transcoded
 from gpt.errors import UserError, WorkFailed
 
 BLOCK_BYTES = 1 << 20
@@ -30,6 +32,10 @@ class BrokenFile(Exception):
     def __init__(self, problem: str, line: int | None = None):
         super().__init__(problem)
         self.line = line
+
+
+class NoText(BrokenFile):
+    """A file that is something else than text, or in another encoding: none of it can be used."""
 
 
 class Meter:
@@ -53,23 +59,48 @@ class Meter:
 @contextlib.contextmanager
 def open_file(file: File, meter: Meter | None = None) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed. Reading raises BrokenFile where they are damaged."""
+    with _open_guarded(file, meter) as stream:
+        yield io.BufferedReader(stream, BLOCK_BYTES)
+
+
+@contextlib.contextmanager
+def open_text(file: File, meter: Meter | None = None) -> Iterator[BinaryIO]:
+    """The same for text, as UTF-8. Reading raises NoText if it is something else."""
+    with _open_guarded(file, meter) as guarded:
+        stream: io.RawIOBase = _Recognized(guarded, file.encoding)
+        if file.encoding != "utf-8":
+            stream = Transcoded(stream, file.encoding)
+        yield io.BufferedReader(stream, BLOCK_BYTES)
+
+
+@contextlib.contextmanager
+def _open_guarded(file: File, meter: Meter | None) -> Iterator[_Guarded]:
     with _open_raw(file) as raw:
         if meter is not None:
             meter.follow(raw)
-        yield io.BufferedReader(_Guarded(_decompressed(raw, file), file.path), BLOCK_BYTES)
+        yield _Guarded(_decompressed(raw, file), file.path)
 
 
-def read_block(stream: BinaryIO, size: int) -> bytes:
+def read_block(stream: Any, size: int) -> bytes:
     """The next bytes; fewer than `size` at the end alone, or before the place of damage."""
     parts: list[bytes] = []
+    read = getattr(stream, "read1", stream.read)  # one step
     try:
-        while size and (data := stream.read1(size)):  # type: ignore[attr-defined]
+        while size and (data := read(size)):
             parts.append(data)
             size -= len(data)
     except BrokenFile:
         if not parts:
             raise
     return b"".join(parts)
+
+
+@contextlib.contextmanager
+def open_archive(file: File) -> Iterator[tuple[Any, Any]]:
+    """(the file as it is stored, its bytes decompressed)"""
+    with _open_raw(file) as raw:
+        stream = _Guarded(_decompressed(raw, file), file.path)
+        yield raw, stream if file.compression is None else io.BufferedReader(stream, BLOCK_BYTES)
 
 
 @contextlib.contextmanager
@@ -87,6 +118,8 @@ def open_seekable(file: File, meter: Meter) -> Iterator[BinaryIO]:
 
 
 def _open_raw(file: File) -> Any:
+    if file.opener is not None:
+        return file.opener()
     if "://" in file.path:
         return _Remote(file.path)
     try:
@@ -220,3 +253,27 @@ class _Guarded(io.RawIOBase):
             raise self._damage from error
         buffer[:len(data)] = data
         return len(data)
+
+
+class _Recognized(io.RawIOBase):
+    """A stream of text; of what begins like something else, nothing can be read."""
+
+    def __init__(self, stream: io.RawIOBase, encoding: str):
+        self._stream, self._encoding = stream, encoding
+        self._start: bytes | None = None
+        self._problem: str | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._start is None:
+            self._start = read_block(self._stream, SAMPLE_BYTES)
+            self._problem = why_no_text(self._start, self._encoding)
+        if self._problem is not None:
+            raise NoText(self._problem, 1)
+        if not self._start:
+            return self._stream.readinto(buffer) or 0
+        count = min(len(buffer), len(self._start))
+        buffer[:count], self._start = self._start[:count], self._start[count:]
+        return count

@@ -9,19 +9,20 @@ from typing import BinaryIO
 
 from data.sources.bad_text import BadText
 from data.sources.files import File
-from data.sources.streams import BrokenFile, Meter, open_file, read_block
+from data.sources.streams import BrokenFile, Meter, NoText, open_text, read_block
+from data.sources.transcoding import in_terms_of
 
 PIECE_BYTES = 1 << 17  # small enough for the processor's caches, large enough for a process
 MOST_PIECES = 8  # that are kept together for want of a place to cut
-_NOT_UTF8 = "the text is not UTF-8"
 
 
 def read_text(file: File, bad_text: BadText, meter: Meter) -> Iterator[str]:
     """A text file in pieces of about a hundred kilobytes.
 
     Pieces are cut where every tokenizer cuts too, so that encoding them one by one gives the tokens
-    of the whole. A byte-order mark is dropped. Text that is not UTF-8, or a compressed file that
-    breaks off, goes by the policy: an error, mended, or nothing at all of the file.
+    of the whole. A byte-order mark is dropped. Text that is not in its encoding, or a compressed
+    file that breaks off, goes by the policy: an error, mended, or nothing at all of the file. Of a
+    file that is no text at all there is nothing to mend.
     """
     if bad_text.policy == "skip" and (found := first_problem(file)):
         bad_text.skipped(file.path, *found)
@@ -60,11 +61,13 @@ def _decoded(file: File, bad_text: BadText, meter: Meter) -> Iterator[tuple[str,
     """(text, whether it may have been mended) block by block."""
     mends = bad_text.policy == "replace"
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace" if mends else "strict")
-    with open_file(file, meter) as stream:
+    with open_text(file, meter) as stream:
         try:
             for block in _blocks(stream):
                 text = decoder.decode(block, final=not block)
                 yield text, mends and "\ufffd" in text
+        except NoText as error:
+            bad_text.skipped(file.path, 1, str(error))
         except (UnicodeDecodeError, BrokenFile) as error:
             if not mends:
                 raise bad_text.error(file.path, *(first_problem(file) or (1, str(error)))
@@ -76,14 +79,13 @@ def first_problem(file: File) -> tuple[int, str] | None:
     """(line, what is wrong there) of the first place that is not sound text; None if all is."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line = 1
-    with open_file(file) as stream:
+    with open_text(file) as stream:
         try:
-            for number, block in enumerate(_blocks(stream)):
-                if number == 0 and block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                    return 1, f"{_NOT_UTF8} but UTF-16"
+            for block in _blocks(stream):
                 line += decoder.decode(block, final=not block).count("\n")
         except UnicodeDecodeError as error:
-            return line + error.object[:error.start].count(b"\n"), f"{_NOT_UTF8} ({error.reason})"
+            problem = in_terms_of(file.encoding, f"the text is not UTF-8 ({error.reason})")
+            return line + error.object[:error.start].count(b"\n"), problem
         except BrokenFile as error:
             return line, str(error)
     return None

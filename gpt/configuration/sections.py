@@ -138,7 +138,7 @@ class EvalConfig(Section):
     """When the validation split is scored."""
 
     every_steps: Count | None = Field(
-        250, description="null: only at the end; where fine-tuning chooses the epochs, each of them")
+        250, description="null: only at the end; where fine-tuning chooses the epochs: each")
     max_tokens: Count | None = Field(
         None, description="score about this many tokens, at least one sequence; null: all")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(

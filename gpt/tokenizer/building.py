@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 SPECIFICATIONS = (f"byte, char, bpe:N, {', '.join(NAMED)}, a .tiktoken file, the tokenizer folder "
                   "of a dataset or checkpoint, or a Hugging Face folder with a tokenizer.json")
 
+# The longest token of bpe:N, which is as long as GPT-2's longest: beyond lie no words, but whole
+# passages that a corpus repeats.
+MOST_TOKEN_BYTES = 128
+
 # What a .tiktoken file does not carry, by its number of ranks: (pattern, id of <|endoftext|>).
 KNOWN_FILES = {50_256: (GPT2_PATTERN, 50_256), 50_280: (GPT2_PATTERN, 50_256),
                100_256: (CL100K_PATTERN, 100_257), 199_998: (O200K_PATTERN, 199_999)}
@@ -39,7 +44,10 @@ def needs_corpus(spec: str) -> bool:
 
 
 def build_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """Build a tokenizer from its specification; `texts` is the corpus for char and bpe:N."""
+    """Build a tokenizer from its specification; `texts` is the corpus for char and bpe:N.
+
+    bpe:N may read the texts twice. Those of an iterator are kept in memory for that.
+    """
     if spec == "byte":
         ranks = {bytes([b]): b for b in range(256)}
         return RankTokenizer(spec, ranks, ONE_CHARACTER, {END_OF_TEXT: 256})
@@ -70,16 +78,30 @@ def _characters(texts: Iterable[str]) -> Tokenizer:
 
 
 def _train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
-    """Train a byte-pair encoding of exactly vocab_size ids, <|endoftext|> included."""
+    """Train a byte-pair encoding of exactly vocab_size ids, <|endoftext|> included.
+
+    Where merges would go on to tokens of more than MOST_TOKEN_BYTES, it says so, and trains again
+    with that bound: so the vocabulary of any other corpus is what it is without one.
+    """
     if not 257 <= vocab_size <= 2**20:
         raise UserError(f"bpe:{vocab_size}: the size must lie in 257 (the bytes and "
                         f"{END_OF_TEXT}) to {2**20}")
+    texts = list(texts) if isinstance(texts, Iterator) else texts
     ranks = bpe_ranks(train_bpe_with_tokenizers(vocab_size - 1, texts))
+    if (longest := max(map(len, ranks))) > MOST_TOKEN_BYTES:
+        print(f"note: bpe:{vocab_size} would have tokens of up to {longest:,} bytes, from text "
+              "that repeats long stretches without blanks; it is trained again with tokens of at "
+              f"most {MOST_TOKEN_BYTES} bytes", file=sys.stderr)
+        ranks = bpe_ranks(train_bpe_with_tokenizers(vocab_size - 1, texts, MOST_TOKEN_BYTES))
     return RankTokenizer(f"bpe:{vocab_size}", ranks, BPE_PATTERN, {END_OF_TEXT: len(ranks)})
 
 
-def train_bpe_with_tokenizers(vocab_size: int, texts: Iterable[str]) -> Any:
-    """A `tokenizers.Tokenizer` trained on texts: byte-level merges inside BPE_PATTERN's pieces."""
+def train_bpe_with_tokenizers(vocab_size: int, texts: Iterable[str],
+                              most_bytes: int | None = None) -> Any:
+    """A `tokenizers.Tokenizer` trained on texts: byte-level merges inside BPE_PATTERN's pieces.
+
+    most_bytes: length of the longest token, at least 2; None leaves it open.
+    """
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Trained
 
@@ -88,8 +110,10 @@ def train_bpe_with_tokenizers(vocab_size: int, texts: Iterable[str]) -> Any:
         pre_tokenizers.Split(Regex(BPE_PATTERN), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     alphabet = sorted(VISIBLE.values())
+    # The library counts characters, of which its alphabet has one for each byte, and stops below.
+    bound: dict[str, Any] = {} if most_bytes is None else {"max_token_length": most_bytes + 1}
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet,
-                                  show_progress=False, special_tokens=[])
+                                  show_progress=False, special_tokens=[], **bound)
     trained.train_from_iterator(texts, trainer)
     return trained
 

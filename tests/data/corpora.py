@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -79,7 +82,30 @@ def bad_text() -> dict[str, Any]:
     return {"sources": ["mixed"], "tokenizer": "byte", "on_bad_text": "skip"}
 
 
-KINDS = [many_files, one_file, records, mixture, cleaned, bad_text]
+def archives() -> dict[str, Any]:
+    """Texts and records in a compressed tar archive and a zip archive, and some that are bad."""
+    files = {f"{i % 3}/{i:02}.txt": prose(20 + i, i).encode() for i in range(24)}
+    lines = "".join(json.dumps({"text": prose(9, 60 + i)}) + "\n" for i in range(20))
+    files |= {"1/r.jsonl.gz": gzip.compress(lines.encode()), "2/bad.txt": b"not \xff text\n",
+              "2/again.txt": files["1/01.txt"], "short.txt": b"a"}
+    Path("packed").mkdir()
+    write_tar(Path("packed/a.tar.gz"), files)
+    with zipfile.ZipFile("packed/b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(15):
+            archive.writestr(f"{i:02}.md", prose(15, 90 + i))
+    return {"sources": ["packed"], "tokenizer": "bpe:290", "on_bad_text": "skip",
+            "drop_duplicates": True, "min_characters": 3}
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, f"w:{path.suffix[1:].replace('tar', '')}") as archive:
+        for name, content in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+
+
+KINDS = [many_files, one_file, records, mixture, cleaned, bad_text, archives]
 
 
 def recipe(**changes: Any) -> Recipe:

@@ -79,6 +79,38 @@ def test_what_a_source_does_not_say_comes_from_the_recipe():
     assert copied == made and Recipe(sources=made.sources).sources == made.sources
 
 
+def test_an_encoding_is_said_for_all_sources_or_for_one_by_any_of_its_names():
+    made = recipe_of("encoding: Latin-1\nsources:\n- a\n- path: b\n  encoding: UTF8\n")
+    assert [source.encoding for source in made.sources] == ["iso8859-1", "utf-8"]
+    for name in ("latin1", "L1", "iso_8859-1", "ISO8859-1"):
+        assert recipe_from(["a", f"encoding={name}"]).identity == recipe_from(
+            ["a", "sources.0.encoding=latin-1"]).identity
+    assert Recipe(sources=["a"], encoding="utf-8-sig").identity == Recipe(sources=["a"]).identity
+    assert Recipe(sources=["a"], encoding="gb18030").sources[0].identity == {
+        "path": "a", "encoding": "gb18030"}
+
+
+@pytest.mark.parametrize(("name", "near"), [
+    ("latin-99", "there is no such encoding; near are latin9, "),
+    ("utf-61", "there is no such encoding; near are utf-16, "),
+    ("windows1253x", "there is no such encoding; near are windows-125"),
+    ("", "there is no such encoding; some are utf-8, latin-1, cp1252, utf-16"),
+    ("a\0b", "there is no such encoding; "), ("../utf-8x", "there is no such encoding; near are "),
+    ("rot13", "there is no such encoding; "), ("base64", "there is no such encoding; "),
+    ("idna", "there is no such encoding; "), ("unicode_escape", "there is no such encoding; ")])
+def test_an_unknown_encoding_is_one_line_with_the_nearest_names(name, near):
+    assert near in refusal(build_recipe, {"sources": ["a"]}, {"encoding": name})
+    assert near in refusal(build_recipe, {"sources": [{"path": "a", "encoding": name}]}, {})
+
+
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+def test_an_encoding_of_what_has_its_own_is_refused(form):
+    told = refusal(build_recipe, {"sources": ["a"]}, {"format": form, "encoding": "latin-1"})
+    assert "encoding goes with text, jsonl, json and csv, in the source that has it; " in told
+    assert Recipe(sources=[{"path": "a", "format": form, "encoding": "utf-8"}],
+                  encoding="latin-1").sources[0].encoding == "utf-8"
+
+
 def test_fields_of_sources_are_set_from_the_command_line():
     text = "sources:\n- a\n- path: b\n  text_field: t\n"
     made = recipe_of(text, "sources.0.path=https://h/x?y=z", "--sources.1.text_field", "body",
@@ -185,7 +217,8 @@ def test_the_identity_of_a_recipe_is_what_decides_the_text():
     for change in ({"workers": 3}, {"out": "x"}, {"name": "y"}):
         assert Recipe(sources=["a"], **change).identity == plain.identity
     for change in ({"seed": 1}, {"text_field": "t"}, {"format": "csv"}, {"normalize": "NFC"},
-                   {"sources": [{"path": "a", "max_tokens": 5}]}, {"on_bad_text": "skip"}):
+                   {"sources": [{"path": "a", "max_tokens": 5}]}, {"on_bad_text": "skip"},
+                   {"encoding": "latin-1"}, {"sources": [{"path": "a", "encoding": "cp1252"}]}):
         assert Recipe(**{"sources": ["a"], **change}).identity != plain.identity
     with_hash = [{"path": path, "url": url, "sha256": HASH} for path, url in (
         ("a", "http://x/a"), ("elsewhere/b", "http://y/b"))]

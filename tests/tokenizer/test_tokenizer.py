@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sysconfig
 import tracemalloc
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from gpt.tokenizer import (
     needs_corpus,
     train_bpe_with_tokenizers,
 )
+from gpt.tokenizer.building import MOST_TOKEN_BYTES
 from gpt.tokenizer.fast_encoding import MARKS
 
 GPT2_RANKS = Path(__file__).resolve().parents[3] / "shared/data/gpt2.tiktoken"
@@ -172,6 +174,52 @@ def test_a_corpus_too_small_for_the_vocabulary_leaves_no_id_that_cannot_be_decod
     assert small.vocab_size < 600
     assert all(small.decode_bytes([i]) for i in range(small.vocab_size) if i != small.end_of_text)
     assert small.end_of_text == small.vocab_size - 1
+
+
+def without_blanks(letters: int) -> list[str]:
+    """One passage of random letters, many times over, as in sequences of genes."""
+    draw = random.Random(3)
+    passage = "".join(draw.choice("ACGT") for _ in range(letters))
+    return [passage[i:] + passage for i in range(0, letters, letters // 40)]
+
+
+@pytest.mark.parametrize("texts", [list, iter])
+def test_no_token_of_bpe_is_longer_than_the_bound_and_it_says_where_that_binds(texts, capsys):
+    corpus = without_blanks(6000)
+    open_end = bpe_ranks(train_bpe_with_tokenizers(1499, corpus))
+    longest = max(map(len, open_end))
+    assert longest > 2000 and len(open_end) == 1499
+    bounded = build_tokenizer("bpe:1500", texts(corpus))
+    assert max(map(len, bounded.ranks)) == MOST_TOKEN_BYTES
+    assert bounded.vocab_size == 1500
+    assert capsys.readouterr().err == (
+        f"note: bpe:1500 would have tokens of up to {longest:,} bytes, from text that repeats "
+        "long stretches without blanks; it is trained again with tokens of at most 128 bytes\n")
+    assert bounded.decode(bounded.encode(corpus[7])) == corpus[7]
+
+
+def test_a_token_may_be_as_long_as_the_bound_and_counts_bytes_and_not_characters(capsys):
+    for run in ("x" * MOST_TOKEN_BYTES, "中" * 42):
+        ranks = build_tokenizer("bpe:800", [run, run, "y"]).ranks
+        assert max(map(len, ranks)) == len(run.encode()) and capsys.readouterr().err == ""
+    for bound, longest in ((12, 12), (11, 6)):  # two characters of three bytes, doubled or not
+        trained = train_bpe_with_tokenizers(800, ["中" * 100] * 3, bound)
+        assert max(map(len, bpe_ranks(trained))) == longest
+
+
+def test_the_bound_is_the_length_of_gpt2s_longest_token(gpt2):
+    assert max(map(len, gpt2.ranks)) == MOST_TOKEN_BYTES
+
+
+def test_corpora_whose_tokens_stay_below_the_bound_have_the_vocabulary_of_no_bound(corpus, bpe,
+                                                                                  capsys):
+    texts = [path.read_text(encoding="utf-8") for path in sorted(STDLIB.glob("*.py"))]
+    for size, some in ((600, corpus), (8192, texts)):
+        made = build_tokenizer(f"bpe:{size}", some)
+        for bound in (None, MOST_TOKEN_BYTES):
+            assert made.ranks == bpe_ranks(train_bpe_with_tokenizers(size - 1, some, bound))
+        assert made.ranks != bpe_ranks(train_bpe_with_tokenizers(size - 1, some, 5))
+    assert capsys.readouterr().err == ""
 
 
 def test_characters_are_numbered_in_code_point_order_and_unseen_ones_are_bytes():

@@ -301,6 +301,7 @@ def test_a_document_that_is_cut_in_two_ends_and_starts_at_the_cut(monkeypatch):
 def test_what_was_stored_adds_up_to_the_sizes_of_the_files(policy, monkeypatch):
     monkeypatch.setattr(text_module, "PIECE_BYTES", 64)
     monkeypatch.setattr(streams, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams, "SAMPLE_BYTES", 64)
     long = "".join(f"line {i * 7919 % 10007}\n" for i in range(300))
     files = {"a.txt": long, "b.txt.gz": gzip.compress(long.encode()), "c.txt": b"\xff",
              "d.jsonl": jsonl(*RECORDS), "e.jsonl": b"[]\n{}\n", "f.txt": "",

@@ -254,7 +254,7 @@ TORN: list[tuple[str, bytes, int, str]] = [
     ("a.parquet", as_parquet(["a", "b"])[:200], 1, "it is no sound parquet file"),
     ("a.parquet", b"", 1, "it is no sound parquet file"),
     ("a.parquet", b"PAR1 is how it begins PAR1", 1, "it is no sound parquet file"),
-    ("a.json", '[{"text": "a"}]'.encode("utf-16"), 1, "it is not valid JSON"),
+    ("a.json", '[{"text": "a"}]'.encode("utf-16"), 1, "UTF-16: set encoding=utf-16"),
 ]
 
 

@@ -26,7 +26,7 @@ from gpt.tokenizer.patterns import (
     O200K_PATTERN,
     QWEN2_PATTERN,
 )
-from tests.data.sources.sample_files import PACKERS, file_of, read
+from tests.data.sources.sample_files import PACKERS, file_of, read, refusal
 from tests.tiny import SHARED
 
 GPT2_RANKS = SHARED / "gpt2.tiktoken"
@@ -225,8 +225,9 @@ def test_an_empty_file_has_no_pieces():
 
 BAD = [(b"good\nfine\nbad \xff here\nmore\n", 3), ("é".encode()[:1], 1), (b"a\nb\xc3", 2),
        ("a\n\udc80".encode("utf-8", "surrogatepass"), 2), (b"a\n" * 5000 + b"\xff", 5001),
-       (b"a\r\nb\r\n\xc0\x80", 3), ("hi\nthere".encode("utf-16"), 1),
-       (codecs.BOM_UTF16_BE + "hi\nthere".encode("utf-16-be"), 1), (b"\xe9t\xe9 1998\n", 1)]
+       (b"a\r\nb\r\n\xc0\x80", 3), (b"\xe9t\xe9 1998\n", 1)]
+NO_TEXT = [("hi\nthere".encode("utf-16"), 1), (b"%PDF-1.7\n", 1),
+           (codecs.BOM_UTF16_BE + "hi\nthere".encode("utf-16-be"), 1)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
@@ -241,7 +242,8 @@ def test_invalid_text_is_refused_with_file_and_line(data, line, size, monkeypatc
 
 
 def test_utf_16_is_called_by_its_name():
-    with pytest.raises(UserError, match="line 1: the text is not UTF-8 but UTF-16; mend"):
+    with pytest.raises(UserError, match="line 1: the text is not UTF-8 but UTF-16: set "
+                                        "encoding=utf-16; mend"):
         pieces("hi\nthere".encode("utf-16"))
 
 
@@ -256,7 +258,16 @@ def test_invalid_text_is_replaced_and_its_document_counted_once(data, line, size
     assert (incident.file, incident.line, incident.done) == ("piece.txt", line, "replaced")
 
 
-@pytest.mark.parametrize(("data", "line"), BAD)
+@pytest.mark.parametrize("data", [data for data, _ in NO_TEXT])
+def test_of_what_is_no_text_nothing_is_mended(data):
+    bad_text = BadText("replace")
+    assert read(file_of("piece.txt", data), bad_text) == [""]
+    assert bad_text.tally.counts == {"skipped": 1}
+    assert bad_text.tally.incidents[0].line == 1
+    assert bad_text.tally.incidents[0].problem in refusal(read, file_of("piece.txt", data))
+
+
+@pytest.mark.parametrize(("data", "line"), BAD + NO_TEXT)
 def test_a_document_with_invalid_text_is_skipped_whole_and_counted_once(data, line):
     bad_text = BadText("skip")
     assert list(read_text(file_of("piece.txt", data), bad_text, Meter())) == []
