@@ -35,8 +35,8 @@ from gpt.configuration.sections import (
 )
 
 __all__ = ["BUDGETS", "PLACES", "TOKENS_PER_PARAMETER", "AdapterConfig", "CheckpointConfig",
-           "DataConfig", "EvalConfig", "FinetuneConfig", "FinetuneSection", "LogConfig", "LoraConfig",
-           "ModelConfig", "OptimConfig", "PreferenceConfig", "PretrainConfig", "RunConfig",
-           "RunSections", "SamplingConfig", "Section", "TrainConfig", "find_places", "help_text",
-           "json_schema", "parse_command_line", "refuse_another_commands", "sampling_config",
-           "split_arguments", "strict_yaml", "validate"]
+           "DataConfig", "EvalConfig", "FinetuneConfig", "FinetuneSection", "LogConfig",
+           "LoraConfig", "ModelConfig", "OptimConfig", "PreferenceConfig", "PretrainConfig",
+           "RunConfig", "RunSections", "SamplingConfig", "Section", "TrainConfig", "find_places",
+           "help_text", "json_schema", "parse_command_line", "refuse_another_commands",
+           "sampling_config", "split_arguments", "strict_yaml", "validate"]

@@ -25,11 +25,12 @@ SCRIPTS = [
     "مَرْحَبًا بِكُمْ", "ภาษาไทยไม่มีช่องว่าง", "नमस्ते दुनिया", "தமிழ் மொழி", "עִבְרִית",
     "Ünïcödé naïve", "Привет, мир", "日本語のテキスト", "한국어 문장", "Ελληνικά ΚΕΦ",
     "İstanbul ŞIŞLI ǅ", "👩‍👩‍👧 🇪🇺 👍🏽", "def f(x):\n\treturn x**2", "1,234.50 ½ ٣ ⅷ",
-    "don't WE'LL 'ſ", "a_b-c/d\\e", "e\u0301 o\u0308"]
+    "don't WE'LL 'ſ", "a_b-c/d\\e", "e\u0301 o\u0308", "<｜fim▁begin｜>", "<|fim_prefix|>"]
 # What llama.cpp does otherwise, and why.
 OTHERWISE = {
     "gpt4o": "its pattern knows no combining marks",
-    "deepseek_v3": "it takes tokens named as for filling in the middle for control tokens",
+    "deepseek_v3": "it takes tokens with the names of filling in the middle for control tokens",
+    "qwen3": "the same",
     "gemma3": "it takes </s>, which is text there, for a control token",
 }
 
