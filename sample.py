@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
 
     prompts = [] if options.chat else read_prompts(options)
     lm = load(options.run, options.device, options.dtype, options.draft)
-    if prompts and converses_in(saved_format(lm.tokenizer)):
+    saved = saved_format(lm.tokenizer)
+    if prompts and (converses_in(saved) or (saved is None and lm.tokenizer.chat_template)):
         print("(this model was trained on conversations; --chat asks it in their format)",
               file=sys.stderr)
     if options.chat:

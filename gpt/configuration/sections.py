@@ -204,6 +204,9 @@ class FinetuneSection(Section):
     long_rows: Literal["drop", "cut"] = Field(
         "drop", description="what happens to conversations longer than that; cut: they lose their "
                             "beginning. Long plain texts become several rows")
+    on_bad_text: Literal["error", "replace", "skip"] = Field(
+        "error", description="what happens to examples with characters that the base model's "
+                             "tokenizer has no token for; replace: by U+FFFD")
     max_long_share: Fraction = Field(
         0.1, description="refuse to train if a larger share of the examples is dropped or cut")
     answers: Annotated[int, Field(ge=0)] = Field(

@@ -1,5 +1,6 @@
 """Fine-tuning: examples → conversations in a chat format → tokens and what is learned → batches."""
 
+from gpt.finetuning.bad_text import written
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import read_task
 from gpt.finetuning.measures import answer_figures, label_accuracy
@@ -12,4 +13,5 @@ from gpt.finetuning.tool_texts import spoken
 
 __all__ = ["Example", "Preference", "Row", "Rows", "TaskRows", "answer_figures",
            "choose_what_learns", "encode_examples", "format_for", "label_accuracy", "labels_of",
-           "padded_batches", "preview", "read_task", "refuse_useless", "run", "spoken"]
+           "padded_batches", "preview", "read_task", "refuse_useless", "run", "spoken",
+           "written"]

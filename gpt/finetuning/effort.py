@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from gpt.configuration import BUDGETS, FinetuneConfig
 from gpt.finetuning.task_rows import TaskRows, sequences_per_step
 from gpt.runs.folder import recorded, started_with
+from gpt.training.budget import Budget
 
 SEEN = 3_000  # examples, from which on each is seen once
 MOST_EPOCHS = 10
@@ -51,9 +52,10 @@ def with_effort(config: FinetuneConfig, rows: TaskRows) -> Effort:
     if not is_open:
         return Effort(config, None)
     per_epoch = -(-len(sequences) // train.sequences_per_step)
+    steps = Budget.of(train, len(sequences), sequences.tokens_per_sequence).steps
     line = (f"{examples:,} examples: train.epochs={train.epochs:g} and train.batch_size="
-            f"{train.batch_size}, {round(per_epoch * (train.epochs or 1)):,} steps in all (few "
-            "examples are seen several times, in smaller steps)")
+            f"{train.batch_size}, {steps:,} steps in all (few examples are seen several times, in "
+            "smaller steps)")
     scored = config.eval.model_fields_set
     if (train.epochs or 1) > 1 and rows.val.rows.rows and "every_steps" not in scored:
         patience = config.eval.patience if "patience" in scored else PATIENCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,9 @@ def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData
     fraction = held_out_fraction(section)
     if not fraction:
         return data, TaskData(data.format)
+    if data.format == "text" and len(data.examples) == 1:
+        head, tail = _cut_in_two(data.examples[0], fraction)
+        return TaskData(data.format, [head]), TaskData(data.format, [tail])
     examples = _all_labels_to_learn(*hold_out(data.examples, fraction, seed))
     preferences = hold_out(data.preferences, fraction, seed)
     train, val = (TaskData(data.format, *split)
@@ -33,6 +37,23 @@ def load_splits(section: FinetuneSection, seed: int) -> tuple[TaskData, TaskData
         raise UserError(f"{section.data} has {count} different prompts, or texts, too few to hold "
                         f"out {fraction:.0%}; give finetune.val_data, or more data")
     return train, val
+
+
+def _cut_in_two(example: Example, fraction: float) -> tuple[Example, Example]:
+    """A text alone, without its last part, and that part; cut where a line or a word ends."""
+    text = example.completion
+    place = int(len(text) * (1 - fraction))
+    for end in ("\n", " "):
+        if (found := text.rfind(end, 0, place) + 1) > place // 2:
+            place = found
+            break
+    head, tail = text[:place], text[place:]
+    if not head.strip() or not tail.strip():
+        raise UserError(f"{example.where}: the text is too short to hold out {fraction:.0%} of it; "
+                        "give finetune.val_data, or more text")
+    answer = example.messages[0]
+    return (replace(example, messages=(replace(answer, content=head),)),
+            replace(example, messages=(replace(answer, content=tail),)))
 
 
 def held_out_fraction(section: FinetuneSection) -> float:

@@ -12,6 +12,7 @@ from gpt.chat import FORMATS, Chat, ChatFormat, Message, choose_format, saved_fo
 from gpt.configuration import FinetuneConfig, FinetuneSection, PreferenceConfig
 from gpt.errors import UserError
 from gpt.files import sha256_of
+from gpt.finetuning.bad_text import DONE, written
 from gpt.finetuning.examples import Example
 from gpt.finetuning.formats import TaskData
 from gpt.finetuning.lengths import Lengths
@@ -44,18 +45,20 @@ class Split:
 
     rows: Rows
     pairs: list[Pair]
+    bad: str = ""  # what was done about text that the tokenizer cannot write
 
     @classmethod
     def of(cls, data: TaskData, chat: Chat, lengths: Lengths, section: FinetuneSection,
-           name: str) -> Split:
+           name: str, bad: int) -> Split:
         """Encode. Raises UserError if too little of the data is left."""
+        said = f"; {bad:,} with characters that have no token {DONE[section.on_bad_text]}"
         if data.preferences:
             pairs, too_long = encode_pairs(data.preferences, chat, lengths.row)
             split = cls(Rows([pair.chosen for pair in pairs], [pair.chosen for pair in too_long],
-                             cut=0), pairs)
+                             cut=0), pairs, said if bad else "")
         else:
             split = cls(encode_examples(data.examples, chat, lengths.row, section.long_rows,
-                                        lengths.text), [])
+                                        lengths.text), [], said if bad else "")
         if data.examples or data.preferences:
             refuse_useless(split.rows, f"the {name} data", lengths.limit, section.max_long_share)
         return split
@@ -75,7 +78,7 @@ class Split:
             line += f"; {len(self.rows.dropped):,} that are too long left out"
         if self.rows.cut:
             line += f"; {self.rows.cut:,} cut, which are too long"
-        return line
+        return line + self.bad
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class TaskRows:
     val: Split
     labels: tuple[str, ...]
     lengths: Lengths
+    block_size: int
     has_tools: bool
 
     @classmethod
@@ -105,7 +109,9 @@ class TaskRows:
         if section.prefix is not None:
             form = form.model_copy(update={"prefix": section.prefix})
         chat, tools = Chat(form, tokenizer), has_tools(train)
-        train, val = spoken(train, name, form), spoken(val, name, form)
+        (train, bad), (val, bad_val) = (
+            written(spoken(one, name, form), tokenizer, section.on_bad_text)
+            for one in (train, val))
         if form.prefix == "bidirectional":
             _refuse_several_answers([*train.examples, *val.examples])
         labels = labels_of(train.examples)
@@ -116,9 +122,9 @@ class TaskRows:
                                 "some, or take it out of the validation data")
         chat.tokenizer = chat.own_tokenizer()
         return cls(train.format, name, chat,
-                   Split.of(train, chat, lengths, section, "training"),
-                   Split.of(val, chat, lengths, section, "validation"),
-                   tuple(sorted(labels)), lengths, tools)
+                   Split.of(train, chat, lengths, section, "training", bad),
+                   Split.of(val, chat, lengths, section, "validation", bad_val),
+                   tuple(sorted(labels)), lengths, block_size, tools)
 
     @property
     def marks_prompts(self) -> bool:
@@ -129,6 +135,11 @@ class TaskRows:
         """Tokens of the longest sequence that training reads."""
         is_filled = section.packing or section.pretrain_data is not None
         return max(self.lengths.text, self.train.longest) if is_filled else self.train.longest
+
+    def _cut_at(self, section: FinetuneSection) -> int:
+        """The length that says where texts are cut, and what is left out."""
+        by_text = self.format == "text" or section.packing or section.pretrain_data is not None
+        return self.lengths.text if by_text else self.lengths.row
 
     def sequences(self, packing: bool) -> Sequences:
         """What training reads."""
@@ -187,6 +198,10 @@ class TaskRows:
         own |= {"format": self.format, "chat": self.chat.format.model_dump(exclude=unused)}
         if section.method != "full":
             own["lora"] = config.lora.model_dump()
+        if section.on_bad_text != "error":
+            own["on_bad_text"] = section.on_bad_text
+        if (length := self._cut_at(section)) < self.block_size:
+            own["max_length"] = length
         if self.train.pairs:
             own["preference"] = config.preference.model_dump()
         if section.pretrain_data is not None:

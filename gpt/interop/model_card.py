@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from typing import Any
 import yaml
 
 from gpt.configuration.strict_yaml import load_file
+from gpt.errors import UserError
 from gpt.files import read_json
+from gpt.interop import hub
 from gpt.model import GPT, parameter_count
 from gpt.shards import MANIFEST, dataset_folder, is_dataset
 from gpt.tokenizer import Tokenizer
@@ -22,7 +25,7 @@ class About:
     """What the card tells beyond the model itself.
 
     licence: an SPDX identifier, or None if nobody has said. data: lines about the text. metrics:
-    of the last evaluation. step: updates done.
+    of the last evaluation. step: updates done. base_model: the Hub's name of what was fine-tuned.
     """
 
     name: str
@@ -30,6 +33,7 @@ class About:
     data: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     step: int | None = None
+    base_model: str | None = None
 
 
 def about_checkpoint(path: Path, licence: str | None) -> About:
@@ -42,21 +46,45 @@ def about_checkpoint(path: Path, licence: str | None) -> About:
         return About(path.name, licence)
     run, step = path.parent.parent, int(match[1])
     values = load_file(run / "config.yaml").values if (run / "config.yaml").is_file() else {}
-    return About(run.name, licence, _data(values), _metrics(run / "metrics.jsonl", step), step)
+    return About(run.name, licence, _data(values), _metrics(run / "metrics.jsonl", step), step,
+                 _base_model(values))
+
+
+def _base_model(values: dict[str, Any]) -> str | None:
+    """The Hub's name of the model that a run started from, perhaps by way of other runs."""
+    name = str(values.get("finetune", {}).get("from", ""))
+    if hub.is_hub_name(name):
+        return name
+    folder = Path(name.rpartition("@")[0] or name)
+    with contextlib.suppress(UserError, OSError):
+        if (folder / "config.yaml").is_file():
+            return _base_model(load_file(folder / "config.yaml").values)
+        theirs = str(read_json(folder / "config.json").get("_name_or_path", ""))
+        return theirs if hub.is_hub_name(theirs) else None
+    return None
+
+
+def public(name: str) -> str:
+    """Of a place on the author's machine no more than its last part; a name on the Hub, a URL and a
+    tokenizer's specification as they are."""
+    if "://" in name or hub.is_hub_name(name):
+        return name
+    return Path(name).name or name
 
 
 def _data(values: dict[str, Any]) -> list[str]:
     if "finetune" in values:
         section = values["finetune"]
-        return [f"fine-tuned from `{section.get('from')}` on `{section.get('data')}`"]
+        return [f"fine-tuned from `{public(str(section.get('from')))}` on "
+                f"`{public(str(section.get('data')))}`"]
     dataset = str(values.get("data", {}).get("dataset", "unknown"))
-    lines = [f"pretrained on `{dataset}`"]
+    lines = [f"pretrained on `{public(dataset)}`"]
     folder = dataset_folder(dataset)
     if is_dataset(folder):
         manifest = read_json(folder / MANIFEST)
         lines += [f"{split}: {part['documents']:,} documents, {part['tokens']:,} tokens, "
                   f"{part['bytes']:,} bytes" for split, part in manifest["splits"].items()]
-        lines += [f"source: `{source['path']}`" for source in manifest["sources"]]
+        lines += [f"source: `{public(source['path'])}`" for source in manifest["sources"]]
     return lines
 
 
@@ -78,6 +106,8 @@ def model_card(about: About, model: GPT, tokenizer: Tokenizer) -> str:
     config = model.config
     head: dict[str, Any] = {"license": about.licence or "unknown", "library_name": "transformers",
                             "pipeline_tag": "text-generation"}
+    if about.base_model is not None:
+        head["base_model"] = about.base_model
     if about.metrics:
         head["model-index"] = [{"name": about.name, "results": [{
             "task": {"type": "text-generation"},
@@ -86,7 +116,7 @@ def model_card(about: About, model: GPT, tokenizer: Tokenizer) -> str:
     facts = [f"{parameter_count(model):,} parameters: {config.n_layer} layers, {config.n_head} "
              f"heads ({config.n_kv_head} for keys and values), width {config.n_embd}",
              f"context of {config.block_size:,} tokens",
-             f"tokenizer `{tokenizer.spec}` with {tokenizer.vocab_size:,} ids"]
+             f"tokenizer `{public(tokenizer.spec)}` with {tokenizer.vocab_size:,} ids"]
     if about.step is not None:
         facts.append(f"{about.step:,} training steps")
     scores = [f"{name.removeprefix('val_').replace('_', ' ')} on its validation split: {value:.4f}"

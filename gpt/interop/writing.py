@@ -24,6 +24,7 @@ from gpt.tokenizer import (
     CHAT_FORMAT,
     CHAT_TEMPLATE,
     Tokenizer,
+    padding,
     read_huggingface_tokenizer,
     tokenizer_config,
     tokenizer_json,
@@ -60,16 +61,16 @@ def write_folder(folder: Path, model: GPT, tokenizer: Tokenizer, architecture: A
     stops = list(tokenizer.stop_tokens)
     write_json(folder / "generation_config.json",
                {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0],
-                "pad_token_id": tokenizer.end_of_text})
+                "pad_token_id": padding(tokenizer)})
     write_weights(folder, their_tensors(model, architecture), max_shard_bytes)
+    write_tokenizer(folder, tokenizer, model.config.block_size)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
+    """tokenizer.json and tokenizer_config.json; the chat template, and its source, which this
+    toolkit reads."""
     write_atomically(folder / "tokenizer.json", tokenizer_json(tokenizer))
-    write_json(folder / "tokenizer_config.json",
-               tokenizer_config(tokenizer, model.config.block_size))
-    write_chat(folder, tokenizer)
-
-
-def write_chat(folder: Path, tokenizer: Tokenizer) -> None:
-    """The chat template, and its source, which this toolkit reads."""
+    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer, block_size))
     for name, text in ((CHAT_TEMPLATE, tokenizer.chat_template),
                        (CHAT_FORMAT, tokenizer.chat_format)):
         if text is not None:

@@ -25,7 +25,11 @@ class Conversation:
         self._lm = lm.with_tokenizer(self._chat.tokenizer)
         self.notice = None
         if form != saved_format(lm.tokenizer):
-            self.notice = f"this model was not trained to converse: turns are written as {name}"
+            self.notice = (
+                f"turns are written as {name}, by the control tokens of the model; its own chat "
+                "template, in Jinja, is not run here: a chat_format.json in its folder says as "
+                "data what it says" if lm.tokenizer.chat_template is not None else
+                f"this model was not trained to converse: turns are written as {name}")
             if name == "turns":  # it may not know how to end one
                 self._config = config.model_copy(update={
                     "stop": [*config.stop, "\n" + form.user.before.strip()]})

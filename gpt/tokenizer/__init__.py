@@ -23,11 +23,11 @@ from gpt.tokenizer.merges import merges_of
 from gpt.tokenizer.patterns import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
 from gpt.tokenizer.rank_file import read_ranks
 from gpt.tokenizer.rank_tokenizer import RankTokenizer
-from gpt.tokenizer.to_json import tokenizer_config, tokenizer_json
+from gpt.tokenizer.to_json import padding, tokenizer_config, tokenizer_json
 
 __all__ = ["BPE_PATTERN", "CHAT_FORMAT", "CHAT_TEMPLATE", "CL100K_PATTERN", "END_OF_TEXT",
            "GPT2_PATTERN", "KNOWN_FILES", "NAMED", "O200K_PATTERN", "SPECIFICATIONS", "Boundaries",
            "JsonTokenizer", "RankTokenizer", "Tokenizer", "alphabet", "bpe_ranks",
            "build_tokenizer", "digest_of", "hub_folder", "merges", "merges_of", "needs_corpus",
-           "patterns", "read_huggingface_tokenizer", "read_ranks", "tokenizer_config",
+           "padding", "patterns", "read_huggingface_tokenizer", "read_ranks", "tokenizer_config",
            "tokenizer_json", "train_bpe_with_tokenizers"]

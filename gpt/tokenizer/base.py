@@ -45,6 +45,7 @@ class Tokenizer(ABC):
     specials: dict[str, int]  # control tokens
     chat_template: str | None  # a Jinja text that travels along
     chat_format: str | None = None  # the same as data, in JSON: gpt/chat/format.py
+    pad_token: int | None = None  # a base model's own, which exports keep; nothing here pads
     unwritable: re.Pattern[str] | None = None  # characters that no token stands for
     prefixes_space: bool = False  # whether a text is encoded as if a space stood before it
     encodes_in_pieces: bool = True  # so that a long text need not be in memory: see cutting
@@ -184,6 +185,8 @@ class Tokenizer(ABC):
         """Write all that is needed to encode and decode without a network."""
         folder.mkdir(parents=True, exist_ok=True)
         meta, files = self._meta(), self._files()
+        if self.pad_token is not None:
+            meta["pad_token"] = self.pad_token
         files["encoding.json"] = (json.dumps(meta, indent=2) + "\n").encode()
         for name, text in ((CHAT_TEMPLATE, self.chat_template), (CHAT_FORMAT, self.chat_format)):
             if text is not None:
@@ -214,11 +217,14 @@ class Tokenizer(ABC):
                               for path in (folder / CHAT_TEMPLATE, folder / CHAT_FORMAT))
             kind = cls._kinds[meta.get("kind", "ranks")]
             tokenizer = kind._read(folder, meta, template)
-            tokenizer.chat_format = form
+            tokenizer.chat_format, tokenizer.pad_token = form, meta.get("pad_token")
             intact = tokenizer.fingerprint == meta["sha256"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
                 RecursionError) as error:
             raise UserError(f"cannot read the tokenizer in {folder}: {error}") from error
+        if tokenizer.pad_token not in (None, *tokenizer._ids):
+            raise UserError(f"the tokenizer in {folder} is damaged: it pads with id "
+                            f"{tokenizer.pad_token}, which is no token of it")
         if not intact:
             raise UserError(f"the tokenizer in {folder} is damaged: its hash is not the one it was "
                             "saved with; prepare the dataset again or use another checkpoint")

@@ -44,8 +44,10 @@ def read_huggingface_tokenizer(path: Path) -> Tokenizer:
     """
     folder, file = ((path.parent, path.name) if path.is_file() else (path, "tokenizer.json"))
     try:
-        tokenizer = _tokenizer(str(path), HubFolder(folder), file)
-        tokenizer.chat_format = HubFolder(folder).text(CHAT_FORMAT)
+        hub = HubFolder(folder)
+        tokenizer = _tokenizer(str(path), hub, file)
+        tokenizer.chat_format = hub.text(CHAT_FORMAT)
+        tokenizer.pad_token = tokenizer.specials.get(hub.name_of("pad_token") or "")
         return tokenizer
     except UserError:
         raise

@@ -38,12 +38,18 @@ def tokenizer_config(tokenizer: Tokenizer, block_size: int) -> dict[str, Any]:
     names = {i: name for name, i in tokenizer.specials.items()}
     config = {"tokenizer_class": "PreTrainedTokenizerFast",
               "eos_token": _name(tokenizer, names, tokenizer.end_of_text),
+              "pad_token": _name(tokenizer, names, padding(tokenizer)),
               "model_max_length": block_size, "clean_up_tokenization_spaces": False}
     if tokenizer.begin_of_text is not None:
         config["bos_token"] = _name(tokenizer, names, tokenizer.begin_of_text)
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
     return config
+
+
+def padding(tokenizer: Tokenizer) -> int:
+    """The id that other tools fill batches up with, which fail without one."""
+    return tokenizer.end_of_text if tokenizer.pad_token is None else tokenizer.pad_token
 
 
 def _name(tokenizer: Tokenizer, names: dict[int, str], i: int) -> str:

@@ -124,7 +124,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
                               _sampler(lm, task), average, task.evaluate_first,
                               lambda: task.measure(measured), task.objective, task.best_by)
             score = trainer.run()
-            if budget.is_spent(state):
+            if budget.is_spent(trainer.state):
                 for line in task.closing_lines(run.path):
                     log.say(line)
             log.say("done; sample from it with: "

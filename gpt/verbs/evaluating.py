@@ -26,6 +26,7 @@ from gpt.finetuning import (
     read_task,
     refuse_useless,
     spoken,
+    written,
 )
 from gpt.language_model import LanguageModel, opened
 from gpt.machine.device import DTYPES
@@ -90,7 +91,7 @@ def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
         raise UserError(f"{file} holds preferences, which are scored against the model that "
                         "training started from; finetune.py does that")
     name, form = format_for("auto", data, lm.tokenizer)
-    data = spoken(data, name, form)
+    data, _ = written(spoken(data, name, form), lm.tokenizer, "error")
     chat, both_ways = Chat(form, lm.tokenizer), form.prefix == "bidirectional"
     lm = lm.with_tokenizer(chat.own_tokenizer())  # which ends where answers do
     found = encode_examples(data.examples, chat, lm.block_size,

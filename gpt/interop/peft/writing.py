@@ -22,7 +22,7 @@ from gpt.interop.new_folder import new_folder
 from gpt.interop.peft.layout import CONFIG, PREFIX, WEIGHTS, Matrix, frozen_lengths, matrices_of
 from gpt.interop.peft.reading import read_peft
 from gpt.interop.reading import is_huggingface_folder, read_model
-from gpt.interop.writing import write_chat
+from gpt.interop.writing import write_tokenizer
 from gpt.model import GPT, lora
 from gpt.tokenizer import Tokenizer
 
@@ -48,7 +48,7 @@ def export_peft(model: GPT, tokenizer: Tokenizer, out: Path, base_name: str) -> 
         save_tensors(tensors, folder / WEIGHTS)
         write_json(folder / CONFIG, {"base_model_name_or_path": base_name,
                                      **_their_config(model.adapter, state, learned)})
-        write_chat(folder, tokenizer)
+        write_tokenizer(folder, tokenizer, model.config.block_size)
         return f"{_prove(folder, model)}; {about_base}"
 
 

@@ -69,6 +69,10 @@ def find(run: str) -> Path:
     folder, at, which = run.rpartition("@")
     if path.is_dir() or not at or not Path(folder).is_dir():
         folder, which = run, ""
+    if path.is_file():
+        what = "a GGUF file, which" if path.suffix == ".gguf" else "a file, and"
+        raise UserError(f"{run} is {what} cannot be opened as a run: give a run folder, one of its "
+                        "checkpoints, or the Hugging Face folder that it was made from")
     if not Path(folder).is_dir():
         raise UserError(f"there is no run {run}: give a run folder such as runs/quickstart, or one "
                         "of its checkpoints")
