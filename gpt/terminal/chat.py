@@ -24,11 +24,11 @@ class Conversation:
         self._chat, self._config = Chat(form, lm.tokenizer), config
         self._lm = lm.with_tokenizer(self._chat.tokenizer)
         self.notice = None
-        if form != saved_format(lm.tokenizer):
+        if form != (saved := saved_format(lm.tokenizer)):
             self.notice = (
-                f"turns are written as {name}, by the control tokens of the model; its own chat "
-                "template, in Jinja, is not run here: a chat_format.json in its folder says as "
-                "data what it says" if lm.tokenizer.chat_template is not None else
+                f"turns are written as {name}, as the model's control tokens suggest: its own chat "
+                "template, in Jinja, is not run here; a chat_format.json in its folder would say "
+                "the same as data" if saved is None and lm.tokenizer.chat_template is not None else
                 f"this model was not trained to converse: turns are written as {name}")
             if name == "turns":  # it may not know how to end one
                 self._config = config.model_copy(update={

@@ -28,6 +28,6 @@ from gpt.tokenizer.to_json import padding, tokenizer_config, tokenizer_json
 __all__ = ["BPE_PATTERN", "CHAT_FORMAT", "CHAT_TEMPLATE", "CL100K_PATTERN", "END_OF_TEXT",
            "GPT2_PATTERN", "KNOWN_FILES", "NAMED", "O200K_PATTERN", "SPECIFICATIONS", "Boundaries",
            "JsonTokenizer", "RankTokenizer", "Tokenizer", "alphabet", "bpe_ranks",
-           "build_tokenizer", "digest_of", "hub_folder", "merges", "merges_of", "needs_corpus",
-           "padding", "patterns", "read_huggingface_tokenizer", "read_ranks", "tokenizer_config",
-           "tokenizer_json", "train_bpe_with_tokenizers"]
+           "build_tokenizer", "cutting", "definition", "digest_of", "hub_folder", "merges",
+           "merges_of", "needs_corpus", "padding", "patterns", "read_huggingface_tokenizer",
+           "read_ranks", "tokenizer_config", "tokenizer_json", "train_bpe_with_tokenizers"]

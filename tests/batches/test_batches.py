@@ -99,11 +99,12 @@ def test_a_corpus_shorter_than_one_sequence_is_refused(length):
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 17, 50])
 def test_evaluation_makes_each_token_a_target_once_after_its_true_predecessor(length, batch_size):
     parts = list(EvaluationWindows(counting_text(length), 8, batch_size))
-    inputs = torch.cat([part.inputs for part in parts])
-    targets = torch.cat([part.targets for part in parts])
-    scored = targets != IGNORE
-    assert targets[scored].tolist() == list(range(length))
-    assert inputs[scored].tolist() == [END, *range(length - 1)]
+    scored = [part.targets != IGNORE for part in parts]
+    targets = torch.cat([part.targets[where] for part, where in zip(parts, scored, strict=True)])
+    inputs = torch.cat([part.inputs[where] for part, where in zip(parts, scored, strict=True)])
+    assert targets.tolist() == list(range(length))
+    assert inputs.tolist() == [END, *range(length - 1)]
+    assert all(part.targets[0, -1] != IGNORE for part in parts)  # no wider than the longest
     assert all(len(part.inputs) <= batch_size for part in parts)
     assert sum(part.supervised_tokens for part in parts) == length
 

@@ -122,8 +122,7 @@ def test_an_order_of_a_trillion_sequences_is_computed_and_not_stored():
 def read_by(ranks: int, batch_size: int, micro_batch_size: int, step: int) -> list[list[int]]:
     """Indices that each rank reads in a step."""
     orders = [Order(batch_size, micro_batch_size, rank, ranks) for rank in range(ranks)]
-    return [[int(i) for part in order.micro_batches(order.indices(step)) for i in part]
-            for order in orders]
+    return [order.indices(step).tolist() for order in orders]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
@@ -144,10 +143,4 @@ def test_a_rank_reads_its_own_share_and_no_other():
 
 def test_a_rank_for_which_no_sequence_is_left_reads_nothing():
     order = Order(2, 1, rank=3, world_size=4)
-    assert order.micro_batches(order.indices(5)) == []
-
-
-def test_a_share_is_cut_into_micro_batches():
-    order = Order(7, 3, rank=0, world_size=1)
-    parts = order.micro_batches(order.indices(1))
-    assert [part.tolist() for part in parts] == [[7, 8, 9], [10, 11, 12], [13]]
+    assert order.indices(5).tolist() == []

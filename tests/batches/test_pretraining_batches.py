@@ -31,6 +31,7 @@ from gpt.shards import (
     write_manifest,
 )
 from gpt.tokenizer import build_tokenizer
+from gpt.training.choices import Portion
 from gpt.training.pretraining import pretraining, training_source
 
 BYTES = build_tokenizer("byte")
@@ -152,7 +153,8 @@ def test_isolation_numbers_documents_in_training_and_validation(plain, packing):
     for isolate in (False, True):
         config = configured(packing=packing, isolate_documents=isolate)
         task = pretraining(config, plain)
-        for batch in (*task.batches(4).step(0), *task.validation(4)):
+        tokens = 4 * task.model.block_size
+        for batch in (*task.batches(Portion(4)).step(0), *task.validation(tokens)):
             assert (batch.segments is not None) == isolate
             if isolate:
                 begins = batch.inputs == END
@@ -168,8 +170,8 @@ def test_a_damaged_id_is_named_before_it_reaches_the_model(plain, split):
     task = pretraining(configured(), Dataset(plain.folder))
     name = "training" if split == "train" else "validation"
     with pytest.raises(UserError) as caught:
-        list(task.validation(4)) if split == "val" else [
-            task.batches(4).step(step) for step in range(20)]
+        list(task.validation(4 * task.model.block_size)) if split == "val" else [
+            task.batches(Portion(4)).step(step) for step in range(20)]
     assert str(caught.value) == (
         f"{plain.folder}: the {name} split has the id 257 at token 33, outside its vocabulary of "
         "257: a shard is damaged; prepare the dataset again")

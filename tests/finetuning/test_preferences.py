@@ -181,7 +181,7 @@ def test_token_losses_are_those_of_plain_cross_entropy(softcap, monkeypatch):
     from gpt.training import cross_entropy
     monkeypatch.setattr(cross_entropy, "CHUNK_FLOATS", 262 * 3)  # three rows at a time
     model = tiny_gpt(vocab_size=262, logit_softcap=softcap)
-    (batch,) = padded_batches([pair.chosen for pair in pairs_of()], 5)
+    (batch,) = padded_batches([pair.chosen for pair in pairs_of()], 999)
     found = token_losses(model, batch)
     plain = torch.nn.functional.cross_entropy(model(batch.inputs).transpose(1, 2), batch.targets,
                                               reduction="none")
@@ -194,6 +194,6 @@ def test_token_losses_are_those_of_plain_cross_entropy(softcap, monkeypatch):
 
 def test_the_preferred_answers_are_validated_as_text():
     model, pairs = tiny_gpt(vocab_size=262), pairs_of()
-    score = evaluate(model, padded_batches([pair.chosen for pair in pairs], 2), torch.ones(262),
+    score = evaluate(model, padded_batches([pair.chosen for pair in pairs], 20), torch.ones(262),
                      CPU)
     assert score.tokens == sum(len(each.chosen) + 1 for each in PREFERENCES)

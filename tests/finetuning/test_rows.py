@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from gpt.batches import IGNORE, Batches, MicroBatch, Order, Shuffled
 from gpt.chat import Message
+from gpt.configuration import FinetuneSection
 from gpt.errors import UserError
 from gpt.finetuning import Example, encode_examples, padded_batches, refuse_useless
 from gpt.finetuning.rows import PackedRows, PaddedRows, Row, first_rows, side_by_side
-from gpt.finetuning.splits import hold_out
+from gpt.finetuning.splits import hold_out, load_splits
 from gpt.training.evaluate import evaluate
 from gpt.training.step import accumulate_gradients
 from tests.finetuning.conversations import chat_of, conversations, pair
@@ -32,7 +33,7 @@ def pairs(*texts: tuple[str, str], block_size: int = 32) -> list[Row]:
 
 
 def test_the_loss_counts_the_completion_and_its_stop_token_and_nothing_else():
-    (batch,) = padded_batches(pairs(("ab", "xyz")), 8)
+    (batch,) = padded_batches(pairs(("ab", "xyz")), 99)
     a, b, x, y, z = b"abxyz"
     assert batch.inputs.tolist() == [[a, b, x, y, z]]
     assert batch.targets.tolist() == [[IGNORE, x, y, z, END]]
@@ -43,7 +44,7 @@ def test_padding_changes_no_loss():
     rows = pairs(("a", "b"), ("abcd", "efgh"), ("", "xyz"))
     lengths = torch.ones(262)
     alone = evaluate(model, padded_batches(rows, 1), lengths, CPU)
-    together = evaluate(model, padded_batches(rows, 3), lengths, CPU)
+    together = evaluate(model, padded_batches(rows, 999), lengths, CPU)
     assert together.tokens == alone.tokens == 2 + 5 + 4
     assert together.loss == pytest.approx(alone.loss, rel=1e-5)
 
@@ -120,7 +121,7 @@ def test_an_epoch_of_rows_reads_each_once_whatever_the_batch(packing):
 
 def test_a_micro_batch_in_which_nothing_is_learned_is_harmless():
     model, rows = tiny_gpt(vocab_size=262), pairs(("a", "b"), ("abcd", "efgh"))
-    batches = padded_batches(rows, 2)
+    batches = padded_batches(rows, 16)
     masked = MicroBatch(batches[0].inputs, torch.full_like(batches[0].targets, IGNORE), 10)
     with_it, without = (loss_and_gradient(model, parts) for parts in ([*batches, masked], batches))
     assert with_it[0] == without[0]
@@ -155,21 +156,21 @@ def test_long_conversations_lose_their_beginning_where_that_is_asked_for():
 
 def test_data_of_which_too_much_would_be_lost_are_refused():
     found = encode_examples([pair("a", "b" * 40), pair("a", "b")], chat_of(), 32)
-    refuse_useless(found, "the data", 32, max_long_share=0.5)
+    refuse_useless(found, "the data", "32 tokens", max_long_share=0.5)
     with pytest.raises(UserError, match=r"1 of the 2 examples .* 32 tokens \(50%; .* allows 49%\)"):
-        refuse_useless(found, "the data", 32, max_long_share=0.49)
+        refuse_useless(found, "the data", "32 tokens", max_long_share=0.49)
 
 
 def test_data_of_which_nothing_fits_are_refused():
     found = encode_examples([pair("a", "b" * 40)], chat_of(), 32)
     with pytest.raises(UserError, match=r"none of the 1 examples .* 32 tokens .* has 41"):
-        refuse_useless(found, "the data", 32, max_long_share=1.0)
+        refuse_useless(found, "the data", "32 tokens", max_long_share=1.0)
 
 
 def test_a_row_in_which_nothing_is_learned_is_refused():
     example = Example((Message("user", "a"), Message("assistant", "b")), "f, line 7")
     with pytest.raises(UserError, match="f, line 7: nothing of it is learned"):
-        refuse_useless(encode_examples([example], chat_of(), 32), "the data", 32, 0.1)
+        refuse_useless(encode_examples([example], chat_of(), 32), "the data", "32 tokens", 0.1)
 
 
 def test_held_out_examples_stay_together_by_prompt():
@@ -185,7 +186,7 @@ def test_texts_without_prompts_are_held_out_one_by_one():
 
 
 def test_rows_that_are_scored_together_are_of_similar_length():
-    batches = padded_batches(pairs(("abcd", "efgh"), ("a", "b"), ("abcd", "efg"), ("x", "y")), 2)
+    batches = padded_batches(pairs(("abcd", "efgh"), ("a", "b"), ("abcd", "efg"), ("x", "y")), 16)
     assert [batch.inputs.size(1) for batch in batches] == [2, 8]
 
 
@@ -194,3 +195,21 @@ def test_validation_reads_at_most_the_tokens_asked_for():
     assert [len(row.tokens) for row in first_rows(rows, None)] == [9, 3, 3]
     assert [len(row.tokens) for row in first_rows(rows, 10)] == [9, 3]
     assert len(first_rows(rows, 1)) == 1
+
+
+def test_of_one_text_alone_the_last_part_is_held_out(tmp_path):
+    """Without finetune.val_data, as in pretraining."""
+    text = "".join(f"This is line {i} of it.\n" for i in range(100))
+    (tmp_path / "text.txt").write_text(text)
+    section = FinetuneSection(**{"from": "base", "data": str(tmp_path / "text.txt")})
+    train, val = load_splits(section, seed=0)
+    head, tail = train.examples[0].completion, val.examples[0].completion
+    assert head + tail == text and head.endswith("\n") and 0.08 < len(tail) / len(text) < 0.12
+    assert train.examples[0].messages[0].learned
+    (tmp_path / "text.txt").write_text("word " * 5)
+    train, val = load_splits(section.model_copy(update={"val_fraction": 0.3}), seed=0)
+    assert train.examples[0].completion == "word " * 3
+    (tmp_path / "text.txt").write_text("word")
+    with pytest.raises(UserError, match="the text is too short to hold out 10% of it; give "
+                                        "finetune.val_data, or more text"):
+        load_splits(section, seed=0)

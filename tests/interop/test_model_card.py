@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import yaml
 
-from gpt.interop.model_card import About, about_checkpoint, model_card
+from gpt.interop.model_card import About, about_checkpoint, model_card, public
 from gpt.tokenizer import build_tokenizer
 from tests.tiny import tiny_gpt
 
@@ -39,7 +40,7 @@ def test_a_card_tells_data_metrics_and_licence_of_the_step_that_is_exported(tmp_
     about = about_checkpoint(path, "apache-2.0")
     assert about == About("my-run", "apache-2.0",
                           ["pretrained on `data`",
-                           "train: 9 documents, 1,234 tokens, 5,678 bytes", "source: `corpus/a`"],
+                           "train: 9 documents, 1,234 tokens, 5,678 bytes", "source: `a`"],
                           {"val_loss": 2.5, "val_bits_per_byte": 1.25}, 4)
     card = model_card(about, tiny_gpt(vocab_size=257), build_tokenizer("byte"))
     head = head_of(card)
@@ -99,3 +100,37 @@ def test_a_licence_cannot_break_the_head_of_the_card():
     licence = "x\n---\nlicense: mit: [\""
     card = model_card(About("n: \"a", licence), tiny_gpt(vocab_size=257), build_tokenizer("byte"))
     assert yaml.safe_load(card.removeprefix("---\n").split("\n---\n")[0])["license"] == licence
+
+
+def test_a_card_names_the_base_on_the_hub_and_no_path_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = run_folder(tmp_path, {"finetune": {"from": "some-lab/some-model",
+                                              "data": "/home/me/secret/task.jsonl"}})
+    about = about_checkpoint(path, None)
+    card = model_card(about, tiny_gpt(vocab_size=257), build_tokenizer("byte"))
+    assert head_of(card)["base_model"] == "some-lab/some-model"
+    assert "- fine-tuned from `some-lab/some-model` on `task.jsonl`" in card and "/home" not in card
+
+
+def test_the_base_is_found_by_way_of_other_runs_and_of_a_folders_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "downloads/theirs"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": "some-lab/some-model"}))
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/config.yaml").write_text(yaml.safe_dump({"finetune": {"from": str(folder)}}))
+    path = run_folder(tmp_path, {"finetune": {"from": f"{tmp_path}/first@best", "data": "t.csv"}})
+    about = about_checkpoint(path, None)
+    assert about.base_model == "some-lab/some-model"
+    assert about.data == ["fine-tuned from `first@best` on `t.csv`"]
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": "/tmp/elsewhere"}))
+    assert about_checkpoint(path, None).base_model is None
+
+
+@pytest.mark.parametrize(("name", "shown"), [
+    ("/home/me/data/mine", "mine"), ("data/shakespeare", "shakespeare"), ("bpe:4096", "bpe:4096"),
+    ("openai-community/gpt2", "openai-community/gpt2"), ("https://a.example/b/c.gz",) * 2])
+def test_of_a_place_here_the_last_part_is_public(name, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert public(name) == shown

@@ -145,6 +145,8 @@ def test_a_folder_holds_all_that_the_tools_of_the_field_look_for(tmp_path):
     model = opened(tmp_path / "out")
     assert model.generation_config.eos_token_id == 256
     assert model.generation_config.pad_token_id == 256
+    batch = theirs(["a longer text", "short"], padding=True)["input_ids"]
+    assert batch[1][-1] == 256 and len(batch[0]) == len(batch[1])
 
 
 def test_versions_of_transformers_that_know_no_layer_types_see_the_window(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,7 +69,12 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_sizes(run, tmp_path):
 
 def test_what_names_no_model_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, expected in (("none", "there is no run none"), ("runs/none", "there is no run"),
+    for name in ("model.gguf", "model.bin"):
+        Path(name).write_bytes(b"GGUF")
+    for name, expected in (("model.gguf", "model.gguf is a GGUF file, which cannot be opened as a "
+                                          "run: give a run folder, one of its checkpoints, or"),
+                           ("model.bin", "model.bin is a file, and cannot be opened as a run"),
+                           ("none", "there is no run none"), ("runs/none", "there is no run"),
                            (".", "has no checkpoints"), ("a\0b", "there is no run")):
         with pytest.raises(UserError, match=expected):
             find_model(name)

@@ -164,11 +164,26 @@ def test_the_settings_say_all_that_transformers_needs(tmp_path):
     ours.chat_template = "{{ messages }}"
     assert tokenizer_config(ours, 128) == {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|eot_id|>",
-        "bos_token": "<|begin_of_text|>", "model_max_length": 128,
+        "bos_token": "<|begin_of_text|>", "pad_token": "<|eot_id|>", "model_max_length": 128,
         "clean_up_tokenization_spaces": False, "chat_template": "{{ messages }}"}
     assert tokenizer_config(build_tokenizer("byte"), 8) == {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT,
-        "model_max_length": 8, "clean_up_tokenization_spaces": False}
+        "pad_token": END_OF_TEXT, "model_max_length": 8, "clean_up_tokenization_spaces": False}
+
+
+def test_a_base_models_own_padding_stays_through_checkpoints_and_exports(tmp_path):
+    ours = build_tokenizer(str(write_folder(tmp_path / "hub", llama3(), "<|eot_id|>",
+                                            pad_token="<|end_of_text|>")))
+    ours.save(tmp_path / "saved")
+    again = Tokenizer.load(tmp_path / "saved")
+    assert again.fingerprint == ours.fingerprint
+    for tokenizer in (ours, again, again.stopping_at(601)):
+        assert tokenizer.pad_token == 601
+        assert tokenizer_config(tokenizer, 8)["pad_token"] == "<|end_of_text|>"
+    file = tmp_path / "saved/encoding.json"
+    file.write_text(file.read_text().replace('"pad_token": 601', '"pad_token": 9999'))
+    with pytest.raises(UserError, match="is damaged: it pads with id 9999, which is no token"):
+        Tokenizer.load(tmp_path / "saved")
 
 
 def test_gpt2s_pattern_is_the_one_that_other_programs_know(tokenizers):

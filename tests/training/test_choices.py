@@ -14,7 +14,7 @@ from gpt.training.choices import (
     choose_batch_size,
     choose_micro_batch_size,
     compile_pays,
-    evaluation_batch_size,
+    evaluation_tokens,
 )
 from tests.tiny import CPU, tiny_config
 
@@ -94,7 +94,7 @@ def test_without_a_compiler_a_cpu_does_not_compile_and_mps_never_does(monkeypatc
 def test_evaluation_scores_more_sequences_at_once_than_a_step_has_but_respects_a_given_cut():
     train = TrainConfig(batch_size=2)
     assert choose_micro_batch_size(train, SHAPE, CPU) == 2
-    assert evaluation_batch_size(train, SHAPE, CPU) == 8192 // 64
+    assert evaluation_tokens(train, SHAPE, CPU) == 8192
     given = TrainConfig(batch_size=2, micro_batch_size=5)
-    assert evaluation_batch_size(given, SHAPE, CPU) == 5
-    assert evaluation_batch_size(train, tiny_config(block_size=2**14), CPU) == 1
+    assert evaluation_tokens(given, SHAPE, CPU) == 5 * 64
+    assert evaluation_tokens(train, tiny_config(block_size=2**14), CPU) == 2**14

@@ -17,7 +17,7 @@ from gpt.training.choices import (
     activation_budget,
     activation_bytes,
     choose_micro_batch_size,
-    evaluation_batch_size,
+    evaluation_tokens,
 )
 from gpt.training.objective import summed_loss
 from gpt.training.plan import Plan, Work, measure_plan, memory_by_kind, memory_line
@@ -32,7 +32,7 @@ def test_memory_of_weights_gradients_and_optimizer_is_what_they_hold(name, ema_d
     model = tiny_gpt(tie_embeddings=tied)
     optimizer = optimizer_of(model, name=name)
     model(random_tokens(2, 8)).sum().backward()
-    kinds = memory_by_kind(model, rates(name, ema_decay=ema_decay), 2)
+    kinds = memory_by_kind(model, rates(name, ema_decay=ema_decay), 2 * 32)
     assert kinds["weights"] == sum(p.nbytes for p in model.parameters())
     assert kinds["gradients"] == sum(p.grad.nbytes for p in model.parameters())
     optimizer.step()
@@ -71,12 +71,12 @@ def test_memory_of_activations_is_an_upper_bound_that_is_not_far_off(changes, re
     if recompute:  # and, in the backward pass, all of one layer at a time
         deeper = changes | {"n_layer": model.config.n_layer + 1}
         needed += kept_for_backward(False, **deeper) - kept_for_backward(False, **changes)
-    assert needed <= memory_by_kind(model, rates(), 3, recompute)["activations"] <= 2 * needed
+    assert needed <= memory_by_kind(model, rates(), 3 * 32, recompute)["activations"] <= 2 * needed
 
 
 def test_memory_grows_with_the_micro_batch_where_it_should():
     model = tiny_gpt()
-    one, four = (memory_by_kind(model, rates(), size) for size in (1, 4))
+    one, four = (memory_by_kind(model, rates(), 32 * size) for size in (1, 4))
     assert four["activations"] == 4 * one["activations"]
     assert four["logits"] - one["logits"] == 3 * 2 * 4 * 61 * 32
     assert one["logits"] == 2 * 4 * 61 * 32 + model.output_weight.nbytes  # whose gradient waits
@@ -85,7 +85,7 @@ def test_memory_grows_with_the_micro_batch_where_it_should():
 
 def test_the_line_for_people_names_every_kind_and_the_sum():
     model = tiny_gpt()
-    line, kinds = memory_line(model, rates(), 2), memory_by_kind(model, rates(), 2)
+    line, kinds = memory_line(model, rates(), 64), memory_by_kind(model, rates(), 64)
     for name, size in kinds.items():
         assert f"{name} {size / 2**20:,.1f}" in line
     assert line.endswith(f"; {sum(kinds.values()) / 2**20:,.1f} in all")
@@ -109,7 +109,7 @@ def test_evaluation_scores_as_many_sequences_as_fit_and_pay(
     model = in_memory(monkeypatch, room, block_size=block_size)
     for batch_size in (1, 64):
         train = TrainConfig(micro_batch_size=micro_batch_size, batch_size=batch_size)
-        assert evaluation_batch_size(train, model, CPU) == expected
+        assert evaluation_tokens(train, model, CPU) // block_size == expected
 
 
 @pytest.mark.parametrize(("batch_size", "micro_batch_size", "room", "expected"), [

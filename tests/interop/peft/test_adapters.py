@@ -69,6 +69,15 @@ def test_peft_opens_what_we_write(call):
     torch.testing.assert_close(theirs(TOKENS).logits, ours(TOKENS), rtol=1e-4, atol=1e-4)
 
 
+def test_the_tokenizer_lies_beside_the_adapters(call):
+    from transformers import AutoTokenizer
+    assert call(verbs, "export", "runs/a", "adapters", "--format", "peft", "--base", "base")[0] == 0
+    theirs = AutoTokenizer.from_pretrained("adapters", local_files_only=True)
+    text = "1 plus 1 is é"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == gpt.load(
+        "runs/a").tokenizer.encode(text)
+
+
 def test_a_model_with_adapters_has_a_hash_of_its_own(call):
     assert call(verbs, "export", "runs/a", "adapters", "--format", "peft", "--base", "base")[0] == 0
     hashes = {find_model(name).weight_hash() for name in ("base", "adapters")}
