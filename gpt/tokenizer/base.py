@@ -60,6 +60,10 @@ class Tokenizer(ABC):
                 raise UserError(f"tokenizer {self.spec}: texts begin or end at id {i}, which is no "
                                 "token of it")
 
+    def _travelling(self) -> dict[str, Any]:
+        """What a copy has, beside what it is made of."""
+        return {"chat_format": self.chat_format, "pad_token": self.pad_token}
+
     def stopping_at(self, token: int) -> Tokenizer:
         """The same tokenizer, with which generation ends at this control token, too."""
         if token in self.stop_tokens:

@@ -56,7 +56,8 @@ class JsonTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For processes that encode: what it is made of."""
-        return JsonTokenizer, (self.spec, self.definition, self.boundaries, self.chat_template)
+        made_of = (self.spec, self.definition, self.boundaries, self.chat_template)
+        return JsonTokenizer, made_of, self._travelling()
 
     @cached_property
     def encodes_in_pieces(self) -> bool:  # type: ignore[override]

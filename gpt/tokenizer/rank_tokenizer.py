@@ -47,7 +47,7 @@ class RankTokenizer(Tokenizer):
     def __reduce__(self) -> tuple[Any, ...]:
         """For processes that encode: what it is made of."""
         return RankTokenizer, (self.spec, self.ranks, self.pattern, self.specials, self.boundaries,
-                               self.chat_template)
+                               self.chat_template), self._travelling()
 
     @cached_property
     def text_ids(self) -> frozenset[int]:

@@ -209,7 +209,7 @@ def test_of_one_text_alone_the_last_part_is_held_out(tmp_path):
     (tmp_path / "text.txt").write_text("word " * 5)
     train, val = load_splits(section.model_copy(update={"val_fraction": 0.3}), seed=0)
     assert train.examples[0].completion == "word " * 3
-    (tmp_path / "text.txt").write_text("word")
+    (tmp_path / "text.txt").write_text("w")
     with pytest.raises(UserError, match=r"the text is too short to hold out 10% of it; give "
                                         r"finetune.val_data, or more text"):
         load_splits(section, seed=0)

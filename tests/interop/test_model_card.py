@@ -40,7 +40,7 @@ def test_a_card_tells_data_metrics_and_licence_of_the_step_that_is_exported(tmp_
     about = about_checkpoint(path, "apache-2.0")
     assert about == About("my-run", "apache-2.0",
                           ["pretrained on `data`",
-                           "train: 9 documents, 1,234 tokens, 5,678 bytes", "source: `a`"],
+                           "train: 9 documents, 1,234 tokens, 5,678 bytes", "source: `corpus/a`"],
                           {"val_loss": 2.5, "val_bits_per_byte": 1.25}, 4)
     card = model_card(about, tiny_gpt(vocab_size=257), build_tokenizer("byte"))
     head = head_of(card)
