@@ -217,7 +217,7 @@ def described(path: str, name: str, size: int | None, source: Source, number: in
     suffix, compression = _suffixes(path)
     form = RECORD_FORMATS.get(suffix, "text") if source.format == "auto" else source.format
     form = _archive_format(path) or form
-    options = (("delimiter", "\t" if suffix == ".tsv" else ","),) if form == "csv" else ()
+    options = (("delimiter", "\t" if suffix == ".tsv" else None),) if form == "csv" else ()
     return File(name, path, size, form, compression, number, source.text_field, options,
                 source.encoding)
 

@@ -11,6 +11,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
 from data.sources.bad_text import BadText
@@ -19,6 +20,7 @@ from data.sources.json_values import JsonValues
 from data.sources.streams import BrokenFile, Meter, open_seekable, open_text
 from data.sources.transcoding import in_terms_of
 from gpt.errors import UserError
+from gpt.files import separator_of
 
 RECORD_BYTES = 1 << 25  # longer lines are bad text: a bound on memory
 _INSTALL = "pip install 'gpt-toolkit[data]'"
@@ -170,7 +172,9 @@ def _read_csv(file: File, field: TextField, meter: Meter) -> Iterator[tuple[int,
     csv.field_size_limit(RECORD_BYTES)
     with open_text(file, meter) as stream:
         lines = _CsvLines(stream)
-        rows = csv.reader(lines, delimiter=dict(file.options)["delimiter"] or ",")
+        first = next(lines, "")
+        rows = csv.reader(chain([first], lines),
+                          delimiter=dict(file.options)["delimiter"] or separator_of(first))
         header: list[str] = []
         while True:
             before = rows.line_num

@@ -7,7 +7,6 @@ Nothing is mended on the way: a guess would be trained on.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import importlib
 import io
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt.errors import UserError
+from gpt.files import separator_of
 
 Records = Iterator[tuple[str, Any]]
 
@@ -176,7 +176,8 @@ def _table(path: Path, stream: BinaryIO) -> Records:
     """Values separated by commas, tabs or semicolons, under a row of names."""
     text = _decoded(stream.read(), path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    lines = _cells(text, "\t" if path.suffix.lower() == ".tsv" else _separator(text))
+    separator = "\t" if path.suffix.lower() == ".tsv" else separator_of(text)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] = []
     while True:
         where = f"{path}, line {lines.line_num + 1}"
@@ -195,19 +196,6 @@ def _table(path: Path, stream: BinaryIO) -> Records:
                             "needs quotes around it")
         elif cells:
             yield where, {name: cell for name, cell in zip(names, cells, strict=True) if name}
-
-
-def _cells(text: str, separator: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-
-
-def _separator(text: str) -> str:
-    """The first that cuts the header of a .csv file into several names; a comma if none does."""
-    for mark in ",;\t":
-        with contextlib.suppress(csv.Error):
-            if len(next(filter(None, _cells(text, mark)), [])) > 1:
-                return mark
-    return ","
 
 
 def _header(cells: list[str], where: str) -> list[str]:

@@ -97,3 +97,17 @@ def test_prompts_and_texts_to_score_are_refused_in_one_line(base, monkeypatch, c
 def test_a_tokenizer_that_can_write_everything_changes_nothing(tokenizer):
     data = read_task(Path("rows.jsonl"))
     assert written(data, build_tokenizer("byte"), "error") == (data, 0)
+
+
+def test_texts_prepared_with_such_a_tokenizer_are_mixed_in(base, monkeypatch, capsys):
+    """Bases of which preparation knew no way to cut texts into pieces."""
+    from data import prepare
+    Path("corpus").mkdir()
+    for i in range(4):
+        Path(f"corpus/{i}.txt").write_text("Some text to go on with.\x04\n" * 60)
+    code, _, errors = call_main(prepare, "corpus", "tokenizer=hub", "out=texts",
+                                "on_bad_text=replace", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0, errors
+    code, out, errors = tuned(monkeypatch, capsys, "finetune.on_bad_text=skip",
+                              "finetune.pretrain_data=texts", "finetune.pretrain_share=0.5")
+    assert code == 0, errors

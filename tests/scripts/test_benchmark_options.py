@@ -59,7 +59,7 @@ def test_results_of_some_arms_are_not_written(module, some, monkeypatch, tmp_pat
         return {arm: [{"one": 2.0} if module is decode else figures] * rounds for arm in arms}
 
     for name, stub in (("arms_in_turn", arms_in_turn), ("make_models", lambda folder: None),
-                       ("make_base", lambda folder: None), ("bytes_per_second", lambda: 1e9)):
+                       ("make_base", lambda *given: None), ("bytes_per_second", lambda: 1e9)):
         monkeypatch.setattr(module, name, stub, raising=False)
     assert written(module, ["--rounds=2", f"--arms={some}"], monkeypatch, tmp_path) is None
     assert asked[-1] == (some.split(","), 2) and some.split(",")[0] in capsys.readouterr().out

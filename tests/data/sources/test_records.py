@@ -444,3 +444,12 @@ def test_what_needs_no_library_needs_none(monkeypatch):
     for suffix, make in FORMATS.items():
         if suffix != ".parquet":
             assert read(file_of(f"a{suffix}.gz", PACKERS[".gz"](make(TEXTS)))) == TEXTS
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_columns_of_a_csv_file_are_separated_by_what_its_header_shows(separator):
+    lines = [["id", "text"], ["1", "a; b, c"], ["2", "two\nlines"]]
+    quoted = "\r\n".join(separator.join(f'"{cell}"' for cell in line) for line in lines)
+    plain = separator.join(["id", "text"]) + f"\n7{separator}plain\n"
+    assert read(file_of("a.csv", quoted)) == ["a; b, c", "two\nlines"]
+    assert read(file_of("b.csv", plain)) == ["plain"]
