@@ -51,13 +51,15 @@ def with_effort(config: FinetuneConfig, rows: TaskRows) -> Effort:
     config = config.model_copy(update={"train": train})
     if not is_open:
         return Effort(config, None)
-    per_epoch = -(-len(sequences) // train.sequences_per_step)
-    steps = Budget.of(train, len(sequences), sequences.tokens_per_sequence).steps
+    source = rows.source(config)  # with what is mixed in
+    per_epoch = -(-source.sequences_per_epoch // train.sequences_per_step)
+    steps = Budget.of(train, source.sequences_per_epoch, source.tokens_per_sequence).steps
     line = (f"{examples:,} examples: train.epochs={train.epochs:g} and train.batch_size="
-            f"{train.batch_size}, {steps:,} steps in all (few examples are seen several times, in "
-            "smaller steps)")
-    scored = config.eval.model_fields_set
-    if (train.epochs or 1) > 1 and rows.val.rows.rows and "every_steps" not in scored:
+            f"{train.batch_size}, {steps:,} steps in all")
+    scored, is_seen_again = config.eval.model_fields_set, (train.epochs or 1) > 1
+    if is_seen_again:
+        line += " (few examples are seen several times, in smaller steps)"
+    if is_seen_again and rows.val.rows.rows and "every_steps" not in scored:
         patience = config.eval.patience if "patience" in scored else PATIENCE
         config = config.model_copy(update={"eval": config.eval.model_copy(
             update={"every_steps": per_epoch, "patience": patience})})
