@@ -108,6 +108,6 @@ def test_texts_prepared_with_such_a_tokenizer_are_mixed_in(base, monkeypatch, ca
     code, _, errors = call_main(prepare, "corpus", "tokenizer=hub", "out=texts",
                                 "on_bad_text=replace", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0, errors
-    code, out, errors = tuned(monkeypatch, capsys, "finetune.on_bad_text=skip",
+    code, _, errors = tuned(monkeypatch, capsys, "finetune.on_bad_text=skip",
                               "finetune.pretrain_data=texts", "finetune.pretrain_share=0.5")
     assert code == 0, errors
