@@ -11,7 +11,7 @@ tokens of text per second, padding not counted.
 "short" arms: a model with SmolLM2-135M's shape and context of 8,192 learns rows of about 40 tokens
 with LoRA, 32 a step: ours with micro-batches by the rows that there are, ours a row at a time (as
 they were when the context decided), peft in micro-batches of several sizes. Writes
-benchmarks/results/finetune.json, once all arms have run.
+benchmarks/results/finetune.json, and finetune-short.json of these, once all of their arms have run.
 Needs peft and transformers.
 """
 
@@ -37,11 +37,14 @@ from gpt.errors import run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
+SHORT_RESULTS = RESULTS.with_name("finetune-short.json")
 PEER = {"ours full": "transformers full", "ours lora": "peft lora",
         "ours lora, packed": "peft lora", "ours lora, int8": "peft lora", "ours dora": "peft dora"}
 SHORT, ONE_BY_ONE, TOGETHER = "short: ours lora", "short: ours lora, row by row", (8, 16, 32)
 SHORT_PEERS = tuple(f"short: peft lora, {size} together" for size in TOGETHER)
-ARMS = (*PEER, "transformers full", "peft lora", "peft dora", SHORT, ONE_BY_ONE, *SHORT_PEERS)
+LONG_ARMS = (*PEER, "transformers full", "peft lora", "peft dora")
+SHORT_ARMS = (SHORT, ONE_BY_ONE, *SHORT_PEERS)
+ARMS = (*LONG_ARMS, *SHORT_ARMS)
 ROUNDS, STEPS, EXAMPLES, MICRO_BATCH, CONTEXT = 5, 2, 16, 8, 512
 SHORT_EXAMPLES, SHORT_ROWS, SHORT_GOAL = 32, 200, 1.6
 SMOLLM2 = {"vocab_size": 49_152, "block_size": 8192, "n_layer": 30, "n_head": 9, "n_kv_head": 3,
@@ -62,9 +65,12 @@ def main(argv: list[str]) -> None:
             make_base(Path(folder) / "short", SMOLLM2)
             write_short_rows(Path(folder) / "short.jsonl")
         found = arms_in_turn(__file__, chosen.arms, folder, chosen.rounds)
-    figures = report(found)
-    if chosen.is_whole:
-        write_json(RESULTS, figures | {"rounds": chosen.rounds})
+    for path, arms in ((RESULTS, LONG_ARMS), (SHORT_RESULTS, SHORT_ARMS)):
+        some = {arm: found[arm] for arm in arms if arm in found}
+        if some:
+            figures = report(some)
+            if len(some) == len(arms):
+                write_json(path, figures | {"rounds": chosen.rounds})
 
 
 def report(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
