@@ -172,7 +172,8 @@ def _read_csv(file: File, field: TextField, meter: Meter) -> Iterator[tuple[int,
     csv.field_size_limit(RECORD_BYTES)
     with open_text(file, meter) as stream:
         lines = _CsvLines(stream)
-        first = next(lines, "")
+        if not (first := next(lines, "")):
+            return
         rows = csv.reader(chain([first], lines),
                           delimiter=dict(file.options)["delimiter"] or separator_of(first))
         header: list[str] = []

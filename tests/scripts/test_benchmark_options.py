@@ -43,7 +43,7 @@ def written(module, words: list[str], monkeypatch, tmp_path) -> dict | None:
     file = tmp_path / "results.json"
     file.unlink(missing_ok=True)
     monkeypatch.setattr(module, "RESULTS", file if module is not recipe else tmp_path)
-    monkeypatch.setattr(module, "SHORT_RESULTS", tmp_path / "short" / "results.json", raising=False)
+    monkeypatch.setattr(module, "SHORT_RESULTS", tmp_path / "short.txt", raising=False)
     module.main(words)
     made = [*tmp_path.glob("*.json")]
     return json.loads(made[0].read_text()) if made else None
