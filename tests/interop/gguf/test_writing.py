@@ -283,3 +283,13 @@ def test_after_a_failure_nothing_is_left(tmp_path, monkeypatch):
 
 def test_the_sample_is_long_enough_to_matter():
     assert len(sample_text(bpe())) > 4000
+
+
+@pytest.mark.parametrize(("whole_first", "name"), [(True, "llama-bpe"), (False, "smaug-bpe")])
+def test_whether_words_are_taken_whole_decides_between_two_names_of_one_pattern(
+        whole_first, name, tmp_path):
+    definition = KINDS["llama3"][0]() | {"normalizer": {"type": "NFC"}}
+    definition["model"] = {**definition["model"], "ignore_merges": whole_first}
+    tokenizer = read_hub(write_folder(tmp_path / "hub", definition, "<|eot_id|>"))
+    reader, _ = export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+    assert value(reader, "tokenizer.ggml.pre") == name
