@@ -89,13 +89,15 @@ def closing_lines(folder: Path, config: FinetuneConfig, figure: str) -> Iterator
     option, budget = next((name, value) for name in BUDGETS
                           if (value := getattr(train, name)) is not None)
     events = _events(folder / "metrics.jsonl")
-    scores = {event["step"]: event[figure] for event in events if figure in event}
-    losses = {event["step"]: event["loss"] for event in events if event["event"] == "train"}
+    scores, losses = (  # what was not finite is null there
+        {event["step"]: event[name] for event in events if event.get(name) is not None}
+        for name in (figure, "loss"))
     if not losses:
         return
     said = _falls_in_evaluations(scores) if len(scores) > 2 else _falls_in_training(losses)
     if said:
-        yield f"{said}: train.{option}={2 * budget:g}, with the same command, goes on learning"
+        more = f"{2 * budget:g}" if isinstance(budget, float) else str(2 * budget)
+        yield f"{said}: train.{option}={more}, with the same command, goes on learning"
 
 
 def _falls_in_evaluations(scores: dict[int, float]) -> str | None:

@@ -79,7 +79,7 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
             model, machine, machine.measuring(config.eval.dtype))) if rows.train.pairs else None,
         measure=lambda lm: figures(lm.model, lm.answers, rows, val_rows, config, lm.machine),
         closing_lines=lambda folder: closing_lines(
-            folder, config, "preference_loss" if rows.train.pairs else "val_loss"),
+            folder, config, "val_preference_loss" if rows.train.pairs else "val_loss"),
         prompt_tokens=rows.prompt,
         keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(
             folder, base.model(), tokenizer, imported_from=str(base.path)))

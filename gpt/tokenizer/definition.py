@@ -74,6 +74,13 @@ def with_control_tokens(definition: Definition, ids: dict[str, int]) -> Definiti
     return {**definition, "added_tokens": sorted(added.values(), key=lambda token: token["id"])}
 
 
+def merge_pairs(definition: Definition) -> list[tuple[str, str]]:
+    """The merges of its model, which may be written `a b` or `[a, b]`."""
+    both = (merge.split(" ", 1) if isinstance(merge, str) else merge
+            for merge in definition["model"]["merges"])
+    return [(first, second) for first, second in both]
+
+
 def steps(part: Any) -> Iterator[dict[str, Any]]:
     """A normalizer, pre-tokenizer, decoder or post-processor, Sequences taken apart."""
     if part is None:

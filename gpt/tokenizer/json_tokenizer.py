@@ -21,6 +21,7 @@ from gpt.tokenizer.alphabet import VISIBLE
 from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of
 from gpt.tokenizer.cutting import encodes_in_pieces
 from gpt.tokenizer.definition import (
+    Definition,
     control_tokens,
     is_byte_level,
     opened,
@@ -42,16 +43,16 @@ class JsonTokenizer(Tokenizer):
                  chat_template: str | None = None):
         self.spec, self.chat_template = spec, chat_template
         self.definition = definition  # the text of the file
-        self._parsed = json.loads(definition)
-        self._library = opened(self._parsed)
-        self.specials = control_tokens(self._parsed)
+        self.parsed: Definition = json.loads(definition)
+        self._library = opened(self.parsed)
+        self.specials = control_tokens(self.parsed)
         self._names: dict[str, int] = self._library.get_vocab()
-        self._tokens = dict(zip(self._names.values(), spelled(self._parsed, self._names),
+        self._tokens = dict(zip(self._names.values(), spelled(self.parsed, self._names),
                                 strict=True))
-        self._unknown = unknown_id(self._parsed, self._names)
+        self._unknown = unknown_id(self.parsed, self._names)
         self._never_text = frozenset(self.specials.values()) - {self._unknown}
-        self._unprefixed = without_prefix(self._parsed)
-        self.prefixes_space = self._unprefixed != self._parsed
+        self._unprefixed = without_prefix(self.parsed)
+        self.prefixes_space = self._unprefixed != self.parsed
         self._set_boundaries(boundaries)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -63,7 +64,7 @@ class JsonTokenizer(Tokenizer):
     def encodes_in_pieces(self) -> bool:  # type: ignore[override]
         """Whether a text cut between word and blank has the same ids."""
         texts = (token for i, token in self._tokens.items() if i in self.text_ids)
-        return encodes_in_pieces(self._parsed, texts)
+        return encodes_in_pieces(self.parsed, texts)
 
     @cached_property
     def text_ids(self) -> frozenset[int]:
@@ -86,7 +87,7 @@ class JsonTokenizer(Tokenizer):
 
         What takes their place in the library may be the token that ends texts, or nothing.
         """
-        if not is_byte_level(self._parsed):
+        if not is_byte_level(self.parsed):
             return None
         return characters_with([b for b, name in VISIBLE.items() if name not in self._names])
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from gpt.tokenizer.alphabet import token_of
 from gpt.tokenizer.cutting import known_patterns
-from gpt.tokenizer.definition import Definition, control_tokens
+from gpt.tokenizer.definition import Definition, control_tokens, merge_pairs
 from gpt.tokenizer.merges import merges_of
 from gpt.tokenizer.patterns import ALONE
 
@@ -34,7 +34,7 @@ def as_ranks(definition: Definition) -> RanksAndPattern | None:
         return None
     try:
         ranks = _ranks(model, specials)
-        alike = ranks is not None and _merge_alike(model, ranks)
+        alike = ranks is not None and _merge_alike(definition, ranks)
     except KeyError:  # a token or a merge with a character that stands for no byte
         return None
     return RanksAndPattern(ranks, patterns[0]) if ranks is not None and alike else None
@@ -50,24 +50,18 @@ def _ranks(model: dict[str, Any], specials: dict[str, int]) -> dict[bytes, int] 
     return ranks if complete and max(map(len, ranks)) <= _LONGEST else None
 
 
-def _merge_alike(model: dict[str, Any], ranks: dict[bytes, int]) -> bool:
+def _merge_alike(definition: Definition, ranks: dict[bytes, int]) -> bool:
     """Whether tiktoken, with these ranks, makes the merges of the model in the model's order.
 
     The pairs that tiktoken ever joins are those of `merges_of`: they must stand in this order.
     tiktoken takes a piece that is a token whole, which for a token without such a pair is right
     only if the model ignores merges there.
     """
-    pairs = _pairs(model["merges"])
+    pairs = [(token_of(first), token_of(second)) for first, second in merge_pairs(definition)]
     if any(first + second not in ranks for first, second in pairs):
         return False  # a merge ends in a control token
     expected = merges_of(ranks)
     wanted = set(expected)
     reachable = len(expected) == sum(len(token) > 1 for token in ranks)
     return ([pair for pair in pairs if pair in wanted] == expected
-            and (reachable or bool(model.get("ignore_merges"))))
-
-
-def _pairs(merges: list[Any]) -> list[tuple[bytes, bytes]]:
-    """Merges of either form, `a b` or `[a, b]`, whose parts are tokens."""
-    both = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
-    return [(token_of(first), token_of(second)) for first, second in both]
+            and (reachable or bool(definition["model"].get("ignore_merges"))))

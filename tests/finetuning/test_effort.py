@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import finetune
+from gpt.finetuning import run
 from gpt.finetuning.effort import closing_lines, epochs_for, examples_per_step
 from gpt.runs import checkpoint
 from tests.finetuning.conversations import BYTES
@@ -20,13 +21,13 @@ def tune(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     checkpoint.save_model(tmp_path / "base", tiny_gpt(vocab_size=257, block_size=48), BYTES, "test")
 
-    def run(examples: int, *arguments: str) -> tuple[int, str, str]:
+    def tuned(examples: int, *arguments: str) -> tuple[int, str, str]:
         records = [{"prompt": f"{i}+{i}=", "completion": f"{2 * i}."} for i in range(examples)]
         Path("task.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         return call_main(finetune, "finetune.from=base", "finetune.data=task.jsonl",
                          "finetune.answers=0", "run.dtype=float32", "run.name=run", *arguments,
                          monkeypatch=monkeypatch, capsys=capsys)
-    return run
+    return tuned
 
 
 def events(kind: str) -> list[dict]:
@@ -81,6 +82,17 @@ def test_a_run_of_before_goes_on_with_the_epoch_that_it_began_with(tune):
     assert code == 0 and "is complete at step 2" in out
 
 
+def test_a_run_of_before_that_had_another_budget_has_the_default_of_before(tune):
+    assert tune(60, "train.steps=2", "train.batch_size=32", "eval.every_steps=null")[0] == 0
+    code, out, _ = tune(60)
+    assert code == 0 and "is complete at step 2" in out
+
+
+def test_evaluations_that_are_asked_for_stay_where_epochs_are_chosen(tune):
+    assert tune(20, "eval.every_steps=7")[0] == 0
+    assert [event["step"] for event in events("eval")][:3] == [0, 7, 14]
+
+
 def write(folder: Path, scores: dict[int, float], losses: list[float]) -> Path:
     lines = [{"event": "eval", "step": step, "val_loss": score} for step, score in scores.items()]
     lines += [{"event": "train", "step": i, "loss": loss} for i, loss in enumerate(losses, 1)]
@@ -103,6 +115,27 @@ def test_a_run_that_ended_too_early_says_which_option_goes_on(scores, losses, ex
     from gpt.configuration import FinetuneConfig
     config = FinetuneConfig(finetune={"from": "base", "data": "task.jsonl"}, train={"epochs": 3})
     assert list(closing_lines(write(tmp_path, scores, losses), config, "val_loss")) == expected
+
+
+def test_what_was_not_finite_is_passed_over_and_large_budgets_are_whole_numbers(tmp_path):
+    from gpt.configuration import FinetuneConfig
+    config = FinetuneConfig(finetune={"from": "base", "data": "task.jsonl"},
+                            train={"tokens": 3_000_000})
+    folder = write(tmp_path, {0: 4.0, 5: None, 10: 2.0, 20: 1.5}, [4.0, None, 3.0])
+    (line,) = closing_lines(folder, config, "val_loss")
+    assert "(2.000 to 1.500 at step 20): train.tokens=6000000, with the same" in line
+
+
+def test_preferences_are_judged_by_a_figure_that_evaluations_have(tune, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "closing_lines",
+                        lambda folder, config, figure: asked.append(figure) or [])
+    records = [{"prompt": f"{i}?", "chosen": "yes.", "rejected": "no!"} for i in range(20)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, _, errors = tune(60, "finetune.data=pairs.jsonl", "train.steps=1")
+    assert code == 0, errors
+    assert asked == ["val_preference_loss"]
+    assert all(asked[0] in event for event in events("eval")) and events("eval")
 
 
 def test_the_option_that_is_named_does_go_on(tune):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 import unicodedata
@@ -82,7 +81,7 @@ def normal_form(tokenizer: Tokenizer) -> Literal["NFC"] | None:
     """The Unicode form that a tokenizer brings texts into, and GGUF has no word for."""
     if not isinstance(tokenizer, JsonTokenizer):
         return None
-    return "NFC" if "NFC" in kinds(json.loads(tokenizer.definition).get("normalizer")) else None
+    return "NFC" if "NFC" in kinds(tokenizer.parsed.get("normalizer")) else None
 
 
 def architecture_name(config: ModelConfig) -> str:
@@ -119,8 +118,8 @@ def _kinds(tokenizer: Tokenizer, rows: int) -> list[int]:
     """llama.cpp's kind of each token."""
     found, unknown = [NORMAL if i in tokenizer.text_ids else UNUSED for i in range(rows)], None
     if isinstance(tokenizer, JsonTokenizer):
-        definition = json.loads(tokenizer.definition)
-        model, escapes = definition["model"], bool(definition["model"].get("byte_fallback"))
+        definition, model = tokenizer.parsed, tokenizer.parsed["model"]
+        escapes = bool(model.get("byte_fallback"))
         unknown = model.get("unk_token") if escapes else None
         for token in definition.get("added_tokens", ()):
             if not (escapes and "▁" in token["content"]):

@@ -16,8 +16,16 @@ from gpt.interop.gguf.tokens import CONTROL, UNKNOWN, USER_DEFINED
 # How llama.cpp cuts text, by the name in the file (its src/llama-vocab.cpp).
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def _of_o200k(upper: str, lower: str) -> list[str]:
+    """upper, lower: what letters of each case are, in a class or in its place."""
+    words = [rf"[^\r\n\p{{L}}\p{{N}}]?{letters}{_CONTRACTION}?"
+             for letters in (f"{upper}*{lower}+", f"{upper}+{lower}*")]
+    return ["|".join([*words, r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"])]
+
+
 PATTERNS = {
     "gpt-2": [_GPT2],
     "smollm": [r"\p{N}", _GPT2],
@@ -28,19 +36,11 @@ PATTERNS = {
         r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
         r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
         r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
-    "gpt-4o": [rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}?"
-               rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
-               r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"]}
+    "gpt-4o": _of_o200k(r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]")}
 WHOLE_WORDS_FIRST = {"llama-bpe"}  # a piece that is a token is not merged together
 
 # Where llama.cpp's pattern is another than the model's: it takes no marks for part of a word.
-_UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
-OTHERWISE = {
-    "gpt-4o": [rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}?"
-               rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
-               r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"]}
-
-
+OTHERWISE = {"gpt-4o": _of_o200k(r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])")}
 _KEPT: list[Any] = []  # what C holds pointers to
 
 

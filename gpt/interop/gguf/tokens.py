@@ -10,7 +10,7 @@ from gpt.errors import UserError
 from gpt.tokenizer import JsonTokenizer, RankTokenizer, Tokenizer
 from gpt.tokenizer.alphabet import name_of
 from gpt.tokenizer.cutting import known_patterns
-from gpt.tokenizer.definition import Definition, kinds, unknown_id
+from gpt.tokenizer.definition import Definition, kinds, merge_pairs, steps, unknown_id
 from gpt.tokenizer.merges import merges_of
 from gpt.tokenizer.patterns import (
     BPE_PATTERN,
@@ -68,8 +68,7 @@ class TokenTable:
             how = _of_ranks(tokenizer)
         else:
             assert isinstance(tokenizer, JsonTokenizer)
-            definition = json.loads(tokenizer.definition)
-            how, named = _of_definition(tokenizer, definition), _named(definition)
+            how, named = _of_definition(tokenizer), _named(tokenizer.parsed)
         for i, (name, kind) in named.items():
             tokens[i], kinds_of[i] = name, kind
         for name, i in tokenizer.specials.items():
@@ -120,29 +119,29 @@ def _of_ranks(tokenizer: RankTokenizer) -> dict[str, Any]:
     return {"pattern": _NAMES[(tokenizer.pattern,)], "merges": merges}
 
 
-def _of_definition(tokenizer: JsonTokenizer, definition: Definition) -> dict[str, Any]:
-    model = definition["model"]
+def _of_definition(tokenizer: JsonTokenizer) -> dict[str, Any]:
+    definition, model = tokenizer.parsed, tokenizer.parsed["model"]
     if model["type"] != "BPE":
         raise _refusal(tokenizer, f"its model is {model['type']}; llama.cpp runs BPE, and others "
                                   "of encoders alone")
     if (patterns := known_patterns(definition)) is not None:
-        return _byte_level(tokenizer, model, patterns)
+        return _byte_level(tokenizer, patterns)
     if not _is_sentencepiece(definition):
         raise _refusal(tokenizer, "llama.cpp has no name for its way to cut text (its "
                        f"pre_tokenizer: {json.dumps(definition.get('pre_tokenizer'))[:120]})")
     order: dict[str, float] = {}
-    for rank, (left, right) in enumerate(_pairs(model["merges"])):
+    for rank, (left, right) in enumerate(merge_pairs(definition)):
         order.setdefault(left + right, float(-rank))
     return {"pattern": "default", "scores": order, "prefixes_space": tokenizer.prefixes_space,
             "unknown": unknown_id(definition, model["vocab"])}
 
 
-def _byte_level(tokenizer: JsonTokenizer, model: dict[str, Any],
-                patterns: tuple[str, ...]) -> dict[str, Any]:
+def _byte_level(tokenizer: JsonTokenizer, patterns: tuple[str, ...]) -> dict[str, Any]:
+    model, pairs = tokenizer.parsed["model"], merge_pairs(tokenizer.parsed)
     if patterns not in _NAMES:
         raise _refusal(tokenizer, "llama.cpp has no name for its way to cut text (its patterns: "
                        f"{', '.join(patterns)})")
-    name, pairs = _NAMES[patterns], _pairs(model["merges"])
+    name = _NAMES[patterns]
     if not model.get("ignore_merges"):
         name = _BY_MERGES.get(name, name)
     elif name not in _WHOLE_FIRST and not set(model["vocab"]) <= _made(model, pairs):
@@ -161,13 +160,8 @@ def _is_sentencepiece(definition: Definition) -> bool:
     """Blanks as `▁`, no cut but at them, and bytes for characters that have no token."""
     return (bool(definition["model"].get("byte_fallback"))
             and kinds(definition.get("normalizer")) <= {"Prepend", "Replace"}
-            and kinds(definition.get("pre_tokenizer")) <= {"Metaspace", "Split"})
-
-
-def _pairs(merges: list[Any]) -> list[tuple[str, str]]:
-    """Merges of either form, `a b` or `[a, b]`."""
-    both = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
-    return [(left, right) for left, right in both]
+            and all(step["type"] == "Metaspace" or step.get("pattern") == {"String": " "}
+                    for step in steps(definition.get("pre_tokenizer"))))
 
 
 _LOWEST = -1e6  # of tokens that nothing is merged into

@@ -222,6 +222,15 @@ def test_a_way_to_cut_that_llama_cpp_lacks_is_named(change, why, tmp_path):
         export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
 
 
+def test_sentencepiece_with_a_cut_of_its_own_is_refused_before_anything_is_written(tmp_path):
+    definition = KINDS["gemma"][0]()
+    definition["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "[0-9]"},
+                                   "behavior": "Isolated", "invert": False}
+    tokenizer = read_hub(write_folder(tmp_path / "hub", definition, "</s>"))
+    with pytest.raises(UserError, match="no name for its way to cut text"):
+        export(tmp_path, {"vocab_size": 1000}, tokenizer=tokenizer)
+
+
 def test_whole_words_first_is_refused_where_llama_cpp_merges(tmp_path):
     definition = KINDS["qwen"][0]()
     model = definition["model"]
