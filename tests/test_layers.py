@@ -22,6 +22,7 @@ ROOMS = [
     ["machine", "tokenizer"],
     ["shards", "model", "chat"],
     ["batches", "optim", "interop"],
+    ["parallel"],
     ["generation", "runs"],
     ["language_model"],
     ["training"],
