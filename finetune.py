@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
     from gpt.finetuning import TaskRows, choose_what_learns, preview
     from gpt.finetuning.run import finetuning, settled, with_defaults
     from gpt.machine.device import launch
+    from gpt.machine.ranks import joined
     from gpt.runs.saved_model import find_model
     from gpt.training.task import train_task
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
         print(chosen)
     dry_run = "--dry-run" in command.flags
     model = choose_what_learns(base.model(), config, rows.chat.stop_token)
-    with launch(config.run) as machine:
+    with joined(config) as ranks, launch(config.run, ranks) as machine:
         train_task(finetuning(config, base, rows, model), config, machine, dry_run)
 
 

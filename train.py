@@ -16,17 +16,19 @@ def main(argv: list[str]) -> None:
 
     command = parse_command_line(PretrainConfig, argv, __doc__ or "")
     # Importing torch takes longer than all before this line: help and mistakes do without it.
-    from data.preparation import open_or_prepare
+    from data.preparation import open_everywhere
     from gpt.machine.device import launch, training_machine
+    from gpt.machine.ranks import joined
     from gpt.training.pretraining import pretraining, with_batch_size, with_vocabulary
     from gpt.training.task import train_task
 
-    training_machine(command.config.run)  # refuse before a corpus is prepared
-    dataset = open_or_prepare(command.config.data.dataset)
-    config = with_vocabulary(command.config, dataset)
-    with launch(config.run) as machine:
-        config = with_batch_size(config, dataset, machine)
-        train_task(pretraining(config, dataset), config, machine, "--dry-run" in command.flags)
+    with joined(command.config) as ranks:
+        training_machine(command.config.run, ranks)  # refuse before a corpus is prepared
+        dataset = open_everywhere(command.config.data.dataset, ranks)
+        config = with_vocabulary(command.config, dataset)
+        with launch(config.run, ranks) as machine:
+            config = with_batch_size(config, dataset, machine)
+            train_task(pretraining(config, dataset), config, machine, "--dry-run" in command.flags)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from data.sharding.parts import PART, Share, finished_parts, parts_folder
 from data.sources.files import FETCHED, File, list_files
 from gpt.errors import UserError
 from gpt.files import LOCK, InUse, flush_to_disk, locked
+from gpt.machine.ranks import Ranks
 from gpt.shards import MANIFEST, Dataset, is_dataset, read_manifest
 
 
-def open_or_prepare(dataset: str) -> Dataset:
+def open_or_prepare(dataset: str, share: Share | None = None) -> Dataset:
     """The dataset that a run names; it is prepared first if only its recipe is there."""
     recipe = find_recipe(dataset)
     if recipe is None:
@@ -30,21 +31,38 @@ def open_or_prepare(dataset: str) -> Dataset:
         _refuse_another_dataset(recipe, Path(recipe.out))
         return Dataset(Path(recipe.out))
     print(f"{recipe.out} is not there yet: preparing it as the recipe {recipe.name} says")
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, share)
     if prepared is None:
         raise UserError(f"{recipe.out} waits for other ranks' parts; start training when it is "
                         "there")
     return prepared
 
 
-def prepare(recipe: Recipe) -> Dataset | None:
+def open_everywhere(dataset: str, ranks: Ranks) -> Dataset:
+    """`open_or_prepare` for processes that train together: rank 0 prepares what is missing, while
+    the others wait."""
+    def there() -> bool:
+        recipe = find_recipe(dataset)
+        return is_dataset(Path(dataset if recipe is None else recipe.out))
+
+    if ranks.size > 1:
+        ranks.first(lambda: open_or_prepare(dataset, Share()).folder, patiently=True)
+        seen = ranks.all(there())
+        if not all(seen):
+            raise ranks.alike(UserError(
+                f"{dataset} is prepared, and rank {seen.index(False)} does not see it: prepare it "
+                "on every host, or in a folder that all of them share"))
+    return open_or_prepare(dataset, Share())
+
+
+def prepare(recipe: Recipe, share: Share | None = None) -> Dataset | None:
     """Make the dataset, continue it, or keep it if it is there. None: other ranks' parts lack.
 
-    Everything is written into OUT.partial, which takes the name OUT when it is complete: an
+    share: of the work; None: as the environment says. Everything is written into OUT.partial, which takes the name OUT when it is complete: an
     interrupted preparation never leaves a dataset. Raises UserError, and leaves nothing, if the
     sources have no usable text or `out` holds something else.
     """
-    out, share = Path(recipe.out), Share.from_environment()
+    out, share = Path(recipe.out), share or Share.from_environment()
     out = out.resolve() if out.is_symlink() else out
     if is_dataset(out):
         _refuse_another_dataset(recipe, out)

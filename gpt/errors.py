@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from gpt.launcher import BadLauncher, words_of_failure
 from gpt.streams import Output, guarded_streams
 
 EXIT_FAILED = 1  # something broke
@@ -48,8 +49,8 @@ def run_command(command: Callable[[list[str]], None]) -> None:
         if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
             code, line = EXIT_FAILED, (f"failed: standard output: {output.error.strerror}: what "
                                        "was to be shown is lost")
-        if line:
-            print(" ".join(line.split()), file=sys.stderr)
+        if line and (line := words_of_failure(" ".join(line.split()))):
+            print(line, file=output.aloud)
     if code:
         sys.exit(code)
 
@@ -62,7 +63,7 @@ def _outcome(command: Callable[[list[str]], None], output: Output) -> tuple[int,
         if left.code is None or isinstance(left.code, int):
             return left.code or 0, None
         return EXIT_FAILED, left.code
-    except UserError as error:
+    except (UserError, BadLauncher) as error:
         return EXIT_USAGE, f"error: {error}"
     except WorkFailed as error:
         return EXIT_FAILED, f"failed: {error}"

@@ -12,15 +12,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from gpt.launcher import is_silent
+
 
 class Output:
     """A stream that is written to as long as that works.
 
     error: why it is written to no more. matters: whether what it is written is said here alone.
+    aloud: where failures are told, also by a process that is silent.
     """
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    def __init__(self, stream: TextIO, aloud: TextIO | None = None):
+        self._stream, self.aloud = stream, aloud
         self.error: OSError | None = None
         self.matters = True
 
@@ -54,19 +57,28 @@ class Output:
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[Output]:
-    """Make the standard streams safe to use; gives standard output."""
+    """Make the standard streams safe to use; gives standard output.
+
+    Of several processes that work together one alone is heard, but for failures.
+    """
     _open_absent_ones()
     before = sys.stdout, sys.stderr
     for stream in before:  # a terminal that lacks a character is no failure
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    output = Output(sys.stdout)
-    sys.stdout, sys.stderr = output, Output(sys.stderr)
-    try:
-        yield output
-    finally:
-        sys.stdout.flush()
-        sys.stdout, sys.stderr = before
+    errors: Any = Output(sys.stderr)
+    output = Output(sys.stdout, errors)
+    with contextlib.ExitStack() as stack:
+        if is_silent():
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            output = Output(nowhere, errors)
+            errors = Output(nowhere)
+        sys.stdout, sys.stderr = output, errors
+        try:
+            yield output
+        finally:
+            sys.stdout.flush()
+            sys.stdout, sys.stderr = before
 
 
 def _open_absent_ones() -> None:

@@ -16,6 +16,7 @@ SCRIPTS = {"train", "finetune", "sample"}
 
 # Lowest first. A room imports only rooms that stand in a line above its own.
 ROOMS = [
+    ["launcher"],
     ["streams"],
     ["errors"],
     ["configuration", "files"],

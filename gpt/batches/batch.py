@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, TypeVar
 
@@ -165,4 +165,4 @@ class SizedBatches(Protocol):
     """What evaluation reads: a known number of batches, again and again the same."""
 
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[MicroBatch]: ...
+    def __getitem__(self, number: int, /) -> MicroBatch: ...

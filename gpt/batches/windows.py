@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,8 +63,8 @@ class EvaluationWindows:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return map(self._read, self._batches)
+    def __getitem__(self, number: int) -> MicroBatch:
+        return self._read(self._batches[number])
 
     def _read(self, starts: Sequence[int]) -> MicroBatch:
         """Windows side by side, filled up at the stream's end as far as the longest of them."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gpt.configuration.adapter import LoraConfig
 from gpt.configuration.model import ModelConfig
+from gpt.configuration.parallel import ParallelConfig
 from gpt.configuration.presets import MAX_DEPTH, is_count, shape_of, training_of_depth
 from gpt.configuration.section import Count, Fraction, Section
 
@@ -155,6 +156,9 @@ class CheckpointConfig(Section):
 
     every_steps: Count | None = Field(250, description="null: only at the end")
     keep: Count = Field(2, description="newest checkpoints to keep")
+    shard_size: Count = Field(
+        5_000_000_000, description="bytes of a file of weights, from which on there are several, "
+                                   "with an index, and each process of a run writes its own")
     keep_before_cooldown: bool = Field(
         False, description="also keep the one at which the learning rate begins to fall (wsd): a "
                            "longer run that begins there, by run.resume, ends where one long run "
@@ -253,6 +257,12 @@ class RunSections(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _auto_leaves_all_open(cls, value: Any) -> Any:
+        return {} if value == "auto" else value
 
     @model_validator(mode="after")
     def _cooldowns_are_of_wsd(self) -> RunSections:

@@ -60,7 +60,8 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
 
     def batches(portion: Portion) -> Batches:
         order = Order(config.train.sequences_per_step,
-                      max(1, portion.sequences // rows_per_sequence))
+                      max(1, portion.sequences // rows_per_sequence), portion.rank,
+                      portion.ranks)
         return Batches(rows.source(config), order,
                        portion.tokens and portion.tokens // rows_per_sequence)
 

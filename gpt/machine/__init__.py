@@ -2,7 +2,7 @@
 
 `device`: where and in what numbers a run computes; `hardware`: what there is, and how fast it is;
 `allocator`: how memory is kept; `neighbours`: other processes on the same cores; `signals`:
-requests to stop; `progress`: bars. The last three need no torch.
+requests to stop; `progress`: bars; `ranks`: processes that work together.
 """
 
-__all__ = ["allocator", "device", "hardware", "neighbours", "progress", "signals"]
+__all__ = ["allocator", "device", "hardware", "neighbours", "progress", "ranks", "signals"]

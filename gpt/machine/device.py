@@ -25,8 +25,9 @@ from gpt.errors import UserError
 from gpt.machine.allocator import keep_freed_memory
 from gpt.machine.hardware import GPU_PEAKS, computes_in_bfloat16, cpu_name, measure_matmul_flops
 from gpt.machine.neighbours import heed_other_processes
+from gpt.machine.ranks import Ranks, share_cores
 from gpt.machine.seeds import mix_seeds
-from gpt.machine.signals import Stop, listening
+from gpt.machine.signals import Stop, listening, signal_name, signal_number
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,7 +35,12 @@ FLOAT8_CAPABILITY = (8, 9)  # Ada and Hopper
 
 @dataclass
 class Machine:
-    """Where and in what numbers a run computes."""
+    """Where and in what numbers a run computes, and with whom.
+
+    ranks: all processes of the run. Of them, data: those that read different sequences; summed:
+    those whose losses and gradients add up, which are those of data unless several share a
+    sequence; replicas: those that need nothing of each other to compute.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -44,6 +50,10 @@ class Machine:
     exact: bool = False  # float32 products on GPUs are not rounded to 19 bits, as launch has them
     seed: int = 0
     stop: Stop = field(default_factory=Stop)
+    ranks: Ranks = field(default_factory=Ranks)
+    data: Ranks = field(default_factory=Ranks)
+    summed: Ranks = field(default_factory=Ranks)
+    replicas: Ranks = field(default_factory=Ranks)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Matrix products in `dtype`; weights, norms and sums stay float32."""
@@ -74,6 +84,13 @@ class Machine:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+    def agreed(self, seconds: float) -> float:
+        """Seconds as rank 0 counts them; and of a signal that a rank has heard, all know."""
+        first, number = self.ranks.most(seconds if self.ranks.is_first else 0.0,
+                                        signal_number(self.stop.signal_name))
+        self.stop.everywhere = signal_name(number)
+        return first
 
     def place(self, model: nn.Module) -> None:
         """Move a model to the device; make its layers float8 and compile it where that is on."""
@@ -131,11 +148,13 @@ class Machine:
         return measure_matmul_flops(self.device, self.dtype)
 
     def describe(self) -> str:
-        """One line: device, number format, threads."""
+        """One line: processes, device, number format, threads."""
         if self.device.type == "cuda":
             where = torch.cuda.get_device_name(self.device)
         else:
             where = f"{cpu_name()}, {torch.get_num_threads()} threads"
+        if self.ranks.size > 1:
+            where = f"{self.ranks.size} processes, each on {where}"
         numbers = "float8" if self.float8 else str(self.dtype).removeprefix("torch.")
         return f"{where}, {numbers}{', compiled' if self.compile else ''}"
 
@@ -186,9 +205,9 @@ def discard_unfinished_code() -> None:
 
 
 @contextlib.contextmanager
-def launch(run: RunConfig) -> Iterator[Machine]:
+def launch(run: RunConfig, ranks: Ranks | None = None) -> Iterator[Machine]:
     """Make the machine ready for training, and listen for signals while it runs."""
-    machine = training_machine(run)
+    machine = training_machine(run, ranks)
     on_cuda = machine.device.type == "cuda"
     machine.seed, machine.deterministic = run.seed, run.deterministic
     keep_freed_memory()
@@ -200,14 +219,14 @@ def launch(run: RunConfig) -> Iterator[Machine]:
         yield machine
 
 
-def training_machine(run: RunConfig) -> Machine:
+def training_machine(run: RunConfig, ranks: Ranks | None = None) -> Machine:
     """The machine that a run asks for. Raises UserError if training cannot run there."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process; "
-                        "start it with python rather than torchrun")
+    machine = choose_machine(run.device, "bfloat16" if run.dtype == "float8" else run.dtype)
+    if ranks is not None and ranks.size > 1:
+        machine.ranks = ranks
+        _take_own_device(machine)
     if run.dtype != "float8":
-        return choose_machine(run.device, run.dtype)
-    machine = choose_machine(run.device, "bfloat16")
+        return machine
     if machine.device.type != "cuda" or torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
         raise UserError("run.dtype=float8 needs a GPU that multiplies in float8 (compute "
                         "capability 8.9 or newer); use bfloat16 or auto")
@@ -216,6 +235,25 @@ def training_machine(run: RunConfig) -> Machine:
                         "run.dtype=bfloat16")
     machine.float8 = True
     return machine
+
+
+def _take_own_device(machine: Machine) -> None:
+    """Of the devices of a host each process takes one, or its share of the cores."""
+    here = machine.ranks.here
+    if machine.device.type == "mps":
+        raise UserError("several processes cannot share Apple's mps: give run.device=cpu")
+    if machine.device.type == "cpu":
+        share_cores(here)
+        return
+    count, number = torch.cuda.device_count(), here.local_rank
+    if count == 1 and here.launcher == "srun":  # which may show each process its own alone
+        number = 0
+    if number >= count:
+        raise UserError(f"{here.local_size} processes were started on this host, which has {count} "
+                        f"GPUs: start as many (torchrun --nproc-per-node={count}), or give "
+                        "run.device=cpu")
+    torch.cuda.set_device(number)
+    machine.device = torch.device("cuda", number)
 
 
 def multiply_in_float8(layers: nn.Module, emulate: bool) -> None:

@@ -8,10 +8,11 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gpt import launcher
 from gpt.errors import Stopped
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
@@ -23,9 +24,15 @@ class Interrupted(Stopped):
 
 @dataclass
 class Stop:
-    """Whether a signal has asked to stop."""
+    """Whether a signal has asked to stop.
+
+    everywhere: the signal that all processes of a run know that one of them has heard. heard: from
+    what this process has heard, what those have that compute in step with it.
+    """
 
     signal_name: str | None = None
+    everywhere: str | None = None
+    heard: Callable[[str | None], str | None] = lambda name: name
 
     def __call__(self, number: int, frame: Any) -> None:
         """The signal handler: the first request saves and stops, a second leaves at once."""
@@ -35,6 +42,7 @@ class Stop:
 
     def raise_if_asked(self) -> None:
         """Raises Interrupted once a signal has asked to stop: for work that leaves no trace."""
+        self.signal_name = self.heard(self.signal_name)
         if self.signal_name is not None:
             raise Interrupted(f"stopped by {self.signal_name} before the first step; to begin "
                               f"again: {resume_command()}")
@@ -57,12 +65,22 @@ def listening(stop: Stop) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+def signal_number(name: str | None) -> int:
+    """Of a signal, 0 for none: a number that ranks can compare."""
+    return 0 if name is None else int(signal.Signals[name])
+
+
+def signal_name(number: float) -> str | None:
+    """The signal of a number, None for 0."""
+    return signal.Signals(int(number)).name if number else None
+
+
 def resume_command(changes: dict[str, str] | None = None) -> str:
     """The command that continues this work: the one that started it, but for where it began.
 
     changes: fields that are to have another value.
     """
-    changes, words, given = changes or {}, ["python"], iter(sys.argv)
+    changes, words, given = changes or {}, launched_by(), iter(sys.argv)
     for word in given:
         field, equals, _ = word.removeprefix("--").partition("=")
         if field not in {"run.resume", *changes}:
@@ -70,3 +88,15 @@ def resume_command(changes: dict[str, str] | None = None) -> str:
         elif not equals:  # --section.field VALUE
             next(given, None)
     return shlex.join([*words, *(f"{field}={value}" for field, value in changes.items())])
+
+
+def launched_by() -> list[str]:
+    """The words before a script's name with which this process was started, as far as is known."""
+    here = launcher.place()
+    if here == launcher.ALONE:
+        return ["python"]
+    if here.launcher != "torchrun":
+        return [here.launcher, "-n", str(here.world_size), "python"]
+    hosts = -(-here.world_size // here.local_size)
+    return ["torchrun", *([f"--nnodes={hosts}", "…"] if hosts > 1 else []),
+            f"--nproc-per-node={here.local_size}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -131,6 +131,11 @@ class GPT(nn.Module):
         self._compiled = torch.compile(functools.partial(self._hidden, blockwise=blockwise),
                                        *args, **kwargs)
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks one by one: where something is done between them, as FSDP does."""
+        for block in self.blocks:
+            block.compile()
+
     @property
     def is_compiled(self) -> bool:
         """Whether training steps run compiled."""
@@ -166,20 +171,26 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw the weights.
+        """Draw the weights, as `drawn_weights` says."""
+        weights = dict(self.named_parameters())
+        for name, drawn in self.drawn_weights():
+            weights[name].copy_(drawn)
+
+    def drawn_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight's name and first value, one after the other, on the CPU.
 
         Embeddings: normal, std 0.02. Matrices: normal, std 1/√(fan-in), which keeps the scale of
         what flows through them at any width. The two matrices that write into the residual stream:
         zero, so that every block begins as the identity (arXiv:1901.09321; GPT-2 shrinks them
         instead). Biases: zero. Norms: one.
         """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=EMBEDDING_STD)
-            elif isinstance(module, nn.Linear):
-                if name.endswith(("out_proj", "down_proj")):
-                    nn.init.zeros_(module.weight)
-                else:
-                    nn.init.normal_(module.weight, std=module.in_features ** -0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for path, module in self.named_modules():
+            for name, weight in module.named_parameters(path, recurse=False):
+                first = torch.zeros(weight.shape, device="cpu")
+                if isinstance(module, nn.Embedding):
+                    first.normal_(std=EMBEDDING_STD)
+                elif not isinstance(module, nn.Linear):
+                    first.fill_(0.0 if name.endswith("bias") else 1.0)
+                elif weight.dim() == 2 and not path.endswith(("out_proj", "down_proj")):
+                    first.normal_(std=module.in_features ** -0.5)
+                yield name, first

@@ -9,6 +9,7 @@ Source: Hu et al. 2021 (arXiv:2106.09685); DoRA: Liu et al. 2024 (arXiv:2402.093
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -105,20 +106,28 @@ def base_state(model: GPT) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_adapter_state(model: GPT, tensors: dict[str, Tensor]) -> None:
+def load_adapter_state(model: GPT, tensors: Mapping[str, Tensor],
+                       put: Callable[[str, Tensor, Tensor], object]
+                       = lambda name, weight, saved: weight.copy_(saved)) -> None:
     """Put back what an adapter had learned.
 
-    Raises UserError unless names and shapes are those of the model's adapter.
+    put: takes a weight's name, itself, and what it is to hold. Raises UserError unless names and
+    shapes are those of the model's adapter.
     """
     wanted = adapter_state(model)
+    if found := misfits(wanted, tensors):
+        raise UserError(f"the adapter's weights do not fit: {found}; it was made for another "
+                        "model, or with other lora.targets, lora.rank or finetune.method")
+    for name, tensor in tensors.items():
+        put(name, wanted[name], tensor)
+
+
+def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Which tensors are missing, too many, or of another shape; empty where all fit."""
     problems = {
         "missing": wanted.keys() - tensors.keys(),
         "unexpected": tensors.keys() - wanted.keys(),
         "of another shape": {name for name in wanted.keys() & tensors.keys()
                              if wanted[name].shape != tensors[name].shape}}
-    if found := ", ".join(f"{len(names)} {what} ({', '.join(sorted(names)[:3])})"
-                          for what, names in problems.items() if names):
-        raise UserError(f"the adapter's weights do not fit: {found}; it was made for another "
-                        "model, or with other lora.targets, lora.rank or finetune.method")
-    for name, tensor in tensors.items():
-        wanted[name].copy_(tensor)
+    return ", ".join(f"{len(names)} {what} ({', '.join(sorted(names)[:3])})"
+                     for what, names in problems.items() if names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import platform
 import re
@@ -63,7 +64,7 @@ class RunFolder:
 def changes(before: dict[str, Any], config: RunSections) -> list[str]:
     """The fields that are not what they were the last time, with both values; what the run is, is
     the same anyway, and where things lie does not matter."""
-    was, now = _fields(before), _fields(_resolved(config))
+    was, now = fields(before), fields(_resolved(config))
     return [f"{name}: {_text(was[name])} before, {_text(value)} now" for name, value in now.items()
             if name in was and was[name] != value
             and name not in ("run.name", "run.out_dir", *PLACES)]
@@ -74,11 +75,11 @@ def _resolved(config: RunSections) -> dict[str, Any]:
     return config.model_copy(update={"run": run}).model_dump(by_alias=True)
 
 
-def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Fields by dotted name."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= (_fields(value, f"{prefix}{name}.") if isinstance(value, dict)
+        found |= (fields(value, f"{prefix}{name}.") if isinstance(value, dict)
                   else {prefix + name: value})
     return found
 
@@ -186,6 +187,14 @@ def environment(machine: Machine) -> dict[str, Any]:
             "platform": platform.platform(), "hardware": machine.describe(),
             "host": socket.gethostname(), "commit": _commit(),
             "packages": {name: package_version(name) for name in PACKAGES}}
+
+
+def code_hash() -> str:
+    """SHA-256 of the toolkit's own code."""
+    folder, digest = Path(__file__).parent.parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _commit() -> str | None:

@@ -33,7 +33,8 @@ def choose_batch_size(train: TrainConfig, model: ModelConfig, flops_per_token: f
     if train.batch_size != "auto":
         return train.batch_size
     if train.max_minutes is not None:
-        tokens = 60 * train.max_minutes * usual_speed(machine) / flops_per_token
+        speed = machine.ranks.size * usual_speed(machine)
+        tokens = 60 * train.max_minutes * speed / flops_per_token
     elif train.steps is not None:
         tokens = (TOKENS_PER_STEP * train.steps) ** 2
     else:
@@ -49,13 +50,16 @@ def usual_speed(machine: Machine) -> float:
 
 @dataclass(frozen=True)
 class Portion:
-    """What one backward pass reads at most.
+    """What one backward pass reads at most, and which share of every step is read.
 
-    tokens: with padding, where sequences differ in length; None: whatever they have.
+    tokens: with padding, where sequences differ in length; None: whatever they have. rank: of
+    `ranks` processes that read a step's sequences between them.
     """
 
     sequences: int
     tokens: int | None = None
+    rank: int = 0
+    ranks: int = 1
 
     def __str__(self) -> str:
         return (f"{self.sequences} sequences" if self.tokens is None
@@ -66,15 +70,16 @@ def choose_portion(train: TrainConfig, model: ModelConfig, machine: Machine,
                    longest: int | None = None) -> Portion:
     """What suits the memory. longest: tokens of the longest sequence, where they differ; None: all
     have block_size."""
+    share = machine.data.rank, machine.data.size
     if longest is None or train.micro_batch_size != "auto":
-        return Portion(choose_micro_batch_size(train, model, machine))
+        return Portion(choose_micro_batch_size(train, model, machine), None, *share)
     return Portion(train.sequences_per_step,
-                   max(longest, _fitting_tokens(train, model, machine)))
+                   max(longest, _fitting_tokens(train, model, machine)), *share)
 
 
 def choose_micro_batch_size(train: TrainConfig, model: ModelConfig, machine: Machine) -> int:
     """Sequences per backward pass: as configured, or as many as memory is set aside for."""
-    sequences = train.sequences_per_step
+    sequences = -(-train.sequences_per_step // machine.data.size)
     if train.micro_batch_size != "auto":
         return min(train.micro_batch_size, sequences)
     largest = max(1, min(sequences, _fitting_tokens(train, model, machine)

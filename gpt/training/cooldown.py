@@ -33,9 +33,10 @@ class BeforeCooldown:
         """Whether now is when it is to be saved."""
         return self._wanted and self._budget.progress(state) >= self._begin
 
-    def keep(self, state: TrainState) -> None:
-        """The checkpoint of this state is the one."""
-        write_json(self._file, {"step": state.step})
+    def keep(self, state: TrainState, writes: bool) -> None:
+        """The checkpoint of this state is the one. writes: whether this process writes it down."""
+        if writes:
+            write_json(self._file, {"step": state.step})
         self.step, self._wanted = state.step, False
 
 

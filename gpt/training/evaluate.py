@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gpt.batches import IGNORE, MicroBatch
+from gpt.batches import IGNORE, SizedBatches
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.training.objective import summed_loss
@@ -37,26 +37,44 @@ def in_format(dtype: str) -> str:
     return "" if dtype == "float32" else f" (in {dtype})"
 
 
-@torch.inference_mode()
-def evaluate(model: GPT, batches: Iterable[MicroBatch], byte_lengths: Tensor,
-             machine: Machine, on_batch: Callable[[], object] = lambda: None) -> Score:
+def evaluate(model: GPT, batches: SizedBatches, byte_lengths: Tensor,
+             machine: Machine, on_batch: Callable[[int], object] = lambda batches: None) -> Score:
     """Score every supervised target once. byte_lengths: (V,) bytes of text per token id.
 
-    Raises Interrupted after a signal that the machine listens to.
+    on_batch: told how many batches have been scored since it was last told. Raises Interrupted
+    after a signal that the machine listens to.
     """
     was_training = model.training
     model.eval()
-    nats, tokens, text_bytes = 0.0, 0, 0
-    for batch in batches:
-        machine.stop.raise_if_asked()
-        with machine.autocast():
-            loss = summed_loss(model, batch.on(machine))
-        nats += loss.item()
-        supervised = batch.targets[batch.targets != IGNORE]
-        tokens += supervised.numel()
-        text_bytes += int(byte_lengths[supervised].sum())
-        on_batch()
+    shares = machine.summed.together(
+        lambda: _share(model, batches, byte_lengths, machine, on_batch))
     model.train(was_training)
+    nats, tokens, text_bytes = (sum(each) for each in zip(*shares, strict=True))
     if not tokens:
         raise ValueError("there is nothing to score: no target is supervised")
-    return Score(nats / tokens, nats / math.log(2) / max(1, text_bytes), tokens)
+    return Score(nats / tokens, nats / math.log(2) / max(1, text_bytes), int(tokens))
+
+
+@torch.inference_mode()
+def _share(model: GPT, batches: SizedBatches, byte_lengths: Tensor, machine: Machine,
+           on_batch: Callable[[int], object]) -> tuple[float, int, int]:
+    """(nats, tokens, bytes of text) of the batches that this process scores.
+
+    All processes score as many, since they may need each other for it; what does not count is one
+    of theirs once more.
+    """
+    nats, tokens, text_bytes = 0.0, 0, 0
+    ranks, last = machine.data.size, len(batches) - 1
+    for first in range(0, len(batches), ranks):
+        machine.stop.raise_if_asked()
+        number = first + machine.data.rank
+        batch = batches[min(number, last)]
+        with machine.autocast():
+            loss = summed_loss(model, batch.on(machine))
+        if number <= last:
+            nats += loss.item()
+            supervised = batch.targets[batch.targets != IGNORE]
+            tokens += supervised.numel()
+            text_bytes += int(byte_lengths[supervised].sum())
+        on_batch(min(ranks, len(batches) - first))
+    return nats, tokens, text_bytes

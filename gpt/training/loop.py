@@ -28,15 +28,16 @@ from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Interrupted, resume_command
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
+from gpt.parallel import Layout
 from gpt.runs import checkpoint
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
-from gpt.training.cooldown import BeforeCooldown
 from gpt.training.divergence import way_on
 from gpt.training.evaluate import Measured, Score, evaluate, in_format
 from gpt.training.objective import Objective
 from gpt.training.step import Step
-from gpt.training.telemetry import RunLog
+from gpt.training.saves import Saves
+from gpt.training.telemetry import Log
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,12 @@ class Taken:
 class Trainer:
     """A model, what it learns from, and the run it belongs to.
 
-    read: the micro-batches of a step. average: what is evaluated, sampled from and saved instead
-    of the newest weights, where there is one.
+    read: this process's micro-batches of a step. average: what is evaluated, sampled from and
+    saved instead of the newest weights, where there is one. layout: how the model lies on devices;
+    None: on one.
+
+    Of several processes each has a Trainer of its own, and all do the same at the same time: rank
+    0's clock is everyone's, and a signal that one has heard stops all.
     """
 
     model: GPT
@@ -73,7 +78,7 @@ class Trainer:
     budget: Budget
     machine: Machine
     folder: Path
-    log: RunLog
+    log: Log
     state: checkpoint.TrainState
     sample: Callable[[str], str]
     average: WeightAverage | None = None
@@ -81,6 +86,7 @@ class Trainer:
     measure: Callable[[], Measured] = lambda: Measured({}, [])  # what else an evaluation finds
     objective: Objective | None = None
     best_by: str | None = None  # the figure that says which checkpoint is best; None: the loss
+    layout: Layout | None = None
     _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
     _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
     _unreported: Taken | None = field(default=None, init=False)
@@ -93,20 +99,21 @@ class Trainer:
         is not finite: on a CPU before it reaches the weights, elsewhere before they are saved.
         """
         self._clock = time.monotonic() - self.state.elapsed_seconds
-        here = checkpoint.steps_in(self._checkpoints).get(self.state.step)
-        self._saved_step = self.state.step if here and not checkpoint.damage(here) else None
-        self._best = checkpoint.read_best(self._checkpoints, self.state.step)
-        self._cooldown = BeforeCooldown(self.config, self.budget, self._checkpoints, self.state)
+        self._layout = self.layout or Layout(self.machine)
+        self._saves = Saves(self.folder / "checkpoints", self.config, self.budget, self.state,
+                            self._layout, self.log)
         self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         self._flops_per_token = functools.cache(functools.partial(flops_per_token, self.model))
         self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
-                            self.state.loss_scale, self.log.say, self.average, self.objective)
+                            self.state.loss_scale, self.log.say, self.average, self.objective,
+                            self._layout)
         self.model.train()
+        self.machine.agreed(0.0)
         with self._progress_bar() as bar, no_garbage_collection():
             self._mark = time.monotonic()
             while not self.budget.is_spent(self.state):
                 self._between_steps(bar)
-                if gave_up(self.config.eval, self.state.step, self._best):
+                if gave_up(self.config.eval, self.state.step, self._saves.best):
                     break
                 self._step(bar)
             self._report_last(bar)
@@ -116,7 +123,7 @@ class Trainer:
     def _step(self, bar: tqdm[Any]) -> None:
         """One optimizer update."""
         asked, step = time.monotonic(), self.state.step
-        self.state.elapsed_seconds = asked - self._clock
+        self.state.elapsed_seconds = self.machine.agreed(asked - self._clock)
         rates = self.optimizer.set_lr(
             lr_factor(self.config.optim, step, self.budget.progress(self.state)))
         batch = self.read(step)
@@ -124,7 +131,7 @@ class Trainer:
         try:
             loss, norm = self._update.gradients(batch, lambda: self.machine.seed_step(step))
         except Exception:
-            if self.machine.stop.signal_name is None:
+            if self.machine.stop.signal_name is None or self.machine.ranks.size > 1:
                 raise
             discard_unfinished_code()  # a terminal's Ctrl-C goes to a compiler at work as well
             return  # and the run leaves between steps
@@ -134,8 +141,9 @@ class Trainer:
         told = self.machine.fetch(loss, norm, *figures.values())
         self._update.apply()
 
-        now, tokens = time.monotonic(), sum(part.tokens for part in batch)
-        self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens, now - self._clock)
+        now, tokens = time.monotonic(), self._update.tokens
+        self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens,
+                                           self.machine.agreed(now - self._clock))
         taken = Taken(self.state, told, list(figures), _by_name(rates), tokens,
                       batch[0].inputs.size(1), now - self._mark, waited)
         self._mark = now
@@ -153,9 +161,9 @@ class Trainer:
     def _between_steps(self, bar: tqdm[Any]) -> None:
         """What is due before the next step: save first, since evaluating can fail."""
         step, config = self.state.step, self.config
-        stop = self.machine.stop.signal_name
-        cools = step and self._cooldown.begins(self.state)
-        save = step and (stop or cools or is_due(step, config.checkpoint.every_steps))
+        stop = self.machine.stop.everywhere
+        save = step and (stop or self._saves.cooldown_begins(self.state)
+                         or is_due(step, config.checkpoint.every_steps))
         score = is_due(step, config.eval.every_steps) if step else self.evaluate_first
         sample = step and is_due(step, config.log.samples_every_steps)
         if not (save or score or sample or stop):
@@ -164,8 +172,6 @@ class Trainer:
         with self._averaged():
             if save:
                 self._save()
-            if cools:
-                self._cooldown.keep(self.state)
             if stop:
                 self._leave(stop)
             with self._interruptible():
@@ -184,8 +190,9 @@ class Trainer:
         except Interrupted:
             if self.state.step:
                 self._save()
-            assert self.machine.stop.signal_name is not None
-            self._leave(self.machine.stop.signal_name)
+            self.machine.agreed(0.0)
+            assert self.machine.stop.everywhere is not None
+            self._leave(self.machine.stop.everywhere)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         """The averaged weights stand in the model meanwhile, where there are any."""
@@ -195,11 +202,11 @@ class Trainer:
         self._save()
         with self._interruptible():
             score = self._evaluate()
-        if not self.budget.is_spent(self.state) and self._best is not None:
-            self._best = replace(self._best, ended_at=self.state.step)
-            checkpoint.write_best(self._checkpoints, self._best)
-            self.log.say(f"no evaluation since step {self._best.step} found a lower loss; the best "
-                         f"is kept in {checkpoint.steps_in(self._checkpoints)[self._best.step]}, "
+        best = self._saves.best
+        if not self.budget.is_spent(self.state) and best is not None:
+            self._saves.note_best(replace(best, ended_at=self.state.step))
+            self.log.say(f"no evaluation since step {best.step} found a lower loss; the best "
+                         f"is kept in {checkpoint.steps_in(self._saves.folder)[best.step]}, "
                          f"and is what {self.folder} stands for")
         if self.config.log.samples_every_steps is not None:
             self._sample()
@@ -208,15 +215,8 @@ class Trainer:
         return score
 
     def _save(self) -> None:
-        """Save this step, unless it is saved already."""
-        if self.state.step == self._saved_step:
-            return
-        path = checkpoint.save(self._checkpoints, self.model, self.optimizer, self.tokenizer,
-                               replace(self.state, loss_scale=self._update.loss_scale))
-        self._saved_step = self.state.step
-        self._prune()
-        self.log.event("save", self.state.step, tokens=self.state.tokens,
-                       elapsed_seconds=self.state.elapsed_seconds, path=path.name)
+        self._saves.save(self.model, self.optimizer, self.tokenizer, self.state,
+                         self._update.loss_scale)
 
     def _evaluate(self) -> Score | None:
         """Score the validation split, unless it is empty or this step has been; a new best is kept
@@ -245,16 +245,10 @@ class Trainer:
             self.log.sample(state.step, prompt, text)
         self._scored = state.step, score
         decides = score.loss if self.best_by is None else figures[self.best_by]
-        if state.step and (self._best is None or decides < self._best.val_loss):
+        if self._saves.is_best(state.step, decides):
             self._save()
-            self._best = checkpoint.Best(state.step, decides)
-            checkpoint.write_best(self._checkpoints, self._best)
-            self._prune()
+            self._saves.note_best(checkpoint.Best(state.step, decides))
         return score
-
-    def _prune(self) -> None:
-        checkpoint.prune(self._checkpoints, self.config.checkpoint.keep, self.state.step,
-                         {self._best.step if self._best else None, self._cooldown.step})
 
     def _sample(self) -> None:
         for prompt in self.config.log.sample_prompts:
@@ -264,8 +258,9 @@ class Trainer:
         saved = f"saved in {self.folder}" if self.state.step else "nothing was learned yet"
         self.log.event("end", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=self.state.elapsed_seconds, stopped_by=signal_name)
-        raise Stopped(f"stopped by {signal_name} at step {self.state.step}; {saved}; to continue: "
-                      f"{resume_command()}")
+        raise self.machine.ranks.alike(Stopped(
+            f"stopped by {signal_name} at step {self.state.step}; {saved}; to continue: "
+            f"{resume_command()}"))
 
     def _report(self, bar: tqdm[Any], taken: Taken) -> None:
         """A line of metrics.jsonl, and the progress bar. Raises TrainingFailed."""
@@ -273,7 +268,7 @@ class Trainer:
         self._refuse_non_finite(state.step - 1, loss, norm)
         rate = taken.tokens / taken.seconds
         flops = self._flops_per_token(taken.sequence_tokens)
-        mfu = flops * rate / self.machine.peak_flops
+        mfu = flops * rate / (self.machine.ranks.size * self.machine.peak_flops)
         if state.step % self.config.log.every_steps == 0:
             self.log.event("train", state.step, tokens=state.tokens,
                            elapsed_seconds=state.elapsed_seconds, loss=loss, **taken.rates,
@@ -290,9 +285,9 @@ class Trainer:
         if math.isfinite(loss + norm) or self._update.skips_overflows:
             return
         kept = "were not saved" if self.machine.runs_ahead else "were not changed"
-        raise TrainingFailed(
+        raise self.machine.ranks.alike(TrainingFailed(
             f"step {step}: the loss is {loss} and the gradient norm {norm}; the weights {kept}; "
-            f"{way_on(self.optimizer, self._checkpoints)}")
+            f"{way_on(self.optimizer, self._saves.folder)}"))
 
     def _progress_bar(self) -> tqdm[Any]:
         if self.budget.seconds is not None:
@@ -302,10 +297,6 @@ class Trainer:
                                 initial=self.state.elapsed_seconds, bar_format=layout)
         assert self.budget.steps is not None
         return progress_bar("training", self.budget.steps, "step", initial=self.state.step)
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
 
 
 def gave_up(config: EvalConfig, step: int, best: checkpoint.Best | None) -> bool:

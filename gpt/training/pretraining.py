@@ -57,7 +57,8 @@ def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
         build_model=lambda: GPT(config.model),
         tokenizer=dataset.tokenizer,
         batches=lambda portion: Batches(
-            source, Order(config.train.sequences_per_step, portion.sequences)),
+            source, Order(config.train.sequences_per_step, portion.sequences, portion.rank,
+                          portion.ranks)),
         validation=lambda tokens: EvaluationWindows(
             TokenizedText.validation(dataset), config.model.block_size,
             tokens // config.model.block_size,

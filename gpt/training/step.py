@@ -6,18 +6,18 @@ tokens, is added up; so the result depends on the global batch alone, not on how
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt.batches import MicroBatch
 from gpt.errors import TrainingFailed
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, WeightAverage
+from gpt.parallel import Layout, Loss
 from gpt.training.objective import NextToken, Objective
 
 SMALLEST_SCALE = 1e-3  # of float16's losses; one that is sound is scaled by thousands
@@ -29,17 +29,20 @@ class Step:
     say: told when micro-batches become smaller. In float16 losses are scaled so that gradients do
     not vanish, and an update whose gradients overflow is left out. loss_scale: how far that had
     come. But for float16's overflows, nothing here waits for the device. objective: what is made
-    small; None: the next token's loss.
+    small; None: the next token's loss. layout: how the model lies on devices; None: on one.
     """
 
     def __init__(self, model: GPT, optimizer: Optimizer, machine: Machine, grad_clip: float,
                  loss_scale: dict[str, Any] | None = None, say: Callable[[str], None] = print,
-                 average: WeightAverage | None = None, objective: Objective | None = None):
-        self._objective = objective or NextToken()
+                 average: WeightAverage | None = None, objective: Objective | None = None,
+                 layout: Layout | None = None):
+        self._objective, self._layout = objective or NextToken(), layout or Layout(machine)
+        self._loss = self._layout.loss_of(model, self._objective.summed_loss)
         self._model, self._optimizer, self._machine = model, optimizer, machine
         self._grad_clip, self._say, self._average = grad_clip, say, average
-        self._halvings = 0
+        self._halvings, self._totals = 0, dict[str, Tensor]()
         self.figures: dict[str, Tensor] = {}  # the objective's means over the last batch
+        self.tokens = 0  # of the last batch, over all processes
         self._scaler = torch.amp.GradScaler(machine.device.type,
                                             enabled=machine.dtype == torch.float16)
         if loss_scale is not None:
@@ -58,15 +61,18 @@ class Step:
     def gradients(self, batch: list[MicroBatch], seed: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Those of a global batch; (mean loss in nats, norm of the gradient before clipping).
 
-        seed: makes this step's random draws what they are; called again if it is tried again.
+        batch: this process's share of it. seed: makes this step's random draws what they are; called again if it is tried again.
         """
+        summed = self._machine.summed
+        self.tokens, counted = map(int, summed.sums(
+            sum(part.tokens for part in batch), sum(map(self._objective.count, batch))))
         with self._machine.repeatable():
-            loss = self._accumulate(batch, seed)
-        counted = sum(self._objective.count(part) for part in batch)
-        self.figures = {name: total / counted
-                        for name, total in self._objective.take_figures().items()}
+            loss = summed.add_up(self._accumulate(batch, max(1, counted), seed))
+        self.figures = {name: summed.add_up(total) / counted
+                        for name, total in self._totals.items()}
+        self._layout.before_unscaling(self._model, self._scaler)
         self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
-        return loss, clip_gradients(self._model, self._grad_clip)
+        return loss, self._layout.clip(self._model, self._grad_clip)
 
     def apply(self) -> None:
         """Update the weights, and their average where there is one."""
@@ -79,16 +85,25 @@ class Step:
             raise TrainingFailed("float16 overflows however small the loss is made; use "
                                  "run.dtype=bfloat16 or float32, or lower optim.lr")
 
-    def _accumulate(self, batch: list[MicroBatch], seed: Callable[[], None]) -> Tensor:
+    def _accumulate(self, batch: list[MicroBatch], counted: int, seed: Callable[[], None]
+                    ) -> Tensor:
         while True:
             seed()
             parts = [piece for part in batch for piece in part.cut(2**self._halvings)]
             try:
-                return accumulate_gradients(self._model, parts, self._machine, self._scaler.scale,
-                                            self._objective)
+                idle = self._layout.most_passes(len(parts)) - len(parts)
+                loss = accumulate_gradients(self._loss, parts, counted, self._machine,
+                                            self._scaler.scale, more_follow=idle > 0)
+                self._totals = self._objective.take_figures()
+                idle_passes(self._loss, parts[-1], idle, self._machine)
+                return loss
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
+                if self._machine.ranks.size > 1:  # the others are in the middle of theirs
+                    raise TrainingFailed(
+                        "out of memory; set a smaller train.micro_batch_size, "
+                        "train.recompute_activations=true, or a larger parallel.shard") from error
             self._objective.take_figures()  # those of the attempt
             # Not before here: the error held on to all that the attempt had computed.
             largest = max(parts, key=lambda part: len(part.inputs))
@@ -115,25 +130,33 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
                                                 "CUDA error: out of memory", "_ALLOC_FAILED"))
 
 
-def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,
+def accumulate_gradients(loss_of: Loss, batch: list[MicroBatch], counted: int, machine: Machine,
                          scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-                         objective: Objective | None = None) -> Tensor:
-    """Gradients of the mean loss over the whole batch's supervised tokens; returns that loss, ().
+                         more_follow: bool = False) -> Tensor:
+    """Gradients of the mean loss over the global batch's supervised tokens; returns this process's
+    share of that loss, ().
 
-    Each micro-batch adds its summed loss over the global count, never a mean of its own: however
-    the batch is cut, and however unevenly supervised tokens are spread, the sum is the same.
+    counted: supervised tokens of the global batch, over all processes. Each micro-batch adds its
+    summed loss over that count, never a mean of its own: however the batch is cut, and however
+    unevenly supervised tokens are spread, the sum is the same. more_follow: other passes will, so
+    that gradients are not added up over processes yet.
     """
-    objective = objective or NextToken()
-    counted = max(1, sum(objective.count(part) for part in batch))
     losses = []
-    for part in batch:
-        with machine.autocast():
-            loss = objective.summed_loss(model, part.on(machine)) / counted
-        scale(loss).backward()
+    for number, part in enumerate(batch, start=1):
+        with loss_of.passes(reduce=number == len(batch) and not more_follow):
+            with machine.autocast():
+                loss = loss_of(part.on(machine)) / counted
+            # Gradients are averaged over processes, where they are to be added up.
+            scale(loss * machine.summed.size).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
 
-def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scale gradients to a norm of at most `limit` (0: leave them); returns the norm before, ()."""
-    return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+def idle_passes(loss_of: Loss, part: MicroBatch, passes: int, machine: Machine) -> None:
+    """Forward and backward passes that change nothing, where others need this process for theirs.
+    """
+    for number in range(1, passes + 1):
+        with loss_of.passes(reduce=number == passes):
+            with machine.autocast():
+                loss = loss_of(part.on(machine))
+            (0 * loss).backward()

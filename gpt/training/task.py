@@ -25,8 +25,9 @@ from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
+from gpt.parallel import Layout, choose_layout
 from gpt.runs import checkpoint
-from gpt.runs.folder import RunFolder, changes, open_run
+from gpt.runs.folder import RunFolder, changes, code_hash, fields, open_run
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.choices import Portion, choose_portion, compile_pays, evaluation_tokens
@@ -36,7 +37,7 @@ from gpt.training.loop import Trainer, gave_up, is_due
 from gpt.training.objective import Objective
 from gpt.training.plan import Plan, Work, measure_plan, memory_line
 from gpt.training.step import Step
-from gpt.training.telemetry import RunLog
+from gpt.training.telemetry import Log, RunLog, Unheard
 
 SAMPLE_TOKENS = 128
 TIMED_BATCHES = 4  # of validation, to plan with
@@ -80,6 +81,8 @@ class Task:
 
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
     """Train, or say what training would cost. Returns the final score; None if nothing was done."""
+    agree(config, task, machine)
+    layout = choose_layout(config, task.model, machine)
     portion = choose_portion(config.train, task.model, machine, task.longest)
     scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
     batches = task.batches(portion)
@@ -89,47 +92,70 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
     rates = Rates.of(config.optim, task.model,
                      config.train.sequences_per_step * batches.tokens_per_sequence)
     if dry_run:
-        print(_plan(task, config, rates, batches, budget, machine))
+        print(_plan(task, config, rates, batches, budget, layout))
         return None
     if config.run.resume not in ("auto", "never"):
         _refuse_another_model(task, checkpoint.find(config.run.resume))
-    with open_run(config, _identity(task, config, rates)) as run:
-        best = checkpoint.read_best(run.path / "checkpoints", run.state.step)
-        if run.is_complete and (budget.is_spent(run.state)
-                                or gave_up(config.eval, run.state.step, best)):
+    first = machine.ranks.first
+    with machine.ranks.first_has(open_run(config, _identity(task, config, rates))) as run:
+        if first(lambda: _is_over(run, config, budget)):
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
                   f"{_sample_command(run, task.tokenizer)}")
             return None
-        model, optimizer = _build(task, config, rates, batches, budget, machine)
-        before = run.recorded()
-        run.record(config, machine)
-        _keep_base(task, run)
+        model, optimizer = _build(task, config, rates, batches, budget, layout)
+        before = first(run.recorded)
+        first(lambda: run.record(config, machine))
+        first(lambda: _keep_base(task, run))
         if task.before_learning is not None:
             task.before_learning(model, machine)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
-            state = checkpoint.load_training(run.resume_from, model, optimizer)
+            state = checkpoint.load_training(run.resume_from, model, optimizer, layout)
         average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
         lm = LanguageModel(model, task.tokenizer, machine)
         measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
-        log = RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step,
-                     _happens_again(config, budget, state, best))
+        log = _log(run, config, budget, state) if machine.ranks.is_first else Unheard()
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
-            log.say(_opening_lines(run, task, model, rates, portion, config, machine))
+            log.say(_opening_lines(run, task, model, rates, portion, config, layout))
             for line in _what_changed(run, before, config, budget, batches):
                 log.warn(state.step, line)
             trainer = Trainer(model, optimizer, ahead.step,
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
                               _sampler(lm, task), average, task.evaluate_first,
-                              lambda: task.measure(measured), task.objective, task.best_by)
+                              lambda: task.measure(measured), task.objective, task.best_by,
+                              layout)
             score = trainer.run()
-            if budget.is_spent(trainer.state):
+            if budget.is_spent(trainer.state) and machine.ranks.is_first:
                 for line in task.closing_lines(run.path):
                     log.say(line)
             log.say("done; sample from it with: "
                     + _sample_command(run, task.tokenizer))
             return score
+
+
+def agree(config: RunSections, task: Task, machine: Machine) -> None:
+    """Raise UserError if processes that are to train together would not train the same."""
+    if machine.ranks.size > 1:
+        machine.ranks.agree(**{
+            **{name: str(value) for name, value in fields(config.model_dump(by_alias=True)).items()},
+            **{name: str(value)[:16] for name, value in task.identity.items()},
+            "tokenizer": task.tokenizer.fingerprint[:16], "code": code_hash()[:16],
+            "torch": torch.__version__, "device": machine.device.type, "dtype": str(machine.dtype)})
+
+
+def _is_over(run: RunFolder, config: RunSections, budget: Budget) -> bool:
+    """Whether nothing is left to do."""
+    best = checkpoint.read_best(run.path / "checkpoints", run.state.step)
+    return run.is_complete and (budget.is_spent(run.state)
+                                or gave_up(config.eval, run.state.step, best))
+
+
+def _log(run: RunFolder, config: RunSections, budget: Budget, state: checkpoint.TrainState) -> Log:
+    """Where the run tells what it does, without what will happen again."""
+    best = checkpoint.read_best(run.path / "checkpoints", state.step)
+    return RunLog(run.path, config.log, config.model_dump(by_alias=True), state.step,
+                  _happens_again(config, budget, state, best))
 
 
 def _happens_again(config: RunSections, budget: Budget, state: checkpoint.TrainState,
@@ -166,13 +192,15 @@ def _sample_command(run: RunFolder, tokenizer: Tokenizer) -> str:
 
 
 def _build(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
-           machine: Machine) -> tuple[GPT, Optimizer]:
-    """(model on its device, its optimizer)"""
-    model = task.build_model()
+           layout: Layout) -> tuple[GPT, Optimizer]:
+    """(model on its device or devices, its optimizer)"""
+    machine = layout.machine
+    with layout.building():
+        model = task.build_model()
     model.recompute = config.train.recompute_activations
     tokens = (budget.steps or 0) * config.train.sequences_per_step * batches.tokens_per_sequence
     machine.compile = compile_pays(config.run, tokens * flops_per_token(model), budget, machine)
-    machine.place(model)
+    layout.place(model)
     return model, build_optimizer(model, config.optim, rates)
 
 
@@ -184,12 +212,13 @@ def _keep_base(task: Task, run: RunFolder) -> None:
 
 
 def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
-          machine: Machine) -> Plan:
+          layout: Layout) -> Plan:
     """What this run would cost, from doing a little of it."""
-    model, optimizer = _build(task, config, rates, batches, budget, machine)
+    machine = layout.machine
+    model, optimizer = _build(task, config, rates, batches, budget, layout)
     step = Step(model.train(), optimizer, machine, config.train.grad_clip,
                 average=WeightAverage.continued(model, optimizer.state, rates.ema_decay),
-                objective=task.objective)
+                objective=task.objective, layout=layout)
     lm = LanguageModel(model, task.tokenizer, machine)
     measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
     scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
@@ -209,7 +238,8 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
         evals, saves = config.eval.every_steps, config.checkpoint.every_steps
         besides = [
             Work(lambda: checkpoint.save(checkpoints, model, optimizer, task.tokenizer,
-                                         checkpoint.TrainState()), (saves, evals))]
+                                         checkpoint.TrainState(), layout,
+                                         config.checkpoint.shard_size), (saves, evals))]
         if some:
             share = len(some) / len(task.validation(scored_together))
             besides += [Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
@@ -246,8 +276,9 @@ def _identity(task: Task, config: RunSections, rates: Rates) -> dict[str, Any]:
 
 
 def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion: Portion,
-                   config: RunSections, machine: Machine) -> str:
+                   config: RunSections, layout: Layout) -> str:
     """What is trained, on what, in what portions."""
+    machine = layout.machine
     tokens = portion.sequences * (task.longest or task.model.block_size)
     lines = [f"{run.path}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs "
              f"per token, on {machine.describe()}",
@@ -255,6 +286,7 @@ def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion
              f"{rates}; schedule {config.optim.schedule}",
              memory_line(model, rates, min(tokens, portion.tokens or tokens),
                          config.train.recompute_activations)]
+    lines += layout.lines()
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)

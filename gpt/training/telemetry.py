@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -16,6 +16,35 @@ from gpt.configuration import LogConfig
 from gpt.errors import UserError
 from gpt.files import write_atomically
 from gpt.streams import kept_elsewhere
+
+
+class Log(Protocol):
+    """What a run tells."""
+
+    def event(self, kind: str, step: int, **values: Any) -> None: ...
+    def sample(self, step: int, prompt: str, text: str) -> None: ...
+    def say(self, text: str) -> None: ...
+    def warn(self, step: int, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Unheard:
+    """What a process tells that is not the one to tell."""
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        """Nothing."""
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, step: int, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class RunLog:

@@ -11,6 +11,7 @@ from gpt.runs.checkpoint.layout import (
     ADAPTER,
     FORMAT_VERSION,
     WEIGHTS,
+    parts_of,
     read_best,
     read_state,
     steps_in,
@@ -27,8 +28,8 @@ def damage(checkpoint: Path) -> list[str]:
             return ["manifest.json is damaged"]
         if manifest["format_version"] != FORMAT_VERSION:
             return [f"manifest.json has format {manifest['format_version']}, not {FORMAT_VERSION}"]
-        weights = ADAPTER if ADAPTER in entries else WEIGHTS
-        wanted = {weights, "config.json", "state.json"} - set(entries)
+        weights = parts_of(ADAPTER, entries) or parts_of(WEIGHTS, entries) or [WEIGHTS]
+        wanted = {weights[0], "config.json", "state.json"} - set(entries)
         problems = [f"{name} is not in the manifest" for name in sorted(wanted)]
         for name, entry in entries.items():
             path = checkpoint / name

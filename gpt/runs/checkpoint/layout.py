@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from gpt.errors import UserError
 from gpt.files import read_json, write_json
 
 FORMAT_VERSION = 1
-WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
+WEIGHTS, ADAPTER, OPTIMIZER = ("model.safetensors", "adapter.safetensors",
+                               "optimizer.safetensors")
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -77,7 +79,15 @@ def steps_in(folder: Path) -> dict[int, Path]:
 def weight_hash(checkpoint: Path) -> str:
     """SHA-256 of the weights, as the manifest has it: says which model was used."""
     files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-    if ADAPTER not in files:
-        return str(files[WEIGHTS]["sha256"])
-    base = read_json(checkpoint / "config.json")["base_sha256"]
-    return hashlib.sha256(f"{base} {files[ADAPTER]['sha256']}".encode()).hexdigest()
+    adapters = parts_of(ADAPTER, files)
+    hashes = [str(files[name]["sha256"]) for name in adapters or parts_of(WEIGHTS, files)]
+    if adapters:
+        hashes.insert(0, read_json(checkpoint / "config.json")["base_sha256"])
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def parts_of(name: str, files: Collection[str]) -> list[str]:
+    """Of the files of a checkpoint those that hold the tensors of `name`: itself, or several."""
+    stem, suffix = name.rsplit(".", 1)
+    parts = re.compile(rf"{stem}-\d{{5,}}-of-\d{{5,}}\.{suffix}")
+    return [file for file in sorted(files) if file == name or parts.fullmatch(file)]

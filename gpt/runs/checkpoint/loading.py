@@ -7,17 +7,19 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from gpt.configuration import AdapterConfig, ModelConfig
 from gpt.errors import UserError
 from gpt.files import read_json
+from gpt.files.tensors import SavedTensors
 from gpt.model import GPT
-from gpt.model.lora import load_adapter_state
+from gpt.model.lora import load_adapter_state, misfits
 from gpt.optim import Optimizer
+from gpt.parallel import Layout
 from gpt.runs.checkpoint.finding import damage
 from gpt.runs.checkpoint.layout import (
     ADAPTER,
+    OPTIMIZER,
     WEIGHTS,
     TrainState,
     base_folder,
@@ -69,31 +71,46 @@ def load_adapter(checkpoint: Path) -> tuple[AdapterConfig, Path] | None:
         raise UserError(f"{checkpoint / 'config.json'} describes no adapter: {error}") from error
 
 
-def load_weights(checkpoint: Path, model: GPT, assign: bool = False) -> None:
-    """Read a model's weights, or its adapters'. Raises UserError if tensors do not fit."""
+def load_weights(checkpoint: Path, model: GPT, assign: bool = False,
+                 layout: Layout | None = None) -> None:
+    """Read a model's weights, or its adapters'. Raises UserError if tensors do not fit.
+
+    assign: the model takes the tensors that were read, rather than copies. layout: how the model
+    lies on devices; None: on one.
+    """
     path = checkpoint / (WEIGHTS if model.adapter is None else ADAPTER)
     try:
-        tensors = load_file(path)
+        tensors = SavedTensors(path)
+        if assign:
+            model.load_state_dict(dict(tensors), assign=True)
+            return
         if model.adapter is not None:
-            load_adapter_state(model, tensors)
-        else:
-            model.load_state_dict(tensors, assign=assign)
+            load_adapter_state(model, tensors, *([layout.fill] if layout else []))
+            return
+        wanted = model.state_dict()
+        if found := misfits(wanted, tensors):
+            raise UserError(f"{path} does not fit its config.json: {found}")
+        for name, tensor in tensors.items():
+            layout.fill(name, wanted[name], tensor) if layout else wanted[name].copy_(tensor)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} does not fit its config.json: {error}") from error
 
 
-def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer) -> TrainState:
-    """Put weights and optimizer back where they were saved."""
-    load_weights(checkpoint, model)
-    path = checkpoint / "optimizer.safetensors"
-    if not path.is_file():
+def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer, layout: Layout
+                  ) -> TrainState:
+    """Put weights and optimizer back where they were saved, whatever the layout was then."""
+    load_weights(checkpoint, model, layout=layout)
+    path = checkpoint / OPTIMIZER
+    try:
+        tensors = SavedTensors(path)
+    except OSError as error:
         raise UserError(f"{checkpoint} has no optimizer state: it can be sampled from and "
-                        "fine-tuned, but training cannot go on from it")
+                        "fine-tuned, but training cannot go on from it") from error
     parameters = dict(model.named_parameters())
-    for name, tensor in load_file(path).items():
+    for name, tensor in tensors.items():
         parameter, key = name.rsplit("/", 1)
-        value = tensor.to(parameters[parameter].device)
-        optimizer.state[parameters[parameter]][key] = value
+        weight = parameters[parameter]
+        layout.fill_state(parameter, weight, optimizer.state[weight], key, tensor)
     if lacking := optimizer.lacking_state():
         raise UserError(f"{checkpoint} was trained with another optimizer: it has no "
                         f"{' and '.join(sorted(lacking))}; set optim.name as it was there")

@@ -1,25 +1,32 @@
-"""Saving a checkpoint whole or not at all, and deleting old ones."""
+"""Saving a checkpoint whole or not at all, and deleting old ones.
+
+Of a run of several processes all take part: weights that are spread are brought together one after
+the other, and written by the process whose file they belong to.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from gpt.errors import UserError
 from gpt.files import flush_to_disk, sha256_of, write_json
-from gpt.files.tensors import save_tensors
+from gpt.files.tensors import TensorFile, index_of, save_tensors
 from gpt.model import GPT
 from gpt.model.lora import adapter_state
 from gpt.optim import Optimizer
+from gpt.parallel import Layout
 from gpt.runs.checkpoint.layout import (
     ADAPTER,
     FORMAT_VERSION,
+    OPTIMIZER,
     WEIGHTS,
     TrainState,
     base_folder,
@@ -30,23 +37,32 @@ from gpt.tokenizer import Tokenizer
 
 
 def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
-         state: TrainState) -> Path:
-    """Write folder/step-N, complete or not at all; returns its path."""
+         state: TrainState, layout: Layout, shard_size: int) -> Path:
+    """Write folder/step-N, complete or not at all; returns its path.
+
+    shard_size: bytes, from which on tensors stand in several files with an index.
+    """
     target = folder / f"step-{state.step:08d}"
-    about = {}
-    if model.adapter is not None:
-        about = {"adapter": model.adapter.model_dump(),
-                 "base_sha256": weight_hash(base_folder(folder.parent))}
-    with _whole_or_not_at_all(target) as temporary:
-        _write_model(temporary, model, tokenizer, state, **about)
-        save_tensors(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    ranks = layout.machine.ranks
+    with ranks.first_has(_whole_or_not_at_all(target)) as temporary:
+        if ranks.is_first:
+            about = {}
+            if model.adapter is not None:
+                about = {"adapter": model.adapter.model_dump(),
+                         "base_sha256": weight_hash(base_folder(folder.parent))}
+            _write_about(temporary, model, tokenizer, state, **about)
+        _write_tensors(temporary / (WEIGHTS if model.adapter is None else ADAPTER),
+                       _learned(model), layout, shard_size)
+        _write_tensors(temporary / OPTIMIZER, _optimizer_tensors(model, optimizer), layout,
+                       shard_size)
     return target
 
 
 def save_model(target: Path, model: GPT, tokenizer: Tokenizer, imported_from: str) -> None:
     """Write a checkpoint to sample and fine-tune from: weights and tokenizer, no optimizer."""
     with _whole_or_not_at_all(target) as temporary:
-        _write_model(temporary, model, tokenizer, TrainState(), imported_from=imported_from)
+        _write_about(temporary, model, tokenizer, TrainState(), imported_from=imported_from)
+        save_tensors(model.state_dict(), temporary / WEIGHTS)
 
 
 @contextlib.contextmanager
@@ -65,16 +81,61 @@ def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer, state: TrainState,
+def _write_about(folder: Path, model: GPT, tokenizer: Tokenizer, state: TrainState,
                  **about: Any) -> None:
-    if model.adapter is None:
-        save_tensors(model.state_dict(), folder / WEIGHTS)
-    else:
-        save_tensors(adapter_state(model), folder / ADAPTER)
     write_json(folder / "config.json",
                {"format_version": FORMAT_VERSION, "model": model.config.model_dump(), **about})
     write_json(folder / "state.json", asdict(state))
     tokenizer.save(folder / "tokenizer")
+
+
+def _learned(model: GPT) -> dict[str, Tensor]:
+    return model.state_dict() if model.adapter is None else adapter_state(model)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], layout: Layout, shard_size: int
+                   ) -> None:
+    """Write tensors into one file or several. Files are written side by side, one tensor of each
+    in turn, so that no process waits long for another's disk."""
+    ranks, files = layout.machine.ranks, _dealt_to_files(tensors, shard_size)
+    names = [path.name if len(files) == 1 else
+             f"{path.stem}-{number:05d}-of-{len(files):05d}{path.suffix}"
+             for number in range(1, len(files) + 1)]
+    with contextlib.ExitStack() as stack:
+        writers: dict[int, TensorFile] = {}
+        for i in range(ranks.rank, len(files), ranks.size):
+            if not path.parent.is_dir():
+                raise UserError(f"{path.parent} is not there for rank {ranks.rank}: each process "
+                                "writes its part of a large model, so run.out_dir has to be on a "
+                                "file system that all hosts share; or raise checkpoint.shard_size")
+            writers[i] = stack.enter_context(
+                TensorFile(path.with_name(names[i]), {name: tensors[name] for name in files[i]}))
+        for at in range(max(map(len, files))):
+            for i, file in enumerate(files):
+                if at < len(file):
+                    whole = layout.whole(file[at], tensors[file[at]])
+                    if i in writers:
+                        writers[i].write(file[at], whole)
+    for i in writers:
+        flush_to_disk(path.with_name(names[i]))
+    if ranks.is_first and len(files) > 1:
+        places = {name: names[i] for i, file in enumerate(files) for name in file}
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        write_json(index_of(path), {"metadata": {"total_size": size}, "weight_map": places})
+
+
+def _dealt_to_files(tensors: Mapping[str, Tensor], shard_size: int) -> list[list[str]]:
+    """Names, in order, for each file: as many as fit into so many bytes, one at least."""
+    files: list[list[str]] = [[]]
+    room = shard_size
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if files[-1] and size > room:
+            files.append([])
+            room = shard_size
+        files[-1].append(name)
+        room -= size
+    return files
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
