@@ -58,9 +58,10 @@ def open_everywhere(dataset: str, ranks: Ranks) -> Dataset:
 def prepare(recipe: Recipe, share: Share | None = None) -> Dataset | None:
     """Make the dataset, continue it, or keep it if it is there. None: other ranks' parts lack.
 
-    share: of the work; None: as the environment says. Everything is written into OUT.partial, which takes the name OUT when it is complete: an
-    interrupted preparation never leaves a dataset. Raises UserError, and leaves nothing, if the
-    sources have no usable text or `out` holds something else.
+    Everything is written into OUT.partial, which takes the name OUT when it is complete: an
+    interrupted preparation never leaves a dataset. share: of the work; None: as the environment
+    says. Raises UserError, and leaves nothing, if the sources have no usable text or `out` holds
+    something else.
     """
     out, share = Path(recipe.out), share or Share.from_environment()
     out = out.resolve() if out.is_symlink() else out

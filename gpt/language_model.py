@@ -126,11 +126,18 @@ class LanguageModel:
     def answers(self, prompts: Sequence[Sequence[int]], most: Sequence[int]
                 ) -> list[tuple[str, bool]]:
         """What the model writes after each prompt of token ids, the likeliest token each time, and
-        whether it came to an end. most: how many tokens each may have."""
-        texts, ended = [""] * len(prompts), [False] * len(prompts)
+        whether it came to an end. most: how many tokens each may have.
+
+        Replicas of the model answer some each.
+        """
+        return self.machine.replicas.dealt_out(list(zip(prompts, most, strict=True)),
+                                               self._answers)
+
+    def _answers(self, asked: Sequence[tuple[Sequence[int], int]]) -> list[tuple[str, bool]]:
+        texts, ended = [""] * len(asked), [False] * len(asked)
         for index, piece in self.write([
                 self.request(prompt, SamplingConfig(temperature=0.0, max_new_tokens=count))
-                for prompt, count in zip(prompts, most, strict=True)]):
+                for prompt, count in asked]):
             self.machine.stop.raise_if_asked()
             texts[index] += piece.text
             ended[index] = piece.end == "stop"

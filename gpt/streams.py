@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from gpt.launcher import is_silent
@@ -70,7 +71,7 @@ def guarded_streams() -> Iterator[Output]:
     output = Output(sys.stdout, errors)
     with contextlib.ExitStack() as stack:
         if is_silent():
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
             output = Output(nowhere, errors)
             errors = Output(nowhere)
         sys.stdout, sys.stderr = output, errors

@@ -16,13 +16,16 @@ from gpt.configuration import OptimConfig, RunSections
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
+from gpt.parallel import Layout
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import TrainState
 from gpt.tokenizer import build_tokenizer
+from gpt.training import step
 from gpt.training.budget import Budget
 from gpt.training.loop import Trainer
+from gpt.training.objective import NextToken, Objective
 from gpt.training.telemetry import RunLog
-from tests.tiny import random_tokens, tiny_gpt, tokenized
+from tests.tiny import CPU, random_tokens, tiny_gpt, tokenized
 
 CLOCKS = {"elapsed_seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "data_seconds"}
 
@@ -45,6 +48,19 @@ def batch_of(rows: int = 8, length: int = 12, seed: int = 0, vocab_size: int = 6
     for row in range(rows):
         targets[row, length - row % length:] = IGNORE
     return MicroBatch(tokens[:, :-1], targets, rows * length)
+
+
+def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,
+                         objective: Objective | None = None) -> Tensor:
+    """Gradients of one process's batch; returns its mean loss."""
+    objective = objective or NextToken()
+    return step.accumulate_gradients(Layout(machine).loss_of(model, objective.summed_loss), batch,
+                                     max(1, sum(map(objective.count, batch))), machine)
+
+
+def clip_gradients(model: GPT, limit: float) -> Tensor:
+    """As a step clips them."""
+    return Layout(CPU).clip(model, limit)
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -40,4 +40,5 @@ __all__ = ["BUDGETS", "PLACES", "TOKENS_PER_PARAMETER", "AdapterConfig", "Checkp
            "LoraConfig", "ModelConfig", "OptimConfig", "ParallelConfig", "PreferenceConfig",
            "PretrainConfig", "RunConfig", "RunSections", "SamplingConfig", "Section",
            "TrainConfig", "find_places", "help_text", "json_schema", "parse_command_line",
-           "refuse_another_commands", "sampling_config", "split_arguments", "strict_yaml", "validate"]
+           "refuse_another_commands", "sampling_config", "split_arguments", "strict_yaml",
+           "validate"]

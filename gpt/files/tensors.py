@@ -59,7 +59,7 @@ class TensorFile:
         """Append the next tensor. Raises WorkFailed where the disk has no room."""
         assert name == self._left.pop(0), "tensors come in the order of the header"
         numbers = tensor.detach().cpu().contiguous().reshape(-1)
-        self._write(memoryview(numbers.view(torch.uint8).numpy()))
+        self._write(numbers.view(torch.uint8).numpy().data)
 
     def _write(self, data: bytes | memoryview) -> None:
         try:

@@ -67,15 +67,17 @@ def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat:
     longest, block_size = max(map(len, answers)), model.config.block_size
     room = min(block_size, max(row.answer_start for row in rows) + longest)
     cache = KVCache(model.config, min(TOGETHER, len(labels)), room, machine.device, machine.dtype)
-    right = 0
-    for row in rows:
+
+    def is_right(row: Row) -> bool:
         machine.stop.raise_if_asked()
         # All see as much of the prompt as fits before the longest of them.
         prompt = row.tokens[:row.answer_start][-(block_size + 1 - longest):]
         both_ways = chat.format.prefix == "bidirectional"
         scores = label_scores(model, prompt, answers, cache, machine, both_ways)
-        right += labels[int(np.argmax(scores))] == row.example.label
-    return right / len(rows)
+        return labels[int(np.argmax(scores))] == row.example.label
+
+    return sum(machine.replicas.dealt_out(rows, lambda share: list(map(is_right, share)))
+               ) / len(rows)
 
 
 def label_scores(model: GPT, prompt: np.ndarray, answers: Sequence[Sequence[int]], cache: KVCache,

@@ -6,7 +6,7 @@ smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -106,18 +106,29 @@ def with_reference(pairs: Sequence[Pair], model: GPT, machine: Machine,
     """The pairs with what a model thinks of their answers before it learns."""
     model.to(machine.device).eval()
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))  # so that little is padded
-    found = list(pairs)
-    source = Pairs(pairs, marks_prompts)
+    together = [order[i:i + SCORED_TOGETHER] for i in range(0, len(order), SCORED_TOGETHER)]
     with progress_bar("reference", len(pairs), "pair") as bar:
-        for first in range(0, len(order), SCORED_TOGETHER):
-            machine.stop.raise_if_asked()
-            numbers = order[first:first + SCORED_TOGETHER]
-            with machine.autocast():
-                scores = answer_scores(model, source.read(np.array(numbers)).on(machine))
-            for i, (good, bad) in zip(numbers, scores.view(-1, 2).tolist(), strict=True):
-                found[i] = replace(found[i], reference=(good, bad))
-            bar.update(len(numbers))
+        def scored(share: Sequence[list[int]]) -> list[list[tuple[float, float]]]:
+            return [_pair_scores(model, source, numbers, machine, bar.update) for numbers in share]
+
+        source = Pairs(pairs, marks_prompts)
+        scores = machine.replicas.dealt_out(together, scored)
+    found = list(pairs)
+    for numbers, references in zip(together, scores, strict=True):
+        for i, reference in zip(numbers, references, strict=True):
+            found[i] = replace(found[i], reference=reference)
     return found
+
+
+def _pair_scores(model: GPT, source: Pairs, numbers: Sequence[int], machine: Machine,
+                 on_pairs: Callable[[int], object] = lambda pairs: None
+                 ) -> list[tuple[float, float]]:
+    """Log-probabilities of the preferred answer and the other one of each pair."""
+    machine.stop.raise_if_asked()
+    with machine.autocast():
+        scores = answer_scores(model, source.read(np.array(numbers)).on(machine))
+    on_pairs(len(numbers))
+    return [(good, bad) for good, bad in scores.view(-1, 2).tolist()]
 
 
 class PreferenceObjective:
@@ -165,18 +176,16 @@ def preference_figures(model: GPT, pairs: Sequence[Pair], config: PreferenceConf
     """Over pairs: the loss, how often the preferred answer is the likelier one (win_rate), how
     often it gained more than the other (preference_accuracy), and by how much (margin, in nats
     times beta)."""
-    source, totals = Pairs(pairs, marks_prompts), dict.fromkeys(
-        ("preference_loss", "win_rate", "preference_accuracy", "margin"), 0.0)
-    for first in range(0, len(pairs), SCORED_TOGETHER):
-        machine.stop.raise_if_asked()
-        batch = source.read(np.arange(first, min(first + SCORED_TOGETHER, len(pairs))))
-        with machine.autocast():
-            scores = answer_scores(model, batch.on(machine)).cpu().view(-1, 2)
-        assert batch.reference is not None
-        gains = scores - batch.reference.view(-1, 2)
-        losses, margins = preference_loss(gains[:, 0], gains[:, 1], config)
-        totals["preference_loss"] += float(losses.sum())
-        totals["win_rate"] += float((scores[:, 0] > scores[:, 1]).sum())
-        totals["preference_accuracy"] += float((margins > 0).sum())
-        totals["margin"] += float(margins.sum())
-    return {name: total / len(pairs) for name, total in totals.items()}
+    def scored(share: Sequence[Sequence[int]]) -> list[list[tuple[float, float]]]:
+        return [_pair_scores(model, source, numbers, machine) for numbers in share]
+
+    source = Pairs(pairs, marks_prompts)
+    together = [range(i, min(i + SCORED_TOGETHER, len(pairs)))
+                for i in range(0, len(pairs), SCORED_TOGETHER)]
+    parts = machine.replicas.dealt_out(together, scored)
+    scores = torch.tensor([each for part in parts for each in part])        # (P, 2)
+    gains = scores - torch.tensor([pair.reference for pair in pairs])
+    losses, margins = preference_loss(gains[:, 0], gains[:, 1], config)
+    found = {"preference_loss": losses, "win_rate": scores[:, 0] > scores[:, 1],
+             "preference_accuracy": margins > 0, "margin": margins}
+    return {name: float(values.double().mean()) for name, values in found.items()}

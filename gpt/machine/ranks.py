@@ -23,7 +23,8 @@ from gpt.launcher import ALONE, Place
 from gpt.machine.neighbours import cores
 from gpt.machine.watch import Watch
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 POLL_SECONDS = 0.2
 
 
@@ -40,6 +41,9 @@ class Ranks:
         if group is not None:
             import torch.distributed as dist
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+
+    def __repr__(self) -> str:
+        return f"rank {self.rank} of {self.size}"
 
     @property
     def is_first(self) -> bool:

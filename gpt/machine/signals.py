@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpt import launcher
@@ -32,7 +32,7 @@ class Stop:
 
     signal_name: str | None = None
     everywhere: str | None = None
-    heard: Callable[[str | None], str | None] = lambda name: name
+    heard: Callable[[str | None], str | None] = field(default=lambda name: name, repr=False)
 
     def __call__(self, number: int, frame: Any) -> None:
         """The signal handler: the first request saves and stops, a second leaves at once."""

@@ -1,7 +1,7 @@
 """Training on many devices: how a model lies on them, and what they tell each other."""
 
 from gpt.parallel.choice import choose_layout
-from gpt.parallel.layout import Layout, Loss
+from gpt.parallel.layout import Layout, Loss, alone
 from gpt.parallel.sizes import Sizes
 
-__all__ = ["Layout", "Loss", "Sizes", "choose_layout"]
+__all__ = ["Layout", "Loss", "Sizes", "alone", "choose_layout"]

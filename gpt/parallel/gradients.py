@@ -1,7 +1,8 @@
 """tmp"""
 import math
-import torch
+
 from torch import nn
+
 
 def clip_gradients(parameters, limit):
     from torch.distributed.tensor import DTensor

@@ -126,6 +126,11 @@ class Layout:
         return clip_gradients(model.parameters(), limit)
 
 
+def alone() -> Layout:
+    """Of a model that lies on one device, whichever."""
+    return Layout(Machine(torch.device("cpu"), torch.float32))
+
+
 class Laid:
     """The loss of a model that is alone, or whose modules see to their gradients themselves."""
 

@@ -35,8 +35,8 @@ from gpt.training.budget import Budget
 from gpt.training.divergence import way_on
 from gpt.training.evaluate import Measured, Score, evaluate, in_format
 from gpt.training.objective import Objective
-from gpt.training.step import Step
 from gpt.training.saves import Saves
+from gpt.training.step import Step
 from gpt.training.telemetry import Log
 
 

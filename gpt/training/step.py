@@ -61,7 +61,8 @@ class Step:
     def gradients(self, batch: list[MicroBatch], seed: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Those of a global batch; (mean loss in nats, norm of the gradient before clipping).
 
-        batch: this process's share of it. seed: makes this step's random draws what they are; called again if it is tried again.
+        batch: this process's share of it. seed: makes this step's random draws what they are;
+        called again if it is tried again.
         """
         summed = self._machine.summed
         self.tokens, counted = map(int, summed.sums(

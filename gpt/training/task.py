@@ -6,7 +6,6 @@ train.py and finetune.py each describe a Task, and share everything after that.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -37,7 +36,7 @@ from gpt.training.loop import Trainer, gave_up, is_due
 from gpt.training.objective import Objective
 from gpt.training.plan import Plan, Work, measure_plan, memory_line
 from gpt.training.step import Step
-from gpt.training.telemetry import Log, RunLog, Unheard
+from gpt.training.telemetry import Log, RunLog
 
 SAMPLE_TOKENS = 128
 TIMED_BATCHES = 4  # of validation, to plan with
@@ -114,7 +113,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         average = WeightAverage.continued(model, optimizer.state, rates.ema_decay)
         lm = LanguageModel(model, task.tokenizer, machine)
         measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
-        log = _log(run, config, budget, state) if machine.ranks.is_first else Unheard()
+        log = _log(run, config, budget, state) if machine.ranks.is_first else Log()
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
             log.say(_opening_lines(run, task, model, rates, portion, config, layout))
             for line in _what_changed(run, before, config, budget, batches):
@@ -137,8 +136,9 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
 def agree(config: RunSections, task: Task, machine: Machine) -> None:
     """Raise UserError if processes that are to train together would not train the same."""
     if machine.ranks.size > 1:
+        configured = fields(config.model_dump(by_alias=True))
         machine.ranks.agree(**{
-            **{name: str(value) for name, value in fields(config.model_dump(by_alias=True)).items()},
+            **{name: str(value) for name, value in configured.items()},
             **{name: str(value)[:16] for name, value in task.identity.items()},
             "tokenizer": task.tokenizer.fingerprint[:16], "code": code_hash()[:16],
             "torch": torch.__version__, "device": machine.device.type, "dtype": str(machine.dtype)})
@@ -222,7 +222,8 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
     lm = LanguageModel(model, task.tokenizer, machine)
     measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
     scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
-    some = list(itertools.islice(task.validation(scored_together), TIMED_BATCHES))
+    validation = task.validation(scored_together)
+    some = [validation[i] for i in range(min(TIMED_BATCHES, len(validation)))]
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
     sample, prompts = _sampler(lm, task), config.log.sample_prompts
 
@@ -241,7 +242,7 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
                                          checkpoint.TrainState(), layout,
                                          config.checkpoint.shard_size), (saves, evals))]
         if some:
-            share = len(some) / len(task.validation(scored_together))
+            share = len(some) / len(validation)
             besides += [Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
                              task.evaluate_first, share),
                         Work(measure, (evals,), task.evaluate_first)]

@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,36 +18,26 @@ from gpt.files import write_atomically
 from gpt.streams import kept_elsewhere
 
 
-class Log(Protocol):
-    """What a run tells."""
-
-    def event(self, kind: str, step: int, **values: Any) -> None: ...
-    def sample(self, step: int, prompt: str, text: str) -> None: ...
-    def say(self, text: str) -> None: ...
-    def warn(self, step: int, text: str) -> None: ...
-    def close(self) -> None: ...
-
-
-class Unheard:
-    """What a process tells that is not the one to tell."""
+class Log:
+    """What a run tells, to nobody: of several processes that train together one tells."""
 
     def event(self, kind: str, step: int, **values: Any) -> None:
-        """Nothing."""
+        """Something happened at a step."""
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Nothing."""
+        """A text was generated."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """A line for people."""
 
     def warn(self, step: int, text: str) -> None:
-        """Nothing."""
+        """A line for people that other programs should see, too."""
 
     def close(self) -> None:
-        """Nothing."""
+        """There is no more to tell."""
 
 
-class RunLog:
+class RunLog(Log):
     """Everything that a run writes for people and for other programs."""
 
     def __init__(self, folder: Path, log: LogConfig, config: dict[str, Any], resumed_at: int,

@@ -23,10 +23,10 @@ from gpt.model.lora import adapt
 from gpt.optim import WeightAverage
 from gpt.training import cross_entropy
 from gpt.training.objective import Objective
-from gpt.training.step import Step, accumulate_gradients
+from gpt.training.step import Step
 from tests.cuda.conftest import DEVICE, ON_GPU
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt, tokenized
-from tests.tiny_runs import batch_of, optimizer_of, weights_of
+from tests.tiny_runs import accumulate_gradients, batch_of, optimizer_of, weights_of
 
 END, T = 60, 32
 SEGMENTS = torch.tensor([[0] * 7 + [1] * 9 + [2] * 16, [0] * T, [0, 1, 2, 3] + [4] * 28])

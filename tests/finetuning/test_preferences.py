@@ -24,10 +24,10 @@ from gpt.finetuning.preferences import (
 from gpt.model import GPT
 from gpt.training.evaluate import evaluate
 from gpt.training.objective import token_losses
-from gpt.training.step import Step, accumulate_gradients
+from gpt.training.step import Step
 from tests.finetuning.conversations import chat_of
 from tests.tiny import CPU, tiny_gpt
-from tests.tiny_runs import optimizer_of
+from tests.tiny_runs import accumulate_gradients, optimizer_of
 
 
 def prefers(prompt: str, chosen: str, rejected: str) -> Preference:

@@ -16,9 +16,9 @@ from gpt.finetuning import Example, encode_examples, padded_batches, refuse_usel
 from gpt.finetuning.rows import PackedRows, PaddedRows, Row, first_rows, side_by_side
 from gpt.finetuning.splits import hold_out, load_splits
 from gpt.training.evaluate import evaluate
-from gpt.training.step import accumulate_gradients
 from tests.finetuning.conversations import chat_of, conversations, pair
 from tests.tiny import ARCHITECTURES, CPU, tiny_gpt
+from tests.tiny_runs import accumulate_gradients
 
 END = 256
 

@@ -12,8 +12,8 @@ from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
 from gpt.model.visibility import positions_within, visible_within
 from gpt.training.evaluate import evaluate
-from gpt.training.step import accumulate_gradients
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt, tokenized
+from tests.tiny_runs import accumulate_gradients
 
 DTYPES = (torch.float32, torch.bfloat16)
 MACHINES = [pytest.param(Machine(torch.device(device), dtype), marks=marks, id=f"{device}-{dtype}")

@@ -16,9 +16,8 @@ from gpt.optim import Rates, WeightAverage, lr_factor, weights_by_kind
 from gpt.optim.adamw import AdamW
 from gpt.optim.group import State
 from gpt.optim.muon import Muon
-from gpt.training.step import accumulate_gradients
 from tests.tiny import CPU, ROOT, script_environment, tiny_config, tiny_gpt
-from tests.tiny_runs import batch_of, optimizer_of, weights_of
+from tests.tiny_runs import accumulate_gradients, batch_of, optimizer_of, weights_of
 
 
 def names_by_kind(**changes: object) -> dict[str, set[str]]:

@@ -19,16 +19,18 @@ import torch.distributed as dist
 TIMEOUT = 120.0  # seconds that a function may take
 
 
-def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, join: bool = True
+              ) -> list[Any]:
     """What `work(*arguments)` returns on each of so many ranks, joined by gloo, in their order.
 
-    work: a function of a module; it asks torch.distributed which rank it is. Raises AssertionError
-    with every failing rank's traceback.
+    work: a function of a module; it asks torch.distributed which rank it is. join: false: it finds
+    the environment that torchrun sets, and joins the others itself. Raises AssertionError with
+    every failing rank's traceback.
     """
     processes = [_process(number) for number in range(ranks)]
     port = free_port()
     for rank, process in enumerate(processes):
-        process.send((rank, ranks, port, work, arguments))
+        process.send((rank, ranks, port, work, arguments, join))
     answers = [process.recv() if process.poll(TIMEOUT) else (False, "no answer in time")
                for process in processes]
     if failed := [f"rank {rank}: {answer}" for rank, (fine, answer) in enumerate(answers)
@@ -69,11 +71,12 @@ def _forget_processes() -> None:
 def _serve(requests: Connection) -> None:
     torch.set_num_threads(1)
     while True:
-        rank, ranks, port, work, arguments = requests.recv()
+        rank, ranks, port, work, arguments, join = requests.recv()
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
                           WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
         try:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT / 2))
+            if join:
+                dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT / 2))
             answer = True, work(*arguments)
         except BaseException:
             answer = False, traceback.format_exc()

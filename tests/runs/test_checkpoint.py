@@ -16,9 +16,8 @@ from gpt.files import as_json
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import Best, TrainState, saving
 from gpt.tokenizer import build_tokenizer
-from gpt.training.step import accumulate_gradients
 from tests.tiny import CPU, random_tokens, tiny_gpt
-from tests.tiny_runs import optimizer_of
+from tests.tiny_runs import accumulate_gradients, optimizer_of
 
 
 def trained(steps: int = 3, optim: str = "adamw", **changes):
@@ -134,7 +133,7 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_leftovers(tmp_path, monke
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    for broken in ("save_tensors", "write_json", "_seal", "flush_to_disk"):
+    for broken in ("TensorFile", "write_json", "_seal", "flush_to_disk"):
         with monkeypatch.context() as patch:
             patch.setattr(saving, broken, fail)
             with pytest.raises(OSError, match="No space"):

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from gpt.errors import Stopped, TrainingFailed
 from gpt.machine.device import Machine
+from gpt.parallel import Layout
 from gpt.runs import checkpoint
 from gpt.training import loop
 from gpt.training.evaluate import evaluate
 from gpt.training.loop import is_due, no_garbage_collection
-from gpt.training.step import Step, accumulate_gradients
+from gpt.training.step import Step
 from tests.tiny import CPU, tiny_gpt
-from tests.tiny_runs import batch_of, finish, logged, trainer_of, weights_of
+from tests.tiny_runs import accumulate_gradients, batch_of, finish, logged, trainer_of, weights_of
 
 
 def cpu() -> Machine:
@@ -216,8 +217,7 @@ def test_a_loss_that_is_not_finite_is_said_and_nothing_is_saved_after_it(
 
 def test_a_gradient_that_is_not_finite_is_said_too(tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, cpu(), steps=9)
-    monkeypatch.setattr("gpt.training.step.clip_gradients",
-                        lambda model, limit: torch.tensor(float("inf")))
+    monkeypatch.setattr(Layout, "clip", lambda self, model, limit: torch.tensor(float("inf")))
     said = r"step 0: the loss is 6\.\d+ and the gradient norm inf"
     with pytest.raises(TrainingFailed, match=said):
         finish(trainer)

@@ -13,9 +13,16 @@ from torch.testing import assert_close
 from gpt.batches import IGNORE, MicroBatch
 from gpt.errors import TrainingFailed
 from gpt.machine.device import Machine
-from gpt.training.step import Step, accumulate_gradients, clip_gradients
+from gpt.training.step import Step
 from tests.tiny import CPU, random_tokens, tiny_gpt
-from tests.tiny_runs import batch_of, flat, optimizer_of, weights_of
+from tests.tiny_runs import (
+    accumulate_gradients,
+    batch_of,
+    clip_gradients,
+    flat,
+    optimizer_of,
+    weights_of,
+)
 
 
 def uneven_batch() -> MicroBatch:

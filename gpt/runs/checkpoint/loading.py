@@ -15,7 +15,7 @@ from gpt.files.tensors import SavedTensors
 from gpt.model import GPT
 from gpt.model.lora import load_adapter_state, misfits
 from gpt.optim import Optimizer
-from gpt.parallel import Layout
+from gpt.parallel import Layout, alone
 from gpt.runs.checkpoint.finding import damage
 from gpt.runs.checkpoint.layout import (
     ADAPTER,
@@ -85,20 +85,24 @@ def load_weights(checkpoint: Path, model: GPT, assign: bool = False,
             model.load_state_dict(dict(tensors), assign=True)
             return
         if model.adapter is not None:
-            load_adapter_state(model, tensors, *([layout.fill] if layout else []))
+            load_adapter_state(model, tensors, (layout or alone()).fill)
             return
         wanted = model.state_dict()
         if found := misfits(wanted, tensors):
             raise UserError(f"{path} does not fit its config.json: {found}")
         for name, tensor in tensors.items():
-            layout.fill(name, wanted[name], tensor) if layout else wanted[name].copy_(tensor)
+            (layout or alone()).fill(name, wanted[name], tensor)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} does not fit its config.json: {error}") from error
 
 
-def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer, layout: Layout
-                  ) -> TrainState:
-    """Put weights and optimizer back where they were saved, whatever the layout was then."""
+def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer,
+                  layout: Layout | None = None) -> TrainState:
+    """Put weights and optimizer back where they were saved, whatever the layout was then.
+
+    layout: how the model lies on devices; None: on one.
+    """
+    layout = layout or alone()
     load_weights(checkpoint, model, layout=layout)
     path = checkpoint / OPTIMIZER
     try:

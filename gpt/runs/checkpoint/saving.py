@@ -16,13 +16,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gpt.configuration import CheckpointConfig
 from gpt.errors import UserError
 from gpt.files import flush_to_disk, sha256_of, write_json
 from gpt.files.tensors import TensorFile, index_of, save_tensors
 from gpt.model import GPT
 from gpt.model.lora import adapter_state
 from gpt.optim import Optimizer
-from gpt.parallel import Layout
+from gpt.parallel import Layout, alone
 from gpt.runs.checkpoint.layout import (
     ADAPTER,
     FORMAT_VERSION,
@@ -35,14 +36,17 @@ from gpt.runs.checkpoint.layout import (
 )
 from gpt.tokenizer import Tokenizer
 
+LARGE = CheckpointConfig().shard_size
+
 
 def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
-         state: TrainState, layout: Layout, shard_size: int) -> Path:
+         state: TrainState, layout: Layout | None = None, shard_size: int = LARGE) -> Path:
     """Write folder/step-N, complete or not at all; returns its path.
 
-    shard_size: bytes, from which on tensors stand in several files with an index.
+    layout: how the model lies on devices; None: on one. shard_size: bytes, from which on tensors
+    stand in several files with an index.
     """
-    target = folder / f"step-{state.step:08d}"
+    target, layout = folder / f"step-{state.step:08d}", layout or alone()
     ranks = layout.machine.ranks
     with ranks.first_has(_whole_or_not_at_all(target)) as temporary:
         if ranks.is_first:
