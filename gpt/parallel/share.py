@@ -64,30 +64,24 @@ class Share:
             around = first + last
         else:
             if model.config.tie_embeddings:  # both ends have the table
-                last += (Weight.of(model.embedding.token_embedding.weight),)
-            around = max(first, last, key=lambda weights: _elements(weights, 1, 1))
+                last += _weights([model.embedding.token_embedding])
+            around = max(first, last, key=lambda part: sum(weight.elements(1) for weight in part))
         return cls(_weights([model.blocks[0]]), math.ceil(model.config.n_layer / sizes.pipeline),
                    around, sizes)
 
     def elements(self, shard: int | None = None, learns: bool = False, matrices: bool = False
                  ) -> int:
         """Of all its weights, or those that learn, or the layers' matrices; in how many parts."""
-        def some(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
-            return tuple(w for w in weights if (w.learns or not learns)
-                         and (w.is_matrix or not matrices))
+        tensor, parts = self.sizes.tensor, shard or self.sizes.shard
+        block = [w for w in self.block if w.is_matrix or not matrices]
+        weights = [*self.layers * block, *(() if matrices else self.around)]
+        return sum(w.elements(tensor, parts) for w in weights if w.learns or not learns)
 
-        parts, tensor = shard or self.sizes.shard, self.sizes.tensor
-        blocks = self.layers * _elements(some(self.block), tensor, parts)
-        return blocks if matrices else blocks + _elements(some(self.around), tensor, parts)
-
-    def gathered(self, weights: tuple[Weight, ...]) -> int:
+    def gathered(self, weights: tuple[Weight, ...], learns: bool = False) -> int:
         """Elements that an all-gather of these ends with, padding included."""
-        return self.sizes.shard * _elements(weights, self.sizes.tensor, self.sizes.shard)
+        tensor, parts = self.sizes.tensor, self.sizes.shard
+        return parts * sum(w.elements(tensor, parts) for w in weights if w.learns or not learns)
 
 
 def _weights(modules: Iterable[nn.Module]) -> tuple[Weight, ...]:
     return tuple(Weight.of(p) for module in modules for p in module.parameters())
-
-
-def _elements(weights: Iterable[Weight], tensor: int, shard: int) -> int:
-    return sum(weight.elements(tensor, shard) for weight in weights)

@@ -43,7 +43,7 @@ class Sizes:
     def check(self, world_size: int) -> Sizes:
         """Itself. Raises UserError unless it is for so many processes."""
         if self.world_size != world_size:
-            raise UserError(_mismatch(asdict(self), world_size))
+            raise mismatch(asdict(self), world_size)
         return self
 
 
@@ -56,11 +56,12 @@ def check_fixed(fixed: Mapping[str, int | None], world_size: int) -> None:
             raise UserError(f"parallel.{axis}={size}: a number of devices is at least 1")
     product = math.prod(given.values())
     if world_size % product or (len(given) == len(AXES) and product != world_size):
-        raise UserError(_mismatch(given, world_size))
+        raise mismatch(given, world_size)
 
 
-def _mismatch(sizes: Mapping[str, int], world_size: int) -> str:
-    product = math.prod(sizes.values())
-    given = " × ".join(f"parallel.{axis}={sizes[axis]}" for axis in AXES if axis in sizes)
-    return (f"{given} = {product} devices, and there are {world_size} processes: change a size, "
-            "or how many processes are started")
+def mismatch(sizes: Mapping[str, int | None], world_size: int) -> UserError:
+    """Sizes that were given, by axis, do not make the number of processes."""
+    given = {axis: size for axis in AXES if (size := sizes.get(axis)) is not None}
+    product = " × ".join(f"parallel.{axis}={size}" for axis, size in given.items())
+    return UserError(f"{product} = {math.prod(given.values())} devices, and there are {world_size} "
+                     "processes: change a size, or how many processes are started")

@@ -109,7 +109,7 @@ def _gradients_of_copies(share: Share, work: Work) -> Iterator[Transfer]:
         return
     times = work.micro_steps(sizes) if work.reduces_each else 1
     for weights, layers in ((share.block, share.layers), (share.around, 1)):
-        shard = share.gathered(weights) // sizes.shard
+        shard = share.gathered(weights, learns=True) // sizes.shard
         yield Transfer(axis, "all_reduce", copies, FLOAT32 * shard, layers * times, "step")
 
 
@@ -124,10 +124,10 @@ def _gathered_weights(share: Share, work: Work) -> Iterator[Transfer]:
         return
     m = work.micro_steps(share.sizes)
     for weights, layers, passes in ((share.block, share.layers, 2), (share.around, 1, 1)):
-        elements = share.gathered(weights)
-        yield Transfer("shard", "all_gather", share.sizes.shard, work.number_bytes * elements,
-                       m * layers * passes, "step")
-        yield Transfer("shard", "reduce_scatter", share.sizes.shard, FLOAT32 * elements,
+        yield Transfer("shard", "all_gather", share.sizes.shard,
+                       work.number_bytes * share.gathered(weights), m * layers * passes, "step")
+        yield Transfer("shard", "reduce_scatter", share.sizes.shard,
+                       FLOAT32 * share.gathered(weights, learns=True),
                        (m if work.reduces_each else 1) * layers, "step")
 
 
