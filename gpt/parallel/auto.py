@@ -77,7 +77,7 @@ def choose(fixed: Mapping[str, int | None], world_size: int, devices_per_host: i
     it keeps no less than shards do. Raises UserError if sizes do not make world_size.
     """
     check_fixed(fixed, world_size)
-    candidates = list(_candidates(fixed, world_size, min(devices_per_host, world_size), needs))
+    candidates = list(_candidates(fixed, world_size, devices_per_host, needs))
     if not candidates:
         raise mismatch(fixed, world_size)
     busy = [sizes for sizes in candidates if sizes.data <= needs.sequences] or candidates

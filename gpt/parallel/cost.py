@@ -162,10 +162,10 @@ def _seconds(transfer: Transfer, sizes: Sizes, device: Device) -> float:
     """That a transfer takes, all its times together."""
     together = max(1, min(transfer.devices, device.per_host // sizes.inside(transfer.axis)))
     rate = device.bandwidth(transfer.devices, together)
-    return transfer.times * (transfer.bytes_each / rate + _latency(transfer, together))
+    return transfer.times * (transfer.bytes_each / rate + latency(transfer, together))
 
 
-def _latency(transfer: Transfer, together: int) -> float:
+def latency(transfer: Transfer, together: int) -> float:
     """Of one collective operation: once around a ring, for an all-reduce twice; or, if that is
     sooner, up and down a tree of hosts.
 

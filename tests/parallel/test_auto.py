@@ -96,6 +96,7 @@ def test_what_is_fixed_decides_the_rest():
     assert chosen(ENOUGH, tensor=2, pipeline=2) == Sizes(replicate=4, tensor=2, pipeline=2)
     assert chosen(ENOUGH, replicate=1, shard=1, needs=dataclasses.replace(NEEDS, heads=16),
                   per_host=16) == Sizes(tensor=16)
+    assert chosen(300, tensor=2) == Sizes(replicate=2, shard=4, tensor=2)  # eight in a host
     every = {"replicate": 2, "shard": 2, "context": 2, "tensor": 2, "pipeline": 1}
     assert chosen(ENOUGH, **every) == Sizes(**every)
 
