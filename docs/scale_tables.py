@@ -57,8 +57,8 @@ class Plan:
 
 
 def plans(model: GPT, sequences: int, devices: int, **fixed: int) -> Iterator[Plan]:
-    """The layout that auto takes beside sizes that are fixed, without and with recomputing; as many sequences at a time as fit,
-    in powers of two."""
+    """The layout that auto takes beside sizes that are fixed, without and with recomputing; with
+    micro-batches of all powers of two."""
     for recompute in (False, True):
         needs = Needs.of(model, Work(sequences, recompute=recompute))
         sizes = choose(fixed, devices, H100.per_host, H100.memory, needs)

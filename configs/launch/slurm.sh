@@ -7,7 +7,6 @@
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=64
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@180
@@ -17,7 +16,8 @@
 
 set -euo pipefail
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${HOSTS%%$'\n'*}
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 export PATH="$PWD/.venv/bin:$PATH"
@@ -25,12 +25,12 @@ export PATH="$PWD/.venv/bin:$PATH"
 if [ "${LAUNCH:-torchrun}" = srun ]; then
     # Slurm starts every process, which reads its rank from SLURM_PROCID. Each sees all GPUs of its
     # machine, so that they reach each other directly.
-    export OMP_NUM_THREADS=$((${SLURM_CPUS_ON_NODE:-64} / 8))
+    export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE / SLURM_NTASKS_PER_NODE))
     srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task="$OMP_NUM_THREADS" \
         python train.py "$@"
 else
     # Slurm starts torchrun once on each machine, and that the processes: up to three times.
-    srun --kill-on-bad-exit=1 torchrun \
+    srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" torchrun \
         --nnodes="$SLURM_NNODES" --nproc-per-node=gpu --max-restarts=3 \
         --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" \
         --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" \

@@ -88,7 +88,7 @@ def calculated(sizes: Sizes, work: Work, model: GPT) -> dict[Any, int]:
     (Sizes(shard=2), Work(sequences=6, number_bytes=4)),
     (Sizes(shard=2), Work(sequences=6, reduces_each=False)),
     (Sizes(shard=4), Work(sequences=8, micro_batch=2)),
-    (Sizes(replicate=2, shard=2), Work(sequences=4)),
+    (Sizes(replicate=2, shard=2), Work(sequences=8)),
     (Sizes(replicate=2, shard=2), Work(sequences=8, reduces_each=False))], ids=str)
 def test_shards_send_what_is_calculated(sizes, work, changes):
     """Rows that do not come out even, which are padded, among them."""
