@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,15 @@ PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
               "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
               "RTX 3090": 71e12}
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a GPU, or of this computer."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 8 << 30
 
 
 def computes_in_bfloat16(device: str) -> bool:

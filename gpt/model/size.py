@@ -1,9 +1,10 @@
-"""How large a model is, and how much arithmetic a token costs."""
+"""How large a model is, how much arithmetic a token costs, and how much of it is kept."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from gpt.configuration import ModelConfig
 from gpt.model.gpt import GPT
 from gpt.model.visibility import within_reach
 
@@ -32,3 +33,15 @@ def flops_per_token(model: GPT, sequence_tokens: int | None = None) -> int:
         looked_up += model.embedding.token_embedding.weight.numel()
     multiplied = parameter_count(model) - looked_up
     return 6 * multiplied + 12 * config.n_head * config.head_dim * reach
+
+
+def activation_bytes(model: ModelConfig, recompute: bool) -> int:
+    """Bytes kept per token for the backward pass, in float32: an estimate on the safe side.
+
+    Per layer about fourteen vectors of n_embd and four of n_inner, and two around the layers. With
+    activations recomputed, a vector per layer, and all of that for one.
+    """
+    around, per_layer = 2 * model.n_embd, 14 * model.n_embd + 4 * model.n_inner
+    if recompute:
+        return 4 * (around + model.n_layer * model.n_embd + per_layer)
+    return 4 * (around + model.n_layer * per_layer)

@@ -4,4 +4,5 @@ from gpt.parallel.choice import choose_layout
 from gpt.parallel.layout import Layout, Loss, alone
 from gpt.parallel.sizes import Sizes
 
-__all__ = ["Layout", "Loss", "Sizes", "alone", "choose_layout"]
+__all__ = ["Layout", "Loss", "Sizes", "alone", "auto", "choose_layout", "cost", "share", "sizes",
+           "traffic"]

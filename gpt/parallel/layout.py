@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,21 +13,24 @@ from gpt.batches import MicroBatch
 from gpt.machine.device import Machine
 from gpt.machine.signals import signal_name, signal_number
 from gpt.model import GPT
-from gpt.parallel.mesh import AXES, device_mesh, ranks_along
+from gpt.parallel.mesh import device_mesh, ranks_along
 from gpt.parallel.parts import fill, whole
 from gpt.parallel.replicated import Replicated
-from gpt.parallel.sharded import lay_out_shards, reduce_gradients
-from gpt.parallel.sizes import Sizes
+from gpt.parallel.sharded import lay_out_shards, reduce_over_copies
+from gpt.parallel.sizes import AXES, Sizes
 
 
 class Layout:
     """Which process holds what of a model, and which processes add up their gradients.
 
-    Alone it is all here, and nothing is done. machine: is told who works together.
+    Alone it is all here, and nothing is done. machine: is told who works together. lines: what is
+    said of it when a run begins.
     """
 
-    def __init__(self, machine: Machine, sizes: Sizes | None = None, offload: bool = False):
+    def __init__(self, machine: Machine, sizes: Sizes | None = None, offload: bool = False,
+                 lines: Sequence[str] = ()):
         self.machine, self.sizes, self._offload = machine, sizes or Sizes(), offload
+        self.lines = list(lines)
         self.mesh: Any = None
         if self.sizes.world_size == 1:
             return
@@ -91,7 +94,7 @@ class Layout:
         """The loss of micro-batches, with gradients that are averaged over machine.summed."""
         if self.keeps_weights_whole and self.sizes.world_size > 1:
             return Replicated(model, summed_loss, self.machine.summed.group)
-        return Laid(model, summed_loss, None if self.keeps_weights_whole else reduce_gradients)
+        return Laid(model, summed_loss, None if self.keeps_weights_whole else reduce_over_copies)
 
     def whole(self, name: str, tensor: Tensor) -> Tensor:
         """A weight, or something in its shape, as one process would hold it; on all processes."""
@@ -109,10 +112,6 @@ class Layout:
             return
         kept[key] = torch.zeros_like(weight, dtype=whole.dtype, requires_grad=False)
         self.fill(name, kept[key], whole)
-
-    def lines(self) -> list[str]:
-        """What is said of it when a run begins."""
-        return [] if self.mesh is None else [f"layout: {self.sizes}"]
 
     def before_unscaling(self, model: nn.Module, scaler: torch.amp.GradScaler) -> None:
         """In float16: an overflow of one process's gradients becomes one of all."""

@@ -25,7 +25,6 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
-        FSDPModule,
         MixedPrecisionPolicy,
         OffloadPolicy,
         fully_shard,
@@ -38,10 +37,10 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
         fully_shard(block, mesh=mesh, mp_policy=rounded, offload_policy=policy)
     fully_shard(model, mesh=mesh, offload_policy=policy)
     register_fsdp_forward_method(model, "hidden")
-    cast(FSDPModule, model).set_reshard_after_backward(True)
 
 
-def reduce_gradients(model: GPT, now: bool) -> None:
-    """Whether the next backward pass adds up gradients over processes, or keeps them for later."""
+def reduce_over_copies(model: GPT, now: bool) -> None:
+    """Whether the next backward pass adds up gradients over copies, too, or keeps them for later:
+    parts of gradients, since whole ones would take the memory that sharding saves."""
     from torch.distributed.fsdp import FSDPModule
-    cast(FSDPModule, model).set_requires_gradient_sync(now)
+    cast(FSDPModule, model).set_requires_all_reduce(now)

@@ -6,9 +6,7 @@ device; micro-batches do not, and follow from the memory that is there.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shutil
 from dataclasses import dataclass
 
@@ -16,6 +14,8 @@ import torch
 
 from gpt.configuration import ModelConfig, RunConfig, TrainConfig
 from gpt.machine.device import Machine
+from gpt.machine.hardware import memory_bytes
+from gpt.model import activation_bytes
 from gpt.training.budget import Budget
 
 TOKENS_PER_STEP = 2.0  # times the root of all tokens
@@ -111,22 +111,7 @@ def activation_budget(machine: Machine) -> int:
     """
     if machine.device.type == "cuda":
         return int(0.6 * torch.cuda.mem_get_info(machine.device)[0])
-    total = 8 << 30
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(2 << 30, total // 8)
-
-
-def activation_bytes(model: ModelConfig, recompute: bool) -> int:
-    """Bytes kept per token for the backward pass, in float32: an estimate on the safe side.
-
-    Per layer about fourteen vectors of n_embd and four of n_inner, and two around the layers. With
-    activations recomputed, a vector per layer, and all of that for one.
-    """
-    around, per_layer = 2 * model.n_embd, 14 * model.n_embd + 4 * model.n_inner
-    if recompute:
-        return 4 * (around + model.n_layer * model.n_embd + per_layer)
-    return 4 * (around + model.n_layer * per_layer)
+    return min(2 << 30, memory_bytes(machine.device) // 8)
 
 
 def compile_pays(run: RunConfig, flops: float, budget: Budget, machine: Machine) -> bool:

@@ -12,10 +12,9 @@ import torch
 
 from gpt.batches import Batches
 from gpt.machine.device import Machine
-from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.model import GPT, activation_bytes, flops_per_token, parameter_count
 from gpt.optim import Rates, weights_by_kind
 from gpt.training.budget import Budget
-from gpt.training.choices import activation_bytes
 from gpt.training.cross_entropy import rows_at_a_time
 from gpt.training.step import Step
 

@@ -287,7 +287,7 @@ def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion
              f"{rates}; schedule {config.optim.schedule}",
              memory_line(model, rates, min(tokens, portion.tokens or tokens),
                          config.train.recompute_activations)]
-    lines += layout.lines()
+    lines += layout.lines
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)

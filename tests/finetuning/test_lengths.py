@@ -17,6 +17,7 @@ from gpt.finetuning import TaskRows
 from gpt.finetuning.lengths import Lengths
 from gpt.finetuning.run import finetuning, with_defaults
 from gpt.machine.device import choose_machine
+from gpt.model import activation_bytes
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import find_model
 from gpt.training import choices
@@ -100,7 +101,7 @@ def test_micro_batches_and_evaluation_follow_from_the_rows(base, monkeypatch):
     validation = task.validation(evaluation_tokens(config.train, task.model, CPU, task.longest))
     assert len(validation) == 1 and validation[0].inputs.shape[1] < 20
     monkeypatch.setattr(choices, "activation_budget",
-                        lambda machine: 40 * choices.activation_bytes(task.model, False))
+                        lambda machine: 40 * activation_bytes(task.model, False))
     portion = choose_portion(config.train, task.model, CPU, task.longest)
     assert portion.tokens == 40
     parts = task.batches(portion).step(0)

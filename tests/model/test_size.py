@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.model import GPT, activation_bytes, flops_per_token, parameter_count
 from tests.tiny import ARCHITECTURES, random_tokens, tiny_config, tiny_gpt
 
 
@@ -84,3 +84,13 @@ def test_a_model_without_memory_is_counted_too():
         model = GPT(tiny_config())
     assert parameter_count(model) == parameter_count(tiny_gpt())
     assert flops_per_token(model) == flops_per_token(tiny_gpt())
+
+
+def test_what_is_kept_grows_by_a_layer_or_when_recomputed_by_a_vector():
+    """That it is an upper bound, and how far off, is tests/training/test_plan.py's."""
+    two, three = (tiny_config(n_layer=layers) for layers in (2, 3))
+    assert activation_bytes(three, False) - activation_bytes(two, False) == 4 * (
+        14 * 32 + 4 * two.n_inner)
+    assert activation_bytes(three, True) - activation_bytes(two, True) == 4 * 32
+    one = tiny_config(n_layer=1)
+    assert activation_bytes(one, True) == activation_bytes(one, False) + 4 * 32

@@ -10,12 +10,12 @@ import torch
 from gpt.batches import MicroBatch
 from gpt.configuration import TrainConfig
 from gpt.machine.device import Machine
+from gpt.model import activation_bytes
 from gpt.optim import WeightAverage
 from gpt.training import choices, plan
 from gpt.training.budget import Budget
 from gpt.training.choices import (
     activation_budget,
-    activation_bytes,
     choose_micro_batch_size,
     evaluation_tokens,
 )
