@@ -84,11 +84,11 @@ class SpreadMuon(Muon):
     def _new_layout(self, matrix: Tensor) -> Layout:
         if not isinstance(matrix, DTensor):
             return Layout(matrix.shape, [(slice(None), slice(None))], None, self.replicas)
-        mesh, coordinate = matrix.device_mesh, matrix.device_mesh.get_coordinate()
+        mesh = matrix.device_mesh
         cutting = sorted({mesh_dim for mesh_dim, _ in cuts(matrix)})
         shards = self._group(mesh, cutting)
         replicas = self._group(mesh, [i for i in range(mesh.ndim) if i not in cutting])
-        places = [coordinate] if shards is None else [
+        places = [None] if shards is None else [
             (mesh.mesh == rank).nonzero()[0].tolist()
             for rank in dist.get_process_group_ranks(shards)]
         return Layout(matrix.shape, [extent(matrix, place) for place in places], shards,

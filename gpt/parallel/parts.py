@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from gpt.optim import local_part
+
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank that holds a part of it; these call it together.
@@ -26,7 +28,7 @@ def whole(tensor: Tensor) -> Tensor:
     for mesh_dim, dim in cuts(tensor):
         undo.append((mesh_dim, dim, lengths[dim]))
         lengths[dim] = len(_chunk(range(lengths[dim]), mesh.size(mesh_dim), coordinate[mesh_dim]))
-    part = tensor.detach().to_local()
+    part = local_part(tensor.detach())
     for mesh_dim, dim, length in reversed(undo):
         part = _joined(part, dim, length, mesh.get_group(mesh_dim))
     return part
@@ -37,7 +39,7 @@ def fill(tensor: Tensor, whole: Tensor) -> None:
     """Copy this rank's part of a whole tensor into its own; of a mapped file only that is read."""
     assert tensor.shape == whole.shape, f"{tuple(whole.shape)} is no {tuple(tensor.shape)}"
     if isinstance(tensor, DTensor):
-        tensor.to_local().copy_(whole[extent(tensor, _here(tensor))])
+        tensor.to_local().copy_(whole[extent(tensor)])
     else:
         tensor.copy_(whole)
 
@@ -54,8 +56,9 @@ def cuts(tensor: DTensor) -> list[tuple[int, int]]:
     return [(mesh_dim, dim) for _, mesh_dim, dim in sorted(found)]
 
 
-def extent(tensor: DTensor, coordinate: Sequence[int]) -> tuple[slice, ...]:
-    """What of the whole lies at a coordinate of the tensor's mesh: a slice of each dimension."""
+def extent(tensor: DTensor, coordinate: Sequence[int] | None = None) -> tuple[slice, ...]:
+    """What of the whole lies at a coordinate of its mesh, or here: a slice of each dimension."""
+    coordinate = _here(tensor) if coordinate is None else coordinate
     ranges = [range(length) for length in tensor.shape]
     for mesh_dim, dim in cuts(tensor):
         ranges[dim] = _chunk(ranges[dim], tensor.device_mesh.size(mesh_dim), coordinate[mesh_dim])
