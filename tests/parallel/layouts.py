@@ -30,16 +30,24 @@ LAYOUTS: dict[int, dict[str, tuple[dict[str, int], type[ParallelStyle]]]] = {
         "shard × tensor, columns": ({"shard": 2, "tensor": 2}, RowwiseParallel)},
 }
 CASES = [(ranks, layout) for ranks, layouts in LAYOUTS.items() for layout in layouts]
+MIXED = (4, "mixed")  # layers that both cut, one that FSDP2 alone cuts, and plain ones
 
 
 def mesh_of(layout: str) -> DeviceMesh:
     """The mesh of a layout for as many ranks as there are."""
-    sizes, _ = LAYOUTS[dist.get_world_size()][layout]
+    sizes = ({"shard": 2, "tensor": 2} if layout == "mixed"
+             else LAYOUTS[dist.get_world_size()][layout][0])
     return init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
 
 
 def laid_out(layers: nn.Sequential, layout: str, mesh: DeviceMesh) -> nn.Sequential:
     """The layers, cut as a layout says: by tensor parallelism first, then by FSDP2."""
+    if layout == "mixed":
+        styles = {"0": ColwiseParallel(), "1": RowwiseParallel()}
+        parallelize_module(layers, mesh["tensor"], styles)
+        for layer in layers[:3]:
+            fully_shard(layer, mesh=mesh["shard"])
+        return layers
     names = mesh.mesh_dim_names or ()
     if "tensor" in names:
         _, style = LAYOUTS[dist.get_world_size()][layout]

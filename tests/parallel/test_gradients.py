@@ -8,13 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    parallelize_module,
-)
 from torch.testing import assert_close
 
 from gpt.optim import local_part
@@ -23,23 +16,16 @@ from gpt.optim.group import Group
 from gpt.optim.muon import Muon
 from gpt.parallel.gradients import clip_gradients, spread_overflow
 from gpt.parallel.parts import whole
-from tests.parallel.layouts import CASES, laid_out, linear_layers, mesh_of, set_gradients
+from tests.parallel.layouts import CASES, MIXED, laid_out, linear_layers, mesh_of, set_gradients
 from tests.parallel.processes import run_ranks
 
 SHAPES = [(8, 4), (4, 8), (6, 4), (4, 4)]
-MIXED = (4, "mixed")
 
 
 def layers_of(layout: str) -> list[nn.Parameter]:
-    """Weights and biases in a layout; mixed: cut by two dimensions, by one, by none."""
+    """Weights and biases in a layout."""
     layers = linear_layers(*SHAPES, bias=True)
-    if layout != "mixed":
-        return list(laid_out(layers, layout, mesh_of(layout)).parameters())
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "tensor"))
-    parallelize_module(layers, mesh["tensor"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
-    for layer in layers[:3]:
-        fully_shard(layer, mesh=mesh["shard"])
-    return list(layers.parameters())
+    return list(laid_out(layers, layout, mesh_of(layout)).parameters())
 
 
 def expected_clip(wholes: list[Tensor], limit: float) -> tuple[Tensor, list[Tensor]]:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 
+import gpt.optim.muon as muon
 import gpt.parallel.muon as spread
 from gpt.optim import Muon, Optimizer, WeightAverage
 from gpt.optim.adamw import AdamW
 from gpt.optim.group import Group
 from gpt.parallel.muon import spread_muon
 from gpt.parallel.parts import whole
-from tests.parallel.layouts import CASES, laid_out, linear_layers, mesh_of, set_gradients
+from tests.parallel.layouts import CASES, MIXED, laid_out, linear_layers, mesh_of, set_gradients
 from tests.parallel.processes import run_ranks
 
 # Square, wide, tall; rows that ranks share unevenly, and fewer rows than ranks.
@@ -81,9 +82,42 @@ def test_three_steps_of_muon_equal_one_process_and_each_matrix_is_dealt_once(ran
     assert sum(done) == 3 * len(SHAPES) and min(done) > 0
 
 
-@pytest.mark.parametrize(("ranks", "layout"), CASES)
+@pytest.mark.parametrize(("ranks", "layout"), [*CASES, MIXED])
 def test_three_steps_of_adamw_equal_one_process(ranks, layout):
     run_ranks(ranks, learn, layout, AdamW(0.9, 0.95))
+
+
+def test_matrices_of_several_layouts_are_updated_together():
+    """Three are cut; the six plain ones, of which nobody said that ranks hold copies, are not."""
+    assert sum(run_ranks(4, learn, "mixed", Muon(0.9))) == 3 * (2 + 2 * 1 + 4 * 6)
+
+
+def learn_in_bfloat16(layout: str) -> None:
+    """As on GPUs: parts travel in the format that is computed in."""
+    formats = muon.number_format, spread.number_format
+    muon.number_format = spread.number_format = lambda matrix: torch.bfloat16
+    exchange, travelled = dist.all_to_all_single, []
+    dist.all_to_all_single = lambda out, given, *others, **named: (
+        travelled.append(given.dtype) or exchange(out, given, *others, **named))
+    try:
+        alone, together = (linear_layers(*SHAPES) for _ in range(2))
+        laid_out(together, layout, mesh_of(layout))
+        optimizers = optimizer_of(alone, Muon(0.9)), optimizer_of(together, Muon(0.9))
+        spread_muon(optimizers[1])
+        for layers, optimizer in zip((alone, together), optimizers, strict=True):
+            set_gradients(list(layers.parameters()), seed=0)
+            optimizer.step()
+    finally:
+        muon.number_format, spread.number_format = formats
+        dist.all_to_all_single = exchange
+    assert set(travelled) == {torch.bfloat16}
+    for one, other in zip(alone.parameters(), together.parameters(), strict=True):
+        # A stack of another size may be multiplied in another order: bfloat16's rounding of 0.2.
+        assert_close(whole(other).detach(), one.detach(), rtol=0, atol=0.2 * 2**-7)
+
+
+def test_parts_travel_in_the_format_that_is_computed_in_and_results_stay():
+    run_ranks(2, learn_in_bfloat16, "shard")
 
 
 def sent_bytes(layout: str) -> tuple[int, int]:
