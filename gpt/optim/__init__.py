@@ -2,9 +2,9 @@
 
 from gpt.optim.average import WeightAverage
 from gpt.optim.build import Optimizer, Rates, adamw_lr, build_optimizer
-from gpt.optim.group import weights_by_kind
-from gpt.optim.muon import Muon
+from gpt.optim.group import State, local_part, weights_by_kind
+from gpt.optim.muon import Muon, number_format, orthogonalised
 from gpt.optim.schedule import lr_factor
 
-__all__ = ["Muon", "Optimizer", "Rates", "WeightAverage", "adamw_lr", "build_optimizer",
-           "lr_factor", "weights_by_kind"]
+__all__ = ["Muon", "Optimizer", "Rates", "State", "WeightAverage", "adamw_lr", "build_optimizer",
+           "local_part", "lr_factor", "number_format", "orthogonalised", "weights_by_kind"]

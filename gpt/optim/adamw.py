@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from gpt.optim.group import State
+from gpt.optim.group import State, local_part
 
 EPSILON = 1e-10  # far below the gradients of rare tokens, which it would otherwise slow down
 
@@ -35,9 +35,10 @@ class AdamW:
         for weight in weights:
             if "step" not in state[weight]:  # not fused, it is read by Python at every step
                 state[weight]["step"] = torch.zeros((), device=weight.device if fused else "cpu")
-        adamw(weights, [w.grad for w in weights if w.grad is not None],
-              [state.zeros_like(w, "exp_avg") for w in weights],
-              [state.zeros_like(w, "exp_avg_sq") for w in weights], [],
+        adamw([local_part(w) for w in weights],
+              [local_part(w.grad) for w in weights if w.grad is not None],
+              [local_part(state.zeros_like(w, "exp_avg")) for w in weights],
+              [local_part(state.zeros_like(w, "exp_avg_sq")) for w in weights], [],
               [state[w]["step"] for w in weights], fused=fused,
               amsgrad=False, beta1=self.beta1, beta2=self.beta2, lr=lr, weight_decay=weight_decay,
               eps=EPSILON, maximize=False)

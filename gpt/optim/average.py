@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpt.optim.group import local_part
+
 OTHER = "other_weights"  # in the optimizer's state
 
 
@@ -33,7 +35,8 @@ class WeightAverage:
         for p in self._weights:
             if OTHER not in self._state[p]:
                 self._state[p][OTHER] = p.detach().clone()
-        torch._foreach_lerp_(self._others(), self._weights, 1 - self._decay)
+        torch._foreach_lerp_([local_part(self._state[p][OTHER]) for p in self._weights],
+                             [local_part(p) for p in self._weights], 1 - self._decay)
 
     @contextlib.contextmanager
     def in_model(self) -> Iterator[None]:
@@ -48,9 +51,9 @@ class WeightAverage:
     def _swap(self) -> None:
         for p in self._weights:
             if OTHER in self._state[p]:
-                other = self._state[p][OTHER]
-                kept = p.detach().clone()
-                p.copy_(other)
+                weight, other = local_part(p), local_part(self._state[p][OTHER])
+                kept = weight.clone()
+                weight.copy_(other)
                 other.copy_(kept)
 
     @classmethod
@@ -67,6 +70,3 @@ class WeightAverage:
             if weight in state:
                 state[weight].pop(OTHER, None)
         return None
-
-    def _others(self) -> list[Tensor]:
-        return [self._state[p][OTHER] for p in self._weights]

@@ -12,7 +12,7 @@ from gpt.configuration import ModelConfig, OptimConfig
 from gpt.model import GPT
 from gpt.optim.adamw import AdamW
 from gpt.optim.average import OTHER
-from gpt.optim.group import Group, State, weights_by_kind
+from gpt.optim.group import Group, State, local_part, weights_by_kind
 from gpt.optim.muon import Muon
 
 # An iteration of Muon's costs n_embd / tokens of a step, at most: three of them half a step here.
@@ -73,7 +73,7 @@ class Optimizer:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The weights, as torch's gradient scaler looks for them."""
-        return [{"params": group.weights} for group in self.groups]
+        return [{"params": [_local(weight) for weight in group.weights]} for group in self.groups]
 
     def set_lr(self, factor: float) -> dict[str, float]:
         """Give every group this share of its peak learning rate; returns the rates by group."""
@@ -103,6 +103,14 @@ class Optimizer:
         for group in self.groups:
             for weight in group.weights:
                 weight.grad = None
+
+
+def _local(weight: Tensor) -> Tensor:
+    """A weight that has this process's part of the gradient as its own."""
+    local = local_part(weight.detach())
+    if weight.grad is not None:
+        local.grad = local_part(weight.grad.detach())
+    return local
 
 
 def build_optimizer(model: GPT, optim: OptimConfig, rates: Rates) -> Optimizer:

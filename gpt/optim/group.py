@@ -30,6 +30,14 @@ class State(defaultdict[Tensor, dict[str, Tensor]]):
         return kept[name]
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that is spread over many, as a plain tensor; else all.
+
+    torch.distributed has such tensors; importing it takes a while, and only they need it.
+    """
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 class Rule(Protocol):
     """How weights follow their gradients. remembers: names of what it keeps of each weight."""
 

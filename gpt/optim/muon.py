@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gpt.optim.group import State
+from gpt.optim.group import State, local_part
 
 # One iteration each: a, b, c of x ↦ a x + b x³ + c x⁵ on the singular values. Steep at zero: what
 # is above 0.015 of the norm lands between 0.38 and 1.25, which two more iterations would narrow
@@ -42,18 +42,23 @@ class Muon:
         for matrix in matrices:
             shapes.setdefault(matrix.shape, []).append(matrix)
         for alike in shapes.values():
-            self._update_alike(alike, state, lr, weight_decay)
+            updates = orthogonalised(torch.stack(self.look_ahead(alike, state)))  # (N, out, in)
+            self.move(alike, updates, lr, weight_decay)
 
-    def _update_alike(self, matrices: list[Tensor], state: State, lr: float,
-                      weight_decay: float) -> None:
-        gradients = [m.grad for m in matrices if m.grad is not None]
-        averages = [state.zeros_like(m, "momentum") for m in matrices]
+    def look_ahead(self, matrices: list[Tensor], state: State) -> list[Tensor]:
+        """Follow the gradients with the momentum; where it leads next, Nesterov's look ahead."""
+        gradients = [local_part(m.grad) for m in matrices if m.grad is not None]
+        averages = [local_part(state.zeros_like(m, "momentum")) for m in matrices]
         torch._foreach_lerp_(averages, gradients, 1 - self.momentum)
-        ahead = torch._foreach_lerp(gradients, averages, self.momentum)     # Nesterov's look ahead
-        updates = orthogonalised(torch.stack(ahead)).to(matrices[0].dtype)  # (N, out, in)
+        return list(torch._foreach_lerp(gradients, averages, self.momentum))
+
+    def move(self, matrices: list[Tensor], updates: Tensor, lr: float, weight_decay: float) -> None:
+        """Let matrices of one shape decay, and update them.  updates: (N, out, in)"""
         rows, columns = matrices[0].shape
-        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
-        torch._foreach_add_(matrices, list(updates), alpha=-lr * max(1.0, rows / columns) ** 0.5)
+        weights = [local_part(m) for m in matrices]
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, list(updates.to(weights[0].dtype)),
+                            alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonalised(stack: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def orthogonalised(stack: Tensor) -> Tensor:
 
     The iteration squares the shorter side; on GPUs in bfloat16, which is precise enough for it.
     """
-    x = stack.bfloat16() if stack.is_cuda else stack.float()
+    x = stack.to(number_format(stack))
     is_tall = x.size(-2) > x.size(-1)
     x = x.mT.contiguous() if is_tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -69,3 +74,8 @@ def orthogonalised(stack: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
+
+
+def number_format(matrix: Tensor) -> torch.dtype:
+    """What a matrix is orthogonalised in, where it lies."""
+    return torch.bfloat16 if matrix.is_cuda else torch.float32

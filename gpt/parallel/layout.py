@@ -16,7 +16,7 @@ from gpt.model import GPT
 from gpt.parallel.mesh import device_mesh, ranks_along
 from gpt.parallel.parts import fill, whole
 from gpt.parallel.replicated import Replicated
-from gpt.parallel.sharded import lay_out_shards, reduce_over_copies
+from gpt.parallel.sharded import bring_together_once, lay_out_shards, reduce_over_copies
 from gpt.parallel.sizes import AXES, Sizes
 
 
@@ -76,6 +76,7 @@ class Layout:
         lay_out_shards(model, self.mesh[axes], self.machine.dtype, self._offload)
         if is_empty:
             self._draw(model)
+        bring_together_once(model)
 
     def _draw(self, model: GPT) -> None:
         """Give an empty model the weights that one process would draw, one after the other."""

@@ -39,6 +39,15 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
     register_fsdp_forward_method(model, "hidden")
 
 
+def bring_together_once(model: GPT) -> None:
+    """Each block's weights, one after the other: torch keeps the tensors in which it does so, and
+    those that are first made under inference_mode could not be trained with later."""
+    from torch.distributed.fsdp import FSDPModule
+    for module in (*model.blocks, model):
+        cast(FSDPModule, module).unshard()
+        cast(FSDPModule, module).reshard()
+
+
 def reduce_over_copies(model: GPT, now: bool) -> None:
     """Whether the next backward pass adds up gradients over copies, too, or keeps them for later:
     parts of gradients, since whole ones would take the memory that sharding saves."""

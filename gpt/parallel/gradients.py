@@ -1,0 +1,88 @@
+"""The gradient of a model whose weights lie on many ranks, as one: its norm, and overflows.
+
+Traffic: a few numbers over each dimension of a mesh that cuts weights. Nothing here waits for the
+device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from gpt.optim import local_part
+from gpt.parallel.parts import cuts
+
+Groups = tuple[dist.ProcessGroup, ...]  # among whose ranks a tensor is cut
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], limit: float,
+                   stages: dist.ProcessGroup | None = None,
+                   counted_elsewhere: AbstractSet[Tensor] = frozenset()) -> Tensor:
+    """Scale gradients to a norm of at most `limit` (0: leave them); returns the norm before, ().
+
+    It is that of the whole gradient, of which each number counts once. One that is not finite, on
+    any rank, makes the norm so on every rank. stages: the ranks that hold the other stages of a
+    pipeline. counted_elsewhere: weights that another stage holds as well, and counts.
+    """
+    learning = [p for p in parameters if p.grad is not None]
+    counted = [p.grad for p in learning if p not in counted_elsewhere and p.grad is not None]
+    norm = _added_up(_by_groups(counted, _squares), stages).sqrt()
+    if limit:
+        share = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+        torch._foreach_mul_([local_part(p.grad) for p in learning if p.grad is not None], share)
+    return norm
+
+
+@torch.no_grad()
+def spread_overflow(parameters: Iterable[Tensor], stages: dist.ProcessGroup | None = None) -> None:
+    """Where any rank's gradients are not finite, make those of every rank so.
+
+    For float16, before its gradients are scaled back: ranks must leave out the same updates.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    nothing = _added_up(_by_groups(gradients, _nothing_if_finite), stages)
+    torch._foreach_add_([local_part(g) for g in gradients], nothing)
+
+
+def _squares(parts: list[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(parts, 2.0, dtype=torch.float32)
+    return torch.stack(norms).square().sum()
+
+
+def _nothing_if_finite(parts: list[Tensor]) -> Tensor:
+    """Zero; NaN if any number is not finite. Large ones do not overflow here, as squares would."""
+    largest = [norm.float() for norm in torch._foreach_norm([p for p in parts if p.numel()],
+                                                            float("inf"))]
+    return (torch.stack(largest) * 0).sum()
+
+
+def _by_groups(gradients: list[Tensor],
+               measure: Callable[[list[Tensor]], Tensor]) -> dict[Groups, Tensor]:
+    """What is measured of this rank's parts, by the groups that share the tensors."""
+    parts: dict[Groups, list[Tensor]] = {}
+    for gradient in gradients:
+        groups = tuple(gradient.device_mesh.get_group(mesh_dim) for mesh_dim, _ in cuts(gradient)
+                       ) if isinstance(gradient, DTensor) else ()
+        parts.setdefault(groups, []).append(local_part(gradient))
+    return {groups: measure(tensors) for groups, tensors in parts.items()}
+
+
+def _added_up(measured: dict[Groups, Tensor], stages: dist.ProcessGroup | None) -> Tensor:
+    """The sum over all ranks that hold different parts: one collective for each group."""
+    for group in dict.fromkeys(group for groups in measured for group in groups):
+        among = [groups for groups in measured if group in groups]
+        sums = torch.stack([measured.pop(groups) for groups in among])
+        dist.all_reduce(sums, group=group)
+        for groups, value in zip(among, sums, strict=True):
+            others = tuple(other for other in groups if other is not group)
+            measured[others] = measured[others] + value if others in measured else value
+    total = measured[()]
+    if stages is not None:
+        dist.all_reduce(total, group=stages)
+    return total
