@@ -13,7 +13,10 @@ from gpt.batches import MicroBatch
 from gpt.machine.device import Machine
 from gpt.machine.signals import signal_name, signal_number
 from gpt.model import GPT
+from gpt.optim import Optimizer
+from gpt.parallel.gradients import clip_gradients, spread_overflow
 from gpt.parallel.mesh import device_mesh, ranks_along
+from gpt.parallel.muon import spread_muon
 from gpt.parallel.parts import fill, whole
 from gpt.parallel.replicated import Replicated
 from gpt.parallel.sharded import bring_together_once, lay_out_shards, reduce_over_copies
@@ -101,6 +104,12 @@ class Layout:
         """A weight, or something in its shape, as one process would hold it; on all processes."""
         return whole(tensor)
 
+    def optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """The same, with what it needs to see whole brought together where it needs it."""
+        if self.sizes.world_size > 1:
+            spread_muon(optimizer, self.machine.summed.group if self.keeps_weights_whole else None)
+        return optimizer
+
     def fill(self, name: str, tensor: Tensor, whole: Tensor) -> None:
         """Put this process's part of a whole weight where it belongs."""
         fill(tensor, whole)
@@ -117,12 +126,10 @@ class Layout:
     def before_unscaling(self, model: nn.Module, scaler: torch.amp.GradScaler) -> None:
         """In float16: an overflow of one process's gradients becomes one of all."""
         if scaler.is_enabled() and not self.keeps_weights_whole:
-            from gpt.parallel.gradients import spread_overflow
             spread_overflow(model.parameters())
 
     def clip(self, model: nn.Module, limit: float) -> Tensor:
         """Scale gradients to a norm of at most `limit`; returns the norm before, ()."""
-        from gpt.parallel.gradients import clip_gradients
         return clip_gradients(model.parameters(), limit)
 
 

@@ -25,6 +25,7 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
+        FSDPModule,
         MixedPrecisionPolicy,
         OffloadPolicy,
         fully_shard,
@@ -37,6 +38,14 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
         fully_shard(block, mesh=mesh, mp_policy=rounded, offload_policy=policy)
     fully_shard(model, mesh=mesh, offload_policy=policy)
     register_fsdp_forward_method(model, "hidden")
+
+    def train(mode: bool = True) -> GPT:
+        """Between learning and measuring, what was brought together for one forward pass goes:
+        weights may change, and what is saved are the parts."""
+        cast(FSDPModule, model).reshard()
+        return GPT.train(model, mode)
+
+    model.train = train  # type: ignore[method-assign]
 
 
 def bring_together_once(model: GPT) -> None:

@@ -201,7 +201,7 @@ def _build(task: Task, config: RunSections, rates: Rates, batches: Batches, budg
     tokens = (budget.steps or 0) * config.train.sequences_per_step * batches.tokens_per_sequence
     machine.compile = compile_pays(config.run, tokens * flops_per_token(model), budget, machine)
     layout.place(model)
-    return model, build_optimizer(model, config.optim, rates)
+    return model, layout.optimizer(build_optimizer(model, config.optim, rates))
 
 
 def _keep_base(task: Task, run: RunFolder) -> None:
