@@ -114,3 +114,26 @@ def test_gradients_of_every_architecture_are_those_of_one_process(name: str):
 @pytest.mark.parametrize("stages", [2, 4])
 def test_a_step_may_have_any_number_of_micro_batches_of_any_shapes(stages: int, count: int):
     assert_as_alone(stages, {"changes": TIED_FOUR}, batch_of(count), steps=2)
+
+
+@pytest.mark.parametrize("options", [
+    {"recompute": True},
+    {"lora": True},
+    {"lora": True, "recompute": True},
+    {"frozen": ("embedding", "blocks.0", "blocks.1")},            # all of the first stage
+    {"frozen": ("blocks.2", "blocks.3", "final_norm", "lm_head")},  # all of the last one
+], ids=str)
+def test_what_learns_where_and_what_is_recomputed_changes_no_gradient(options: dict[str, Any]):
+    assert_as_alone(2, {"changes": {"n_layer": 4}, **options}, batch_of(3, documents=True))
+
+
+def test_documents_are_read_apart_on_every_stage():
+    apart, together = batch_of(3, documents=True), batch_of(3)
+    assert_as_alone(4, {"changes": TIED_FOUR}, apart)
+    model = tuned_gpt(TIED_FOUR)
+    assert not torch.equal(*(accumulate_gradients(model, batch, CPU) for batch in (apart, together)))
+
+
+def test_products_in_bfloat16_are_those_of_one_process():
+    machine = Machine(torch.device("cpu"), torch.bfloat16)
+    assert_as_alone(2, {"changes": {"tie_embeddings": True}}, batch_of(3), machine=machine)
