@@ -14,6 +14,7 @@ section 2.2. Shape letters: B rows, T tokens, C n_embd, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -26,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from gpt.errors import UserError
 from gpt.model import GPT, KVCache
 
+TABLE = "embedding.token_embedding.weight"  # which may be the output layer's too
 
 def lay_out_pipeline(model: GPT, mesh: DeviceMesh) -> Pipeline:
     """Leave of a model, in place, what this rank of a 1-D mesh computes.
@@ -34,22 +36,19 @@ def lay_out_pipeline(model: GPT, mesh: DeviceMesh) -> Pipeline:
     UserError if there are more stages than layers.
     """
     pipeline = Pipeline(model, mesh)
+    tokens = model.embedding.token_embedding
+    table, learns = tokens.weight.detach(), tokens.weight.requires_grad
     for part, stage in pipeline.parts.items():
         if stage != pipeline.stage:
-            _empty(model.get_submodule(part), keep_tokens=part == "embedding" and pipeline.is_last
-                   and model.config.tie_embeddings)
+            module = model.get_submodule(part).to("meta")
+            if part != "lm_head":  # which nothing calls but in `whole_head`
+                module.forward = _hand_on  # type: ignore[assignment]
     if not pipeline.is_first:
         model.embedding.forward = pipeline.take_received  # type: ignore[method-assign]
+        if pipeline.holds(TABLE):
+            tokens.weight = nn.Parameter(table, learns)
     model.hidden = pipeline.hidden  # type: ignore[method-assign]
     return pipeline
-
-
-def _empty(module: nn.Module, keep_tokens: bool) -> None:
-    """Free the weights of a module that others compute; what it is given it hands on."""
-    module.forward = _hand_on  # type: ignore[method-assign]
-    for name, child in module.named_children() if keep_tokens else [("", module)]:
-        if name != "token_embedding":
-            child.to("meta")
 
 
 def _hand_on(x: Tensor, *others: object) -> Tensor:
@@ -129,7 +128,7 @@ class Pipeline:
     def holds(self, name: str) -> bool:
         """Whether this rank has a weight: it owns it, or the last stage a tied embedding."""
         return self.owns(name) or (self.is_last and self.model.config.tie_embeddings
-                                   and name == "embedding.token_embedding.weight")
+                                   and name == TABLE)
 
     def learns_before(self, stage: int) -> bool:
         """Whether a stage's input depends on weights that learn, so that its gradient is needed."""
@@ -238,9 +237,8 @@ class Pipeline:
         own += others  # a + b is b + a to the bit
 
     def clip_gradients(self, limit: float) -> Tensor:
-        """Scale gradients to a norm over all stages of at most `limit`; returns the norm before, ().
-
-        A tied embedding counts once.
+        """Scale gradients to a norm over all stages of at most `limit` (0: leave them); returns the norm
+        before, (). A tied embedding counts once.
         """
         own = [weight.grad for name, weight in self.model.named_parameters()
                if weight.grad is not None and self.owns(name)]
@@ -249,7 +247,7 @@ class Pipeline:
         square = norm.square()
         dist.all_reduce(square, group=self.group)
         norm = square.sqrt()
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), limit or math.inf, norm)
         return norm
 
     def from_last(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
