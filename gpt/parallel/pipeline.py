@@ -42,7 +42,7 @@ def lay_out_pipeline(model: GPT, mesh: DeviceMesh) -> Pipeline:
         if stage != pipeline.stage:
             module = model.get_submodule(part).to("meta")
             if part != "lm_head":  # which nothing calls but in `whole_head`
-                module.forward = _hand_on  # type: ignore[assignment]
+                module.forward = _hand_on
     if not pipeline.is_first:
         model.embedding.forward = pipeline.take_received  # type: ignore[method-assign]
         if pipeline.holds(TABLE):
@@ -237,8 +237,8 @@ class Pipeline:
         own += others  # a + b is b + a to the bit
 
     def clip_gradients(self, limit: float) -> Tensor:
-        """Scale gradients to a norm over all stages of at most `limit` (0: leave them); returns the norm
-        before, (). A tied embedding counts once.
+        """Scale gradients to a norm over all stages of at most `limit` (0: leave them); returns
+        the norm before, (). A tied embedding counts once.
         """
         own = [weight.grad for name, weight in self.model.named_parameters()
                if weight.grad is not None and self.owns(name)]

@@ -1,4 +1,4 @@
-"""A training step of a pipeline: one forward, one backward, so that few micro-batches are under way.
+"""A training step of a pipeline: one forward, one backward, so that few are under way.
 
 A stage begins with as many forward passes as there are stages from it to the last one; from then on
 each is preceded by a backward pass. So stage i keeps the activations of at most `stages − i`
@@ -9,6 +9,7 @@ step: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.1.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,12 +60,13 @@ class PipelineSchedule:
     def _scheduled(self, micro_batches: int) -> tuple[_Stage, Schedule1F1B]:
         """Kept, since ranks agree on a new one in a round of messages."""
         stage = self._pipeline.stage
-        learns = self._pipeline.learns_before(stage), self._pipeline.learns_before(stage + 1)
-        if (micro_batches, *learns) not in self._schedules:
-            made = _Stage(self._pipeline, *learns)
-            self._schedules[micro_batches, *learns] = made, Schedule1F1B(
+        key = (micro_batches, self._pipeline.learns_before(stage),
+               self._pipeline.learns_before(stage + 1))
+        if key not in self._schedules:
+            made = _Stage(self._pipeline, *key[1:])
+            self._schedules[key] = made, Schedule1F1B(
                 made, micro_batches, loss_fn=lambda loss, _: loss, scale_grads=False)
-        return self._schedules[micro_batches, *learns]
+        return self._schedules[key]
 
     def _shape(self, part: MicroBatch | None) -> tuple[int, ...]:
         """Of what is handed on for a micro-batch, (B, T, C)."""
@@ -86,7 +88,7 @@ class PipelineSchedule:
             return scale(loss)
 
         for part in parts:
-            yield self._fill if part is None else lambda x, part=part: run(part, x)
+            yield self._fill if part is None else functools.partial(run, part)
 
     def _fill(self, x: Tensor | None) -> Tensor:
         """Hand on what no weight has touched, or lose nothing by it."""

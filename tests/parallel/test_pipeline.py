@@ -19,7 +19,7 @@ from gpt.generation import Engine, Request
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.model.lora import adapt
-from gpt.parallel.pipeline import Pipeline, layers_of_stages, lay_out_pipeline
+from gpt.parallel.pipeline import Pipeline, lay_out_pipeline, layers_of_stages
 from gpt.parallel.pipeline_schedule import PipelineSchedule
 from gpt.training.evaluate import evaluate
 from gpt.training.objective import summed_loss, token_losses
@@ -135,7 +135,8 @@ def test_documents_are_read_apart_on_every_stage():
     apart, together = batch_of(3, documents=True), batch_of(3)
     assert_as_alone(4, {"changes": TIED_FOUR}, apart)
     model = tuned_gpt(TIED_FOUR)
-    assert not torch.equal(*(accumulate_gradients(model, batch, CPU) for batch in (apart, together)))
+    losses = [accumulate_gradients(model, batch, CPU) for batch in (apart, together)]
+    assert not torch.equal(*losses)
 
 
 def test_products_in_bfloat16_are_those_of_one_process():

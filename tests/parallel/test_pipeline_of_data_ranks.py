@@ -31,6 +31,7 @@ def sharded(model: GPT, pipeline: Pipeline, mesh: DeviceMesh) -> None:
     for module in modules:
         fully_shard(module, mesh=mesh, ignored_params=elsewhere)
         module.set_gradient_divide_factor(1.0)  # type: ignore[attr-defined]
+        module.set_force_sum_reduction_for_comms(True)  # type: ignore[attr-defined]
     register_fsdp_forward_method(model, "hidden")
 
 
