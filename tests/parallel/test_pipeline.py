@@ -144,9 +144,9 @@ def test_products_in_bfloat16_are_those_of_one_process():
     assert_as_alone(2, {"changes": {"tie_embeddings": True}}, batch_of(3), machine=machine)
 
 
-def under_way(stages: int, count: int) -> tuple[int, list[tuple[str, int]]]:
-    """(the most micro-batches that a rank was inside of, what it sent in a step, in numbers)"""
-    model = tuned_gpt({"n_layer": 4})
+def under_way(count: int, frozen: tuple[str, ...] = ()) -> tuple[int, list[tuple[int, ...]]]:
+    """(the most micro-batches that a rank was inside of, shapes of what it sent in a step)"""
+    model = tuned_gpt({"n_layer": 4}, frozen=frozen)
     pipeline = laid_out(model)
     schedule, batch = PipelineSchedule(pipeline, CPU), batch_of(count)
     schedule.gradients(batch, summed_loss, counted(batch))  # in which they agree on the schedule
@@ -159,7 +159,8 @@ def under_way(stages: int, count: int) -> tuple[int, list[tuple[str, int]]]:
     def come(module: Any, inputs: Any, x: torch.Tensor) -> None:
         nonlocal live, most
         live, most = live + 1, max(most, live + 1)
-        x.register_hook(gone)
+        if x.requires_grad:
+            x.register_hook(gone)
 
     first = next(i for i in range(4) if pipeline.owns(f"blocks.{i}."))
     model.blocks[first].register_forward_hook(come)
@@ -180,9 +181,15 @@ def under_way(stages: int, count: int) -> tuple[int, list[tuple[str, int]]]:
 
 def test_a_stage_is_inside_few_micro_batches_and_sends_each_once_each_way():
     shapes = [(*part.inputs.shape, 32) for part in batch_of(6)]
-    for stage, (most, sent) in enumerate(run_ranks(4, under_way, 4, 6)):
+    for stage, (most, sent) in enumerate(run_ranks(4, under_way, 6)):
         assert most == 4 - stage
         assert sent == sorted(shapes * ((stage < 3) + (stage > 0)))  # to the next, and back
+
+
+def test_no_gradient_is_sent_to_stages_before_any_that_learn():
+    shapes = sorted((*part.inputs.shape, 32) for part in batch_of(3))
+    frozen = ("embedding", "blocks.0", "blocks.1")
+    assert [sent for _, sent in run_ranks(2, under_way, 3, frozen)] == [shapes, []]
 
 
 def evaluated(changes: dict[str, Any], batch: list[MicroBatch]) -> list[Any]:
