@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -56,13 +56,13 @@ def lay_out_context(model: GPT, mesh: DeviceMesh) -> None:
         raise UserError(f"parallel.context={mesh.size()} cuts every row into {pieces} stretches, "
                         f"which model.block_size={length} is not a multiple of; choose another "
                         "model.block_size, or a smaller parallel.context")
-    methods = {"_length": partial(_length, model._length, mesh),
-               "_places": partial(_places, model, model._places, mesh)}
-    for name, method in methods.items():
-        setattr(model, name, method)
+    replaced: Any = model  # and so are methods of these
+    replaced._length = partial(_length, model._length, mesh)
+    replaced._places = partial(_places, model, model._places, mesh)
     for module in model.modules():
         if isinstance(module, Attention):
-            setattr(module, "_attend", partial(_attend, module, module._attend, mesh))
+            replaced = module
+            replaced._attend = partial(_attend, module, module._attend, mesh)
 
 
 def share_of_context(batch: M, mesh: DeviceMesh) -> M:
@@ -176,7 +176,7 @@ def _attend(attention: Attention, ordinary: Callable[..., Tensor], mesh: DeviceM
     for queries, (start, stop, may_read) in zip(q.chunk(2, dim=2), visible, strict=True):
         keys, values = k[:, :, start:stop], v[:, :, start:stop]
         if isinstance(may_read, CausalBias) and q.dtype != torch.float32:
-            # Kernels for it know groups; those of float32 do not, nor do masks: see `ordinary`.
+            # Half precision's kernels know groups of heads; float32's do not, see Attention.
             read.append(F.scaled_dot_product_attention(
                 queries, keys, values, may_read, enable_gqa=q.size(1) != k.size(1),
                 dropout_p=attention.dropout_p if attention.training else 0.0))
