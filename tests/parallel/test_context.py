@@ -18,7 +18,7 @@ from gpt.batches import IGNORE, MicroBatch
 from gpt.configuration import AdapterConfig, PreferenceConfig, SamplingConfig
 from gpt.errors import UserError
 from gpt.finetuning.preferences import PairBatch, answer_scores, preference_loss
-from gpt.model import GPT, KVCache, blockwise, lora
+from gpt.model import GPT, KVCache, blockwise, embedding, lora
 from gpt.parallel import context
 from gpt.parallel.context import lay_out_context, share_of_context, sum_over_context
 from gpt.training.evaluate import evaluate
@@ -120,6 +120,19 @@ def in_float64(n_kv_head: int) -> float:
 def test_in_float64_nothing_differs_but_its_rounding(n_kv_head):
     # The loss is summed in float32; what remains of the difference is its rounding.
     assert max(run_ranks(2, in_float64, n_kv_head)) < 2**-22
+
+
+def with_a_short_table() -> float:
+    """The difference where rotations are computed only as far as a row reaches."""
+    kept, embedding.AT_LEAST = embedding.AT_LEAST, 4
+    try:
+        return difference(tiny_gpt().train(), batch_of(), context_mesh())
+    finally:
+        embedding.AT_LEAST = kept
+
+
+def test_positions_of_whole_rows_have_their_rotations():
+    assert max(run_ranks(2, with_a_short_table)) < ROUNDING
 
 
 def without_gathering() -> float:
@@ -232,7 +245,7 @@ def kept_for_backward(model: GPT, batch: MicroBatch) -> int:
 
 def memory(length: int) -> tuple[int, int]:
     """What one process keeps, and what this rank keeps."""
-    model, mesh = tiny_gpt(block_size=length, n_kv_head=4).train(), context_mesh()
+    model, mesh = tiny_gpt(block_size=length, n_kv_head=4).double().train(), context_mesh()
     batch = batch_of(length=length, rows=1)
     alone = kept_for_backward(model, batch)
     lay_out_context(model, mesh)
@@ -241,9 +254,10 @@ def memory(length: int) -> tuple[int, int]:
 
 def test_a_rank_keeps_its_share_of_the_activations_and_all_keys_and_values():
     length, ranks, layers, width = 256, 4, 2, 32
-    # In each layer float32 keys and values; on a processor also masks of two stretches of queries,
-    # whose keys are a row and a stretch more; what the stretches read, before it is put together.
-    more = layers * 4 * (2 * length * width + length // (2 * ranks) * (length + length // 8)
+    # In each layer keys and values, float64: in float32 heads would be repeated. On a processor
+    # also masks of two stretches of queries, whose keys are a row and a stretch more, and what the
+    # stretches read, before it is put together.
+    more = layers * 8 * (2 * length * width + length // (2 * ranks) * (length + length // 8)
                          + length // ranks * width)
     for alone, part in run_ranks(ranks, memory, length):
         assert part - more < 1.01 * alone / ranks
