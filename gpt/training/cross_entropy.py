@@ -42,11 +42,13 @@ def summed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    judge, width = _compiled() if fused else loss_and_slope, weight.size(0)
+    judge: Judge
     if vocabulary.is_spread(weight):
         part = vocabulary.part_of(weight)
         x, weight, width = part.enter(x), part.rows(weight), part.widest
         judge = functools.partial(part.judge, fused=fused)
+    else:
+        judge, width = _compiled() if fused else loss_and_slope, weight.size(0)
     loss: Tensor = _ChunkedLoss.apply(x, weight, targets, softcap, dtype,
                                       rows_at_a_time(width, x.device), judge)
     return loss
