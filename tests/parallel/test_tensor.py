@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt.batches import IGNORE, MicroBatch
 from gpt.configuration import AdapterConfig, ModelConfig, SamplingConfig
@@ -341,3 +343,42 @@ def test_shards_of_parts_learn_what_one_process_does(changes, recompute):
 @pytest.mark.slow
 def test_compiled_blocks_learn_what_one_process_does():
     check_sharded_training({"n_layer": 1}, backend="aot_eager")
+
+
+# ----- What ranks tell each other
+
+
+class Messages(TorchDispatchMode):
+    """Counts floats that are summed or gathered, message by message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.summed, self.gathered = Counter[int](), Counter[int]()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(op).startswith("_c10d_functional.all_reduce"):
+            self.summed[args[0].numel()] += 1
+        elif str(op).startswith("c10d.allgather"):
+            self.gathered[args[1][0].numel()] += 1
+        else:
+            assert "wait_tensor" in str(op) or "c10d" not in str(op), op
+        return op(*args, **(kwargs or {}))
+
+
+def messages(changes: dict[str, Any]) -> Any:
+    model = tiny_gpt(**changes).train()
+    lay_out_tensor(model, tensor_mesh())
+    with Messages() as seen:
+        loss = summed_loss(model, batch_of())
+        forward = seen.summed.copy(), seen.gathered.copy()
+        loss.backward()
+    return *forward, seen.summed - forward[0], seen.gathered - forward[1]
+
+
+def test_a_block_sums_its_residual_stream_twice_each_way_and_nothing_else_that_is_large():
+    B, T, C, n_layer, D = 2, 12, 32, 2, 8
+    for summed, gathered, summed_back, gathered_back in run_ranks(2, messages, {}):
+        assert summed == {B * T * C: 1 + 2 * n_layer}      # the first: the embedding
+        assert gathered == {2 * B * T: 1}                  # the loss, whose chunk is one
+        assert summed_back == {B * T * C: 2 * n_layer + 1, 2 * D: n_layer}  # QK-norm's weights
+        assert not gathered_back
