@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,12 @@ class GPT(nn.Module):
         if cache is not None:
             return {w: cache.visible(T, w) for w in windows}
         return {w: visible_keys(T, T, w, device) for w in windows}
+
+    def new_cache(self, batch_size: int, max_tokens: int, device: torch.device,
+                  dtype: torch.dtype) -> KVCache:
+        """An empty cache for the key/value heads that this model's layers have here."""
+        heads = cast(Block, self.blocks[0]).attention.qkv_widths[1] // self.config.head_dim
+        return KVCache(self.config, batch_size, max_tokens, device, dtype, heads)
 
     def refuse_too_long(self, T: int, cache: KVCache | None) -> None:
         """Raise ValueError if T more tokens outgrow block_size or the cache."""

@@ -2,8 +2,8 @@
 
 from gpt.parallel.choice import choose_layout
 from gpt.parallel.layout import Layout, alone
-from gpt.parallel.passes import Passes, accumulate_gradients
+from gpt.parallel.passes import Laid, Passes, accumulate_gradients
 from gpt.parallel.sizes import Sizes
 
-__all__ = ["Layout", "Passes", "Sizes", "accumulate_gradients", "alone", "auto", "choose_layout",
-           "cost", "share", "sizes", "traffic"]
+__all__ = ["Laid", "Layout", "Passes", "Sizes", "accumulate_gradients", "alone", "auto",
+           "choose_layout", "cost", "share", "sizes", "traffic", "vocabulary"]

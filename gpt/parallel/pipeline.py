@@ -14,8 +14,7 @@ section 2.2. Shape letters: B rows, T tokens, C n_embd, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -28,6 +27,7 @@ from gpt.errors import UserError
 from gpt.model import GPT, KVCache
 
 TABLE = "embedding.token_embedding.weight"  # which may be the output layer's too
+
 
 def lay_out_pipeline(model: GPT, mesh: DeviceMesh) -> Pipeline:
     """Leave of a model, in place, what this rank of a 1-D mesh computes.
@@ -135,23 +135,24 @@ class Pipeline:
         return any(weight.requires_grad for name, weight in self.model.named_parameters()
                    if self.owner(name) < stage)
 
-    def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What each stage has of its own weights, by their names, on the first stage's processor;
-        {} on the others. What a stage gives of weights that it does not own is passed over."""
+    def everywhere(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the stages have of their own weights, by their names, in the order of the stages;
+        what other stages have, without memory."""
         own = {name: tensor for name, tensor in tensors.items() if self.owns(name)}
         kinds: list[dict[str, tuple[torch.Size, torch.dtype]]] = [{}] * self.stages
         dist.all_gather_object(kinds, {name: (tensor.shape, tensor.dtype)
                                        for name, tensor in own.items()}, group=self.group)
-        whole = {name: _plain(tensor).detach() for name, tensor in own.items()}
-        if not self.is_first:
-            for tensor in whole.values():
-                dist.send(tensor.to(self.device).contiguous(), group=self.group, group_dst=0)
-            return {}
-        for stage in range(1, self.stages):
-            for name, (shape, dtype) in kinds[stage].items():
-                whole[name] = torch.empty(shape, dtype=dtype, device=self.device)
-                dist.recv(whole[name], group=self.group, group_src=stage)
-        return {name: tensor.cpu() for name, tensor in whole.items()}
+        return {name: own[name] if name in own else torch.empty(shape, dtype=dtype, device="meta")
+                for kind in kinds for name, (shape, dtype) in kind.items()}
+
+    def told(self, name: str, tensor: Tensor, whole: Callable[[], Tensor]) -> Tensor:
+        """A tensor of `everywhere` as its owner makes it whole, on all ranks."""
+        if self.owns(name):
+            made = whole().detach().to(self.device).contiguous()
+        else:
+            made = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
+        dist.broadcast(made, group=self.group, group_src=self.owner(name))
+        return made
 
     # ----- Computing
 
@@ -235,20 +236,6 @@ class Pipeline:
                 dist.P2POp(dist.irecv, others, group=self.group, group_peer=end)]):
             work.wait()
         own += others  # a + b is b + a to the bit
-
-    def clip_gradients(self, limit: float) -> Tensor:
-        """Scale gradients to a norm over all stages of at most `limit` (0: leave them); returns
-        the norm before, (). A tied embedding counts once.
-        """
-        own = [weight.grad for name, weight in self.model.named_parameters()
-               if weight.grad is not None and self.owns(name)]
-        norm = (_plain(nn.utils.get_total_norm(own)) if own
-                else torch.zeros((), device=self.device))
-        square = norm.square()
-        dist.all_reduce(square, group=self.group)
-        norm = square.sqrt()
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), limit or math.inf, norm)
-        return norm
 
     def from_last(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         """Numbers () that the last stage has, such as the loss, on every rank."""

@@ -22,9 +22,28 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from gpt.batches import MicroBatch
 from gpt.machine.device import Machine
 from gpt.model import GPT
+from gpt.parallel.passes import Figures, Objective
 from gpt.parallel.pipeline import Pipeline
 
 SummedLoss = Callable[[GPT, MicroBatch], Tensor]
+
+
+class PipelinePasses:
+    """Passes of a step, as Passes says it, of a model whose gradients are averaged over data ranks.
+    """
+
+    def __init__(self, pipeline: Pipeline, machine: Machine, objective: Objective):
+        self._pipeline, self._machine, self._objective = pipeline, machine, objective
+        self._schedule = PipelineSchedule(pipeline, machine)
+
+    def gradients(self, batch: list[MicroBatch], counted: int,
+                  scale: Callable[[Tensor], Tensor], passes: int) -> tuple[Tensor, Figures]:
+        """As Passes."""
+        loss = self._schedule.gradients(
+            batch, self._objective.summed_loss, counted,
+            lambda loss: scale(loss * self._machine.summed.size), passes)
+        self._pipeline.sum_tied_gradients()
+        return loss, self._pipeline.from_last(self._objective.take_figures())
 
 
 class PipelineSchedule:
@@ -35,20 +54,22 @@ class PipelineSchedule:
         self._schedules: dict[tuple[int, bool, bool], tuple[_Stage, Schedule1F1B]] = {}
 
     def gradients(self, batch: list[MicroBatch], summed_loss: SummedLoss, counted: int,
-                  scale: Callable[[Tensor], Tensor] = lambda loss: loss) -> Tensor:
+                  scale: Callable[[Tensor], Tensor] = lambda loss: loss, passes: int = 0) -> Tensor:
         """Add the gradients of a step to those of this rank's weights; its loss on all ranks, ().
 
         batch: the same micro-batches on all ranks of the pipeline, in whatever shapes. summed_loss:
         of a model and a batch; the last rank is asked. counted: what the sum over all micro-batches
-        of all data ranks is divided by. Tied embeddings: see Pipeline.sum_tied_gradients.
+        of all data ranks is divided by. passes: at least so many, of which some change nothing.
+        Tied embeddings: see Pipeline.sum_tied_gradients.
         """
         pipeline, losses = self._pipeline, list[Tensor]()
         # Schedule1F1B needs as many as there are stages. Those without content come first: the last
         # one is that after which data ranks sum their gradients.
-        parts = [None] * max(0, pipeline.stages - len(batch)) + batch
+        idle = max(0, passes - len(batch)) * batch[:1]
+        parts = [None] * max(0, pipeline.stages - len(idle + batch)) + idle + batch
         stage, schedule = self._scheduled(len(parts))
         stage.begin([self._shape(part) for part in parts],
-                    self._passes(parts, losses, summed_loss, counted, scale))
+                    self._passes(parts, len(batch), losses, summed_loss, counted, scale))
         schedule.step(target=torch.zeros(len(parts)) if pipeline.is_last else None,
                       return_outputs=False)
         if not pipeline.is_last:
@@ -72,23 +93,23 @@ class PipelineSchedule:
         """Of what is handed on for a micro-batch, (B, T, C)."""
         return *(part.inputs.shape if part else (1, 1)), self._pipeline.model.config.n_embd
 
-    def _passes(self, parts: list[MicroBatch | None], losses: list[Tensor],
+    def _passes(self, parts: list[MicroBatch | None], count: int, losses: list[Tensor],
                 summed_loss: SummedLoss, counted: int, scale: Callable[[Tensor], Tensor]
                 ) -> Iterator[Callable[[Tensor | None], Tensor]]:
-        """The forward pass of each micro-batch: from what is received to what is handed on, or to
-        the loss on the last stage, which is also noted."""
-        def run(part: MicroBatch, x: Tensor | None) -> Tensor:
+        """The forward pass of each micro-batch, of which the last `count` count: from what is
+        received to what is handed on, or to the loss on the last stage, which is also noted."""
+        def run(part: MicroBatch, counts: bool, x: Tensor | None) -> Tensor:
             model, part = self._pipeline.model, part.on(self._machine)
             with self._machine.autocast(), self._pipeline.in_step(x):
-                if not self._pipeline.is_last:
-                    return model.hidden(part.inputs, None, part.segments,
-                                        part.prompts).contiguous()
+                if not (self._pipeline.is_last and counts):
+                    x = model.hidden(part.inputs, None, part.segments, part.prompts).contiguous()
+                    return (0 * x).sum() if self._pipeline.is_last else x
                 loss = summed_loss(model, part) / counted
             losses.append(loss.detach())
             return scale(loss)
 
-        for part in parts:
-            yield self._fill if part is None else functools.partial(run, part)
+        for number, part in enumerate(parts, start=count - len(parts)):
+            yield self._fill if part is None else functools.partial(run, part, number >= 0)
 
     def _fill(self, x: Tensor | None) -> Tensor:
         """Hand on what no weight has touched, or lose nothing by it."""

@@ -195,8 +195,13 @@ class Trainer:
             self._leave(self.machine.stop.everywhere)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """The averaged weights stand in the model meanwhile, where there are any."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_model()
+        """The averaged weights stand in the model meanwhile, where there are any, and it is ready
+        to be measured."""
+        stack = contextlib.ExitStack()
+        if self.average is not None:
+            stack.enter_context(self.average.in_model())
+        stack.enter_context(self._layout.measuring())
+        return stack
 
     def _finish(self) -> Score | None:
         self._save()
