@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt import parallel
 from gpt.batches import IGNORE, Batches, EvaluationWindows, MicroBatch, Order, Shuffled, Windows
 from gpt.configuration import OptimConfig, RunSections
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
-from gpt import parallel
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import TrainState
 from gpt.tokenizer import build_tokenizer

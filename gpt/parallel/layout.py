@@ -206,3 +206,19 @@ class Layout:
         if self.sizes.tensor == 1 or not whole.dim():
             return None
         return row_order(name.partition("/")[0], self._config, self.sizes.tensor)
+
+    def fill_state(self, name: str, weight: Tensor, kept: dict[str, Tensor], key: str,
+                   whole: Tensor) -> None:
+        """Put what an optimizer remembers of a weight where it belongs, spread as the weight is."""
+        if weight.is_meta:  # another process's
+            return
+        if whole.shape != weight.shape:  # a number
+            kept[key] = whole.to(weight.device)
+            return
+        kept[key] = torch.zeros_like(weight, dtype=whole.dtype, requires_grad=False)
+        self.fill(name, kept[key], whole)
+
+
+def alone() -> Layout:
+    """Of a model that lies on one device, whichever."""
+    return Layout(Machine(torch.device("cpu"), torch.float32))

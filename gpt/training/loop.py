@@ -194,14 +194,13 @@ class Trainer:
             assert self.machine.stop.everywhere is not None
             self._leave(self.machine.stop.everywhere)
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
         """The averaged weights stand in the model meanwhile, where there are any, and it is ready
         to be measured."""
-        stack = contextlib.ExitStack()
-        if self.average is not None:
-            stack.enter_context(self.average.in_model())
-        stack.enter_context(self._layout.measuring())
-        return stack
+        average = contextlib.nullcontext() if self.average is None else self.average.in_model()
+        with average, self._layout.measuring():
+            yield
 
     def _finish(self) -> Score | None:
         self._save()

@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dataset, a base run, and two tasks."""
     folder = tmp_path_factory.mktemp("parallel")
     draw = random.Random(0)
-    words = "the a cat dog sat ran on under mat log quick brown and then slowly".split()
+    words = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "log", "quick", "brown", "and", "then", "slowly"]
     texts = [" ".join(draw.choices(words, k=draw.randint(5, 60))) for _ in range(150)]
     (folder / "text.jsonl").write_text(
         "\n".join(json.dumps({"text": text}) for text in texts))
