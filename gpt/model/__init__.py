@@ -7,5 +7,5 @@ from gpt.model.cache import KVCache, StaticCache
 from gpt.model.gpt import GPT
 from gpt.model.size import flops_per_token, parameter_count
 
-__all__ = ["GPT", "KVCache", "StaticCache", "adapted_linear", "embedding", "flops_per_token",
-           "int8", "lora", "parameter_count"]
+__all__ = ["GPT", "KVCache", "StaticCache", "adapted_linear", "attention", "embedding",
+           "flops_per_token", "int8", "lora", "parameter_count"]
