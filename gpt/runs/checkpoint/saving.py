@@ -175,5 +175,5 @@ def prune(folder: Path, keep: int, step: int, kept: Collection[int | None]) -> N
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what saves that were killed left behind."""
-    for path in folder.glob("step-*.tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
