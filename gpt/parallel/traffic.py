@@ -178,11 +178,18 @@ def _pipeline(config: ModelConfig, share: Share, work: Work) -> Iterator[Transfe
 
 def _muon(share: Share, work: Work) -> Iterator[Transfer]:
     """Where matrices are in parts, each part's direction to its matrix's owner, and the update
-    back: 2(n-1)/n · 4P/n of the layers' matrices. Copies of whole ones each do it for themselves.
+    back: 2(n-1)/n · 4P/n of the layers' matrices. Copies do a share of them each, and tell the
+    others: (m-1)/m of what each holds.
 
     Source: Liu et al. 2025, "Muon is scalable for LLM training" (arXiv:2502.16982), section 2.3.
     """
-    parts = share.sizes.shard * share.sizes.tensor
-    if work.optimizer == "muon" and parts > 1:
-        axis = "shard" if share.sizes.shard > 1 else "tensor"
-        yield Transfer(axis, "all_to_all", parts, FLOAT32 * share.elements(matrices=True), 2)
+    if work.optimizer != "muon":
+        return
+    sizes, held = share.sizes, FLOAT32 * share.elements(matrices=True)
+    parts, copies = sizes.shard * sizes.tensor, sizes.replicate * sizes.context
+    if parts > 1:
+        axis = "shard" if sizes.shard > 1 else "tensor"
+        yield Transfer(axis, "all_to_all", parts, held, 2)
+    if copies > 1:
+        yield Transfer("replicate" if sizes.replicate > 1 else "context", "all_gather", copies,
+                       held, 1)

@@ -19,13 +19,14 @@ from gpt.generation import Engine, Request
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.model.lora import adapt
+from gpt.parallel import gradients
 from gpt.parallel.pipeline import Pipeline, lay_out_pipeline, layers_of_stages
 from gpt.parallel.pipeline_schedule import PipelineSchedule
 from gpt.training.evaluate import evaluate
 from gpt.training.objective import summed_loss, token_losses
-from gpt.training.step import accumulate_gradients, clip_gradients
 from tests.parallel.processes import run_ranks
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
+from tests.tiny_runs import accumulate_gradients, clip_gradients
 
 # Sums of float32 in another order: numbers of about 1 from a few thousand roundings of 6e-8.
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
@@ -80,13 +81,20 @@ def pipelined(options: dict[str, Any], batch: list[MicroBatch], steps: int = 1,
         model.zero_grad()
         loss = schedule.gradients(batch, summed_loss, counted(batch))
         pipeline.sum_tied_gradients()
-    gradients = {name: weight.grad for name, weight in model.named_parameters()
-                 if weight.grad is not None}
+    found = {name: weight.grad for name, weight in model.named_parameters()
+             if weight.grad is not None}
     held = {name for name, weight in model.named_parameters()
             if weight.requires_grad and pipeline.holds(name)}
-    assert held == gradients.keys()
+    assert held == found.keys()
     assert all(weight.is_meta != pipeline.holds(name) for name, weight in model.named_parameters())
-    return loss.item(), pipeline.clip_gradients(0.0).item(), gradients
+    return loss.item(), clip_over_stages(pipeline, 0.0).item(), found
+
+
+def clip_over_stages(pipeline: Pipeline, limit: float) -> torch.Tensor:
+    """As a step clips: each weight counts once."""
+    elsewhere = {weight for name, weight in pipeline.model.named_parameters()
+                 if not pipeline.owns(name)}
+    return gradients.clip_gradients(pipeline.model.parameters(), limit, pipeline.group, elsewhere)
 
 
 def assert_as_alone(stages: int, options: dict[str, Any], batch: list[MicroBatch],
@@ -96,15 +104,15 @@ def assert_as_alone(stages: int, options: dict[str, Any], batch: list[MicroBatch
     loss = accumulate_gradients(model, batch, machine)
     norm = clip_gradients(model, 0.0)
     left = {name for name, weight in model.named_parameters() if weight.grad is not None}
-    for found_loss, found_norm, gradients in run_ranks(stages, pipelined, options, batch, steps,
-                                                       machine):
+    for found_loss, found_norm, theirs in run_ranks(stages, pipelined, options, batch, steps,
+                                                    machine):
         assert_close(found_loss, loss.item(), **CLOSE)
         assert_close(found_norm, norm.item(), **CLOSE)
-        for name, gradient in gradients.items():
+        for name, gradient in theirs.items():
             expected = model.get_parameter(name).grad
             assert expected is not None
             assert_close(gradient, expected, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
-        left -= gradients.keys()
+        left -= theirs.keys()
     assert not left  # every weight has its gradient somewhere
     assert norm > 0.1
 
@@ -268,9 +276,12 @@ def tied_ends() -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.
         optimizer.zero_grad()
         schedule.gradients(batch, summed_loss, counted(batch))
         pipeline.sum_tied_gradients()
-        pipeline.clip_gradients(1.0)
+        clip_over_stages(pipeline, 1.0)
         optimizer.step()
-    return (model.output_weight.detach(), pipeline.gathered(model.state_dict()),
+    everywhere = pipeline.everywhere(model.state_dict())
+    gathered = {name: pipeline.told(name, tensor, lambda tensor=tensor: tensor)
+                for name, tensor in everywhere.items()}
+    return (model.output_weight.detach(), gathered,
             {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta})
 
 
@@ -281,7 +292,7 @@ def test_tied_embeddings_stay_equal_to_the_bit_and_weights_are_gathered_from_the
     gathered = found[0][1]
     assert gathered.keys() == tuned_gpt(TIED_FOUR).state_dict().keys()
     for _, others, held in found:
-        assert others is gathered or not others
+        assert others.keys() == gathered.keys()
         for name, tensor in held.items():
             assert torch.equal(gathered[name], tensor)
 

@@ -17,10 +17,10 @@ from gpt.model import GPT
 from gpt.parallel.pipeline import Pipeline, lay_out_pipeline
 from gpt.parallel.pipeline_schedule import PipelineSchedule
 from gpt.training.objective import summed_loss
-from gpt.training.step import accumulate_gradients, clip_gradients
 from tests.parallel.processes import run_ranks
-from tests.parallel.test_pipeline import CLOSE, batch_of, counted, tuned_gpt
+from tests.parallel.test_pipeline import CLOSE, batch_of, clip_over_stages, counted, tuned_gpt
 from tests.tiny import CPU
+from tests.tiny_runs import accumulate_gradients, clip_gradients
 
 
 def sharded(model: GPT, pipeline: Pipeline, mesh: DeviceMesh) -> None:
@@ -53,7 +53,7 @@ def trained(options: dict[str, Any], batch: list[MicroBatch], share: bool
         for gradient in gradients.values():
             dist.all_reduce(gradient, group=data.get_group())
     pipeline.sum_tied_gradients()
-    norm = pipeline.clip_gradients(0.0)
+    norm = clip_over_stages(pipeline, 0.0)
     assert all(isinstance(gradient, DTensor) == share for gradient in gradients.values())
     model.eval()
     with pipeline.whole_head(), torch.inference_mode():
