@@ -141,9 +141,9 @@ def test_nothing_outside_a_room_imports_its_private_parts():
 
 
 def test_a_private_import_would_be_seen():
-    assert private_imports("gpt.training.loop", "from gpt.model.attention import Attention")
+    assert private_imports("gpt.training.loop", "from gpt.model.feedforward import FeedForward")
     assert private_imports("train", "from data.sharding.encode import encode_in_order")
-    assert private_imports("gpt.training.loop", "from gpt.model import Attention")
+    assert private_imports("gpt.training.loop", "from gpt.model import FeedForward")
     assert not private_imports("gpt.training.loop", "from gpt.model import GPT, lora")
     assert not private_imports("gpt.training.loop", "from gpt.model.lora import adapt")
     assert not private_imports("gpt.model.block", "from gpt.model.attention import Attention")

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt import parallel
 from gpt.batches import IGNORE, Batches, EvaluationWindows, MicroBatch, Order, Shuffled, Windows
 from gpt.configuration import OptimConfig, RunSections
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
-from gpt.parallel import Layout
 from gpt.runs import checkpoint
 from gpt.runs.checkpoint import TrainState
 from gpt.tokenizer import build_tokenizer
-from gpt.training import step
 from gpt.training.budget import Budget
 from gpt.training.loop import Trainer
 from gpt.training.objective import NextToken, Objective
@@ -54,13 +53,13 @@ def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,
                          objective: Objective | None = None) -> Tensor:
     """Gradients of one process's batch; returns its mean loss."""
     objective = objective or NextToken()
-    return step.accumulate_gradients(Layout(machine).loss_of(model, objective.summed_loss), batch,
-                                     max(1, sum(map(objective.count, batch))), machine)
+    return parallel.accumulate_gradients(parallel.Laid(model, objective, machine), batch,
+                                         max(1, sum(map(objective.count, batch))), machine)
 
 
 def clip_gradients(model: GPT, limit: float) -> Tensor:
     """As a step clips them."""
-    return Layout(CPU).clip(model, limit)
+    return parallel.Layout(CPU).clip(model, limit)
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -64,8 +64,10 @@ class MicroBatch:
         return [piece(first) for first in range(0, len(self.inputs), rows)]
 
     def on(self: M, machine: Machine) -> M:
-        """The same on the machine's device."""
-        return self._each(machine.to_device)
+        """The same on the machine's device; of it what this process reads, where several share it.
+        """
+        part: M = machine.part_of(self)
+        return part._each(machine.to_device)
 
     def _each(self: M, change: Callable[[Tensor], Tensor], **others: int) -> M:
         """The same with each of its tensors changed."""

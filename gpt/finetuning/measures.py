@@ -66,7 +66,7 @@ def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat:
     answers = [[*chat.tokenizer.encode_behind(label), chat.stop_token] for label in labels]
     longest, block_size = max(map(len, answers)), model.config.block_size
     room = min(block_size, max(row.answer_start for row in rows) + longest)
-    cache = KVCache(model.config, min(TOGETHER, len(labels)), room, machine.device, machine.dtype)
+    cache = model.new_cache(min(TOGETHER, len(labels)), room, machine.device, machine.dtype)
 
     def is_right(row: Row) -> bool:
         machine.stop.raise_if_asked()

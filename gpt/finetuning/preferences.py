@@ -104,7 +104,7 @@ def answer_scores(model: GPT, batch: MicroBatch) -> Tensor:
 def with_reference(pairs: Sequence[Pair], model: GPT, machine: Machine,
                    marks_prompts: bool = False) -> list[Pair]:
     """The pairs with what a model thinks of their answers before it learns."""
-    model.to(machine.device).eval()
+    model.eval()
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))  # so that little is padded
     together = [order[i:i + SCORED_TOGETHER] for i in range(0, len(order), SCORED_TOGETHER)]
     with progress_bar("reference", len(pairs), "pair") as bar:

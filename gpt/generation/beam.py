@@ -49,8 +49,8 @@ def beam_search(model: GPT, request: Request, machine: Machine, stop_tokens: Seq
     steps = min(config.max_new_tokens, block_size - len(request.prompt) + 1)
     last: End = "length" if steps == config.max_new_tokens else "context"
     assert config.beams is not None
-    cache = KVCache(model.config, config.beams, len(request.prompt) + steps - 1, machine.device,
-                    machine.dtype)
+    cache = model.new_cache(config.beams, len(request.prompt) + steps - 1, machine.device,
+                            machine.dtype)
     reader = fastest(model, machine.dtype)
     beams, ended = [Beam((), 0.0)], list[Beam]()
     unread = [list(request.prompt)]

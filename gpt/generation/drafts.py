@@ -71,6 +71,7 @@ class DraftModel:
     def __init__(self, model: GPT, machine: Machine, never: Sequence[int] = (), tokens: int = 4):
         """never: ids that stand for no text. tokens: how many to guess."""
         self._model, self._machine = fastest(model, machine.dtype), machine
+        self._new_cache = model.new_cache
         self._never, self._tokens = [*never], tokens
         self._known: dict[int, tuple[KVCache, list[int]]] = {}  # and the tokens that it has read
 
@@ -82,7 +83,7 @@ class DraftModel:
         if count <= 0:
             return []
         cache, read = self._known.get(continuation.number) or (
-            KVCache(config, 1, config.block_size, machine.device, machine.dtype), [])
+            self._new_cache(1, config.block_size, machine.device, machine.dtype), [])
         shared = min(_agreement(read, context), len(context) - 1)
         cache.lengths[0], unread, guesses = shared, context[shared:], list[int]()
         while len(guesses) < count:

@@ -23,7 +23,8 @@ from gpt.generation.native import FEW, fastest
 from gpt.generation.request import Continuation, Generation, Request
 from gpt.generation.sampling import choose, refuse_nan
 from gpt.machine.device import Machine
-from gpt.model import GPT, KVCache
+from gpt.model import GPT
+from gpt.parallel import vocabulary
 
 CHUNK = 512  # tokens of a prompt that are read at once, which bounds the memory that it takes
 SHORT = 64  # tokens: prompts up to here are read side by side; longer ones fill a machine alone
@@ -49,9 +50,9 @@ class Engine:
         self._stop_tokens = tuple(stop_tokens)
         self._never = torch.tensor([*never], dtype=torch.int64, device=self._draws_on)
         self._context = min(model.config.block_size, max_tokens or model.config.block_size)
-        self._cache = KVCache(model.config, rows, self._context, machine.device, machine.dtype)
-        self._graph = (GraphedStep(model, machine, self._cache)
-                       if machine.device.type == "cuda" else None)
+        self._cache = model.new_cache(rows, self._context, machine.device, machine.dtype)
+        self._graph = (GraphedStep(model, machine, self._cache) if machine.device.type == "cuda"
+                       and not vocabulary.is_spread(model.output_weight) else None)
         self._waiting: deque[tuple[int, Request, Grammar | None]] = deque()
         self._rows: list[Continuation | None] = []
         self._submitted = 0

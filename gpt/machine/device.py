@@ -39,7 +39,8 @@ class Machine:
 
     ranks: all processes of the run. Of them, data: those that read different sequences; summed:
     those whose losses and gradients add up, which are those of data unless several share a
-    sequence; replicas: those that need nothing of each other to compute.
+    sequence; replicas: those that need nothing of each other to compute. part_of: of a micro-batch
+    what this process reads, where several share its sequences.
     """
 
     device: torch.device
@@ -54,6 +55,7 @@ class Machine:
     data: Ranks = field(default_factory=Ranks)
     summed: Ranks = field(default_factory=Ranks)
     replicas: Ranks = field(default_factory=Ranks)
+    part_of: Callable[[Any], Any] = field(default=lambda batch: batch, repr=False)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Matrix products in `dtype`; weights, norms and sums stay float32."""
@@ -126,7 +128,8 @@ class Machine:
 
     def seed_step(self, *numbers: int) -> None:
         """Make every random draw from here on a function of the run's seed and these numbers."""
-        torch.manual_seed(mix_seeds(self.seed, *numbers))
+        own = [self.summed.rank] if self.summed.rank else []  # other sequences, other dropout
+        torch.manual_seed(mix_seeds(self.seed, *numbers, *own))
 
     def peak_memory_bytes(self) -> int:
         """The most memory held so far: of the GPU, or of the process."""

@@ -7,5 +7,6 @@ from gpt.model.cache import KVCache, StaticCache
 from gpt.model.gpt import GPT
 from gpt.model.size import activation_bytes, flops_per_token, parameter_count
 
-__all__ = ["GPT", "KVCache", "StaticCache", "activation_bytes", "adapted_linear", "embedding",
-           "flops_per_token", "int8", "lora", "parameter_count"]
+__all__ = ["GPT", "KVCache", "StaticCache", "activation_bytes", "adapted_linear", "attention",
+           "blockwise", "embedding", "flops_per_token", "int8", "lora", "parameter_count",
+           "visibility"]

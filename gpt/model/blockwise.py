@@ -24,15 +24,19 @@ def reads_blockwise(config: ModelConfig, device: torch.device) -> bool:
 
 
 def visible_blocks(T: int, window: int | None, device: torch.device, segments: Tensor | None = None,
-                   prompts: Tensor | None = None) -> BlockMask | None:
+                   prompts: Tensor | None = None, queries: slice | None = None,
+                   keys: slice | None = None) -> BlockMask | None:
     """What `visible_keys(T, T, window)` or, with segments, `visible_within` says, as blocks.
 
+    queries, keys: the stretches of a row that read and that are read; None: all T tokens.
     None where attention is causal and no more.
     """
-    if segments is None and prompts is None and (window is None or window >= T):
+    queries, keys = queries or slice(0, T), keys or slice(0, T)
+    if segments is None and prompts is None and (window is None or window >= T) and queries == keys:
         return None
 
     def may_read(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        query, key = query + queries.start, key + keys.start
         visible = query >= key
         if prompts is not None:
             visible = visible | (prompts[b, query] & prompts[b, key])
@@ -43,11 +47,12 @@ def visible_blocks(T: int, window: int | None, device: torch.device, segments: T
         return visible
 
     rows = next((each.size(0) for each in (segments, prompts) if each is not None), None)
-    return create_block_mask(may_read, rows, None, T, T, device)
+    return create_block_mask(may_read, rows, None, queries.stop - queries.start,
+                             keys.stop - keys.start, device)
 
 
 def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask) -> Tensor:
-    """Attention to visible keys.  (B, H, T, D), twice (B, n_kv_head, T, D) -> (B, H, T, D)"""
+    """Attention to visible keys.  (B, H, T, D), twice (B, n_kv_head, S, D) -> (B, H, T, D)"""
     # On Hopper, Inductor's choice for such heads leaves too few registers for the mask.
     options = {"num_warps": 8} if q.size(3) == 64 and q.element_size() == 2 else None
     read = flex_attention(q, k, v, block_mask=visible, enable_gqa=q.size(1) != k.size(1),

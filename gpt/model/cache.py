@@ -18,11 +18,12 @@ class KVCache:
     keys, values: of each layer, (B, n_kv_head, max_tokens, D).
     lengths: how many tokens of each row have been read, (B,) int64: the position of its next one.
     What lies behind them is never read, so a row is emptied or cut by setting its length.
+    n_kv_head: None: the configuration's; a model that is spread over ranks has some of them here.
     """
 
     def __init__(self, config: ModelConfig, batch_size: int, max_tokens: int,
-                 device: torch.device, dtype: torch.dtype):
-        shape = (batch_size, config.n_kv_head, max_tokens, config.head_dim)
+                 device: torch.device, dtype: torch.dtype, n_kv_head: int | None = None):
+        shape = (batch_size, n_kv_head or config.n_kv_head, max_tokens, config.head_dim)
         # Not whatever was there: attention multiplies hidden values by 0, and 0 · NaN is NaN.
         self.keys, self.values = ([torch.zeros(shape, device=device, dtype=dtype)
                                    for _ in range(config.n_layer)] for _ in "kv")

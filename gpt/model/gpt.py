@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,26 +62,14 @@ class GPT(nn.Module):
                prompts: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
         if self.config.position == "rope":
-            self.rotations.cover(tokens.size(1) if cache is None else cache.max_tokens,
-                                  tokens.device)
+            self.rotations.cover(self._length(tokens, cache), tokens.device)
         read = self._compiled if self.training and self._compiled is not None else self._hidden
         return read(tokens, cache, segments, prompts)
 
     def _hidden(self, tokens: Tensor, cache: KVCache | None, segments: Tensor | None,
                 prompts: Tensor | None, blockwise: bool = False) -> Tensor:
-        T, windows, device = tokens.size(1), self.config.windows, tokens.device
-        self.refuse_too_long(T, cache)
-        if segments is not None or prompts is not None:
-            if cache is not None and (segments is not None or cache.lengths.any()):
-                raise ValueError("a cache continues one text: it cannot be used with segments, nor "
-                                 "with prompts that come later")
-            segments = torch.zeros_like(tokens) if segments is None else segments
-            positions = positions_within(segments)
-        elif cache is not None:
-            positions = cache.positions(T)
-        else:
-            positions = torch.arange(T, device=device)
-        visible = self._visible(T, device, cache, segments, prompts, blockwise)
+        T, windows = tokens.size(1), self.config.windows
+        positions, visible = self._places(tokens, cache, segments, prompts, blockwise)
         rotation = None
         if self.config.position == "rope":
             rotation = self.rotations.at(positions)
@@ -96,6 +84,31 @@ class GPT(nn.Module):
             cache.advance(T)
         return self.final_norm(x)
 
+    def _length(self, tokens: Tensor, cache: KVCache | None) -> int:
+        """How many positions there may be."""
+        return tokens.size(1) if cache is None else cache.max_tokens
+
+    def _places(self, tokens: Tensor, cache: KVCache | None, segments: Tensor | None,
+                prompts: Tensor | None, blockwise: bool
+                ) -> tuple[Tensor, dict[int | None, Visible]]:
+        """Where tokens stand, (T,) or (B, T), and what they may read.
+
+        This, `_length` and `Attention._attend` alone know that tokens are whole rows.
+        """
+        T, device = tokens.size(1), tokens.device
+        self.refuse_too_long(T, cache)
+        if segments is not None or prompts is not None:
+            if cache is not None and (segments is not None or cache.lengths.any()):
+                raise ValueError("a cache continues one text: it cannot be used with segments, nor "
+                                 "with prompts that come later")
+            segments = torch.zeros_like(tokens) if segments is None else segments
+            positions = positions_within(segments)
+        elif cache is not None:
+            positions = cache.positions(T)
+        else:
+            positions = torch.arange(T, device=device)
+        return positions, self._visible(T, device, cache, segments, prompts, blockwise)
+
     def _visible(self, T: int, device: torch.device, cache: KVCache | None,
                  segments: Tensor | None, prompts: Tensor | None, blockwise: bool
                  ) -> dict[int | None, Visible]:
@@ -109,6 +122,12 @@ class GPT(nn.Module):
         if cache is not None:
             return {w: cache.visible(T, w) for w in windows}
         return {w: visible_keys(T, T, w, device) for w in windows}
+
+    def new_cache(self, batch_size: int, max_tokens: int, device: torch.device,
+                  dtype: torch.dtype) -> KVCache:
+        """An empty cache for the key/value heads that this model's layers have here."""
+        heads = cast(Block, self.blocks[0]).attention.qkv_widths[1] // self.config.head_dim
+        return KVCache(self.config, batch_size, max_tokens, device, dtype, heads)
 
     def refuse_too_long(self, T: int, cache: KVCache | None) -> None:
         """Raise ValueError if T more tokens outgrow block_size or the cache."""

@@ -52,19 +52,26 @@ def visible_in_rows(positions: Tensor, keys: Tensor, window: int | None) -> Tens
     return visible.unsqueeze(1)
 
 
-def visible_within(segments: Tensor, window: int | None, prompts: Tensor | None = None) -> Tensor:
+ALL = slice(0, None)  # of a row's tokens
+
+
+def visible_within(segments: Tensor, window: int | None, prompts: Tensor | None = None,
+                   queries: slice = ALL, keys: slice = ALL) -> Tensor:
     """What each token of documents side by side may read: in its own, and within the window.
 
     segments: the number of each token's document, (B, T) int64, never falling along a row.
     prompts: (B, T) bool, tokens that also read those of the same kind that follow them.
-    (B, T) -> (B, 1, T, T), to broadcast over heads.
+    queries, keys: the stretches of a row that read and that are read.
+    (B, T) -> (B, 1, T queries, S keys), to broadcast over heads.
     """
-    same = segments.unsqueeze(2) == segments.unsqueeze(1)           # (B, T queries, T keys)
-    visible = same.tril()
+    same = segments[:, queries].unsqueeze(2) == segments[:, keys].unsqueeze(1)
+    own = queries.start - keys.start  # the diagonal on which tokens read themselves
+    visible = same.tril(own)
     if prompts is not None:
-        visible = visible | (same & prompts.unsqueeze(2) & prompts.unsqueeze(1))
+        visible = visible | (same & prompts[:, queries].unsqueeze(2)
+                             & prompts[:, keys].unsqueeze(1))
     if window is not None:
-        visible = visible.triu(1 - window).tril(window - 1)
+        visible = visible.triu(own + 1 - window).tril(own + window - 1)
     return visible.unsqueeze(1)
 
 

@@ -24,7 +24,8 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, state: dict[Any, Any], decay: float):
-        self._weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._weights: list[Tensor] = [p for p in model.parameters()
+                                       if p.requires_grad and not p.is_meta]
         self._state, self._decay = state, decay
         if any(OTHER in state.get(p, {}) for p in self._weights):
             self._swap()  # a checkpoint holds the average as the model's weights

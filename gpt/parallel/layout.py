@@ -1,26 +1,30 @@
-"""How a model lies on the devices of a run: built first, then laid out, axis by axis."""
+"""How a model lies on the devices of a run: built first, then laid out, axis by axis.
+
+What needs torch.distributed's larger parts is imported where there are several processes: to import
+it takes a second, and longer.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from gpt.batches import MicroBatch
 from gpt.machine.device import Machine
 from gpt.machine.signals import signal_name, signal_number
 from gpt.model import GPT
 from gpt.optim import Optimizer
-from gpt.parallel.gradients import clip_gradients, spread_overflow
 from gpt.parallel.mesh import device_mesh, ranks_along
-from gpt.parallel.muon import spread_muon
-from gpt.parallel.parts import fill, whole
-from gpt.parallel.replicated import Replicated
-from gpt.parallel.sharded import bring_together_once, lay_out_shards, reduce_over_copies
+from gpt.parallel.passes import Laid, Objective, Passes
+from gpt.parallel.plan import row_order
 from gpt.parallel.sizes import AXES, Sizes
+
+if TYPE_CHECKING:
+    from gpt.parallel.pipeline import Pipeline
 
 
 class Layout:
@@ -33,20 +37,26 @@ class Layout:
     def __init__(self, machine: Machine, sizes: Sizes | None = None, offload: bool = False,
                  lines: Sequence[str] = ()):
         self.machine, self.sizes, self._offload = machine, sizes or Sizes(), offload
-        self.lines = list(lines)
-        self.mesh: Any = None
-        if self.sizes.world_size == 1:
-            return
-        self.mesh = device_mesh(self.sizes, machine.device.type)
+        self.lines, self.mesh = list(lines), cast(Any, None)
+        self._pipeline: Pipeline | None = None
+        if self.sizes.world_size > 1:
+            self._meet()
+
+    def _meet(self) -> None:
+        machine, sizes = self.machine, self.sizes
 
         def along(*axes: str) -> Any:
-            return ranks_along(axes, self.sizes, machine.ranks)
+            return ranks_along(axes, sizes, machine.ranks)
 
-        machine.data, machine.summed = along("replicate", "shard"), along("replicate", "shard",
-                                                                           "context")
+        self.mesh = device_mesh(sizes, machine.device.type)
+        machine.data, machine.summed = (along("replicate", "shard"),
+                                        along("replicate", "shard", "context"))
         machine.replicas = along("replicate")
         self._in_step = along(*(axis for axis in AXES if axis != "replicate"))
         machine.stop.heard = lambda name: signal_name(self._in_step.most(signal_number(name))[0])
+        if sizes.context > 1:
+            from gpt.parallel.context import share_of_context
+            machine.part_of = lambda batch: share_of_context(batch, self.mesh["context"])
 
     @property
     def keeps_weights_whole(self) -> bool:
@@ -54,31 +64,54 @@ class Layout:
         sizes = self.sizes
         return sizes.shard == sizes.tensor == sizes.pipeline == 1 and not self._offload
 
-    @property
-    def in_step(self) -> bool:
-        """Whether forward passes need other processes, which then must do as many."""
-        return self.sizes.world_size > self.sizes.replicate
-
     def most_passes(self, passes: int) -> int:
         """Forward and backward passes of a step, where processes need each other for them."""
-        return int(self._in_step.most(passes)[0]) if self.in_step else passes
+        if self.sizes.world_size == self.sizes.replicate:
+            return passes
+        return int(self._in_step.most(passes)[0])
+
+    # ----- The model
 
     def building(self) -> contextlib.AbstractContextManager[Any]:
         """Around the making of a model: one that is spread gets its weights when it is laid out."""
-        return contextlib.nullcontext() if self.keeps_weights_whole else torch.device("meta")
+        is_spread = not self.keeps_weights_whole and self.sizes.pipeline == 1
+        return torch.device("meta") if is_spread else contextlib.nullcontext()
 
     def place(self, model: GPT) -> None:
         """Lay a model out on this process's device, and compile it where that is on."""
+        self._config = model.config
+        if self.sizes.context > 1:
+            from gpt.parallel.context import lay_out_context
+            lay_out_context(model, self.mesh["context"])
         if self.keeps_weights_whole:
             self.machine.place(model)
             return
         is_empty = model.output_weight.is_meta
-        if self.machine.compile:
-            model.compile_blocks()
-        axes = ("replicate", "shard") if self.sizes.replicate > 1 else ("shard",)
-        lay_out_shards(model, self.mesh[axes], self.machine.dtype, self._offload)
+        if self.sizes.tensor > 1:
+            from gpt.parallel.tensor import lay_out_tensor
+            lay_out_tensor(model, self.mesh["tensor"])
+        if self.sizes.pipeline > 1:
+            from gpt.parallel.pipeline import lay_out_pipeline
+            self._pipeline = lay_out_pipeline(model, self.mesh["pipeline"])
+        self._shard(model, is_empty)
         if is_empty:
             self._draw(model)
+        self._unshard_once(model)
+
+    def _shard(self, model: GPT, is_empty: bool) -> None:
+        from gpt.parallel.sharded import lay_out_shards
+        if self.machine.compile:
+            model.compile_blocks()
+        axes = [axis for axis in ("replicate", "shard", "context")
+                if getattr(self.sizes, axis) > 1 or axis == "shard"]
+        mesh = self.mesh[tuple(axes)]
+        if "context" in axes:
+            inner = self.mesh["shard", "context"]._flatten("shard_context")
+            mesh = self.mesh["replicate", "shard_context"] if "replicate" in axes else inner
+        lay_out_shards(model, mesh, self.machine.dtype, self._offload, is_empty)
+
+    def _unshard_once(self, model: GPT) -> None:
+        from gpt.parallel.sharded import bring_together_once
         bring_together_once(model)
 
     def _draw(self, model: GPT) -> None:
@@ -94,67 +127,98 @@ class Layout:
         for name, drawn in plain.drawn_weights():
             self.fill(name, weights[name], drawn)
 
-    def loss_of(self, model: GPT, summed_loss: Callable[[GPT, MicroBatch], Tensor]) -> Loss:
-        """The loss of micro-batches, with gradients that are averaged over machine.summed."""
-        if self.keeps_weights_whole and self.sizes.world_size > 1:
-            return Replicated(model, summed_loss, self.machine.summed.group)
-        return Laid(model, summed_loss, None if self.keeps_weights_whole else reduce_over_copies)
+    def measuring(self) -> contextlib.AbstractContextManager[None]:
+        """Around evaluation and generation, which all processes do at the same time."""
+        return contextlib.nullcontext() if self._pipeline is None else self._pipeline.whole_head()
 
-    def whole(self, name: str, tensor: Tensor) -> Tensor:
-        """A weight, or something in its shape, as one process would hold it; on all processes."""
-        return whole(tensor)
+    # ----- Steps
+
+    def passes(self, model: GPT, objective: Objective) -> Passes:
+        """What finds the gradients of a step, averaged over machine.summed."""
+        if self._pipeline is not None:
+            from gpt.parallel.pipeline_schedule import PipelinePasses
+            return PipelinePasses(self._pipeline, self.machine, objective)
+        if not self.keeps_weights_whole:
+            from gpt.parallel.sharded import reduce_over_copies
+            return Laid(model, objective, self.machine, reduce_over_copies)
+        if self.sizes.world_size > 1:
+            from gpt.parallel.replicated import Replicated
+            return Replicated(model, objective, self.machine)
+        return Laid(model, objective, self.machine)
 
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
         """The same, with what it needs to see whole brought together where it needs it."""
         if self.sizes.world_size > 1:
+            from gpt.parallel.muon import spread_muon
             spread_muon(optimizer, self.machine.summed.group if self.keeps_weights_whole else None)
         return optimizer
 
+    def before_unscaling(self, model: GPT, scaler: torch.amp.GradScaler) -> None:
+        """In float16: an overflow of one process's gradients becomes one of all."""
+        if scaler.is_enabled() and not self.keeps_weights_whole:
+            from gpt.parallel.gradients import spread_overflow
+            spread_overflow(model.parameters(), self._stages)
+
+    def clip(self, model: GPT, limit: float) -> Tensor:
+        """Scale gradients to a norm of at most `limit` (0: leave them); the norm before, ()."""
+        if self.keeps_weights_whole:
+            return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+        from gpt.parallel.gradients import clip_gradients
+        elsewhere = {weight for name, weight in model.named_parameters()
+                     if self._pipeline is not None and not self._pipeline.owns(name)}
+        return clip_gradients(model.parameters(), limit, self._stages, elsewhere)
+
+    @property
+    def _stages(self) -> Any:
+        return None if self._pipeline is None else self._pipeline.group
+
+    # ----- Between what a process holds and what is saved
+
+    def everywhere(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by name, also of weights that other processes hold: those without memory."""
+        return dict(tensors) if self._pipeline is None else self._pipeline.everywhere(tensors)
+
+    def whole(self, name: str, tensor: Tensor) -> Tensor:
+        """A weight, or something in its shape, as one process would hold it; on all processes."""
+        if self.keeps_weights_whole:
+            return tensor
+        from gpt.parallel.parts import whole
+        if self._pipeline is not None:
+            return self._pipeline.told(name, tensor, lambda: self._in_order(name, whole(tensor)))
+        return self._in_order(name, whole(tensor))
+
+    def _in_order(self, name: str, whole: Tensor) -> Tensor:
+        order = self._row_order(name, whole)
+        return whole if order is None else whole[order.argsort().to(whole.device)]
+
     def fill(self, name: str, tensor: Tensor, whole: Tensor) -> None:
         """Put this process's part of a whole weight where it belongs."""
-        fill(tensor, whole)
+        if tensor.is_meta:  # another process's
+            return
+        if self.keeps_weights_whole:
+            tensor.copy_(whole)
+            return
+        from gpt.parallel.parts import fill
+        order = self._row_order(name, whole)
+        fill(tensor, whole if order is None else whole[order])
+
+    def _row_order(self, name: str, whole: Tensor) -> Tensor | None:
+        if self.sizes.tensor == 1 or not whole.dim():
+            return None
+        return row_order(name.partition("/")[0], self._config, self.sizes.tensor)
 
     def fill_state(self, name: str, weight: Tensor, kept: dict[str, Tensor], key: str,
                    whole: Tensor) -> None:
         """Put what an optimizer remembers of a weight where it belongs, spread as the weight is."""
+        if weight.is_meta:  # another process's
+            return
         if whole.shape != weight.shape:  # a number
             kept[key] = whole.to(weight.device)
             return
         kept[key] = torch.zeros_like(weight, dtype=whole.dtype, requires_grad=False)
         self.fill(name, kept[key], whole)
 
-    def before_unscaling(self, model: nn.Module, scaler: torch.amp.GradScaler) -> None:
-        """In float16: an overflow of one process's gradients becomes one of all."""
-        if scaler.is_enabled() and not self.keeps_weights_whole:
-            spread_overflow(model.parameters())
-
-    def clip(self, model: nn.Module, limit: float) -> Tensor:
-        """Scale gradients to a norm of at most `limit`; returns the norm before, ()."""
-        return clip_gradients(model.parameters(), limit)
-
 
 def alone() -> Layout:
     """Of a model that lies on one device, whichever."""
     return Layout(Machine(torch.device("cpu"), torch.float32))
-
-
-class Laid:
-    """The loss of a model that is alone, or whose modules see to their gradients themselves."""
-
-    def __init__(self, model: GPT, summed_loss: Callable[[GPT, MicroBatch], Tensor],
-                 reduce: Callable[[GPT, bool], None] | None):
-        self._model, self._summed_loss, self._reduce = model, summed_loss, reduce
-
-    def __call__(self, batch: MicroBatch) -> Tensor:
-        """The loss of a micro-batch; ()."""
-        return self._summed_loss(self._model, batch)
-
-    def passes(self, reduce: bool) -> contextlib.AbstractContextManager[Any]:
-        """Around a forward and a backward pass: whether gradients are averaged, or kept for later.
-        """
-        if self._reduce is not None:
-            self._reduce(self._model, reduce)
-        return contextlib.nullcontext()
-
-
-Loss = Laid | Replicated

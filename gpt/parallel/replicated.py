@@ -8,43 +8,43 @@ Source: Li et al. 2020 (arXiv:2006.15704).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gpt.batches import MicroBatch
+from gpt.machine.device import Machine
 from gpt.model import GPT
-
-SummedLoss = Callable[[GPT, MicroBatch], Tensor]
+from gpt.parallel.passes import Laid, Objective
 
 
 class Judged(nn.Module):
     """A model and its loss as one module, whose forward pass begins and ends where DDP looks."""
 
-    def __init__(self, model: GPT, summed_loss: SummedLoss):
+    def __init__(self, model: GPT, objective: Objective):
         super().__init__()
-        self.model, self._summed_loss = model, summed_loss
+        self.model, self._objective = model, objective
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """The loss of a micro-batch; ()."""
-        return self._summed_loss(self.model, batch)
+        return self._objective.summed_loss(self.model, batch)
 
 
-class Replicated:
-    """A model's loss, whose gradients are averaged over a group's processes."""
+class Replicated(Laid):
+    """Passes whose gradients are averaged over the processes that hold the same weights."""
 
-    def __init__(self, model: GPT, summed_loss: SummedLoss, group: Any):
-        from torch.nn.parallel import DistributedDataParallel
-        self.module = DistributedDataParallel(Judged(model, summed_loss), process_group=group,
-                                              gradient_as_bucket_view=True)
+    def __init__(self, model: GPT, objective: Objective, machine: Machine):
+        super().__init__(model, objective, machine)
+        self.module = DistributedDataParallel(
+            Judged(model, objective), process_group=machine.summed.group,
+            gradient_as_bucket_view=True)
 
-    def __call__(self, batch: MicroBatch) -> Tensor:
+    def loss(self, batch: MicroBatch) -> Tensor:
         """The loss of a micro-batch; ()."""
         loss: Tensor = self.module(batch)
         return loss
 
-    def passes(self, reduce: bool) -> contextlib.AbstractContextManager[Any]:
-        """Around a forward and a backward pass: whether gradients are averaged, or kept for later.
-        """
-        return contextlib.nullcontext() if reduce else self.module.no_sync()
+    def reducing(self, now: bool) -> contextlib.AbstractContextManager[Any]:
+        """Around a pass: whether gradients are added up over processes, or kept for later."""
+        return contextlib.nullcontext() if now else self.module.no_sync()

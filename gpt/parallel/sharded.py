@@ -13,15 +13,18 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from gpt.model import GPT
 
 
-def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> None:
+def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool,
+                   is_empty: bool = False) -> None:
     """Spread every weight over the last dimension of a mesh; a first one holds copies of that.
 
     dtype: in which products are computed. Blocks' weights are brought together in it, which is what
-    autocast would round them to; gradients are added up in float32.
+    autocast would round them to; gradients are added up in float32. is_empty: weights without
+    memory will have some later; else they are other processes', and left alone.
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
@@ -34,9 +37,10 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
     policy: Any = CPUOffloadPolicy() if offload else OffloadPolicy()
     rounded = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype,
                                    reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in model.blocks:
+    elsewhere = {weight for weight in model.parameters() if weight.is_meta and not is_empty}
+    for block in owned_blocks(model, elsewhere):
         fully_shard(block, mesh=mesh, mp_policy=rounded, offload_policy=policy)
-    fully_shard(model, mesh=mesh, offload_policy=policy)
+    fully_shard(model, mesh=mesh, offload_policy=policy, ignored_params=elsewhere)
     register_fsdp_forward_method(model, "hidden")
 
     def train(mode: bool = True) -> GPT:
@@ -48,13 +52,20 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool) -> 
     model.train = train  # type: ignore[method-assign]
 
 
+def owned_blocks(model: GPT, elsewhere: set[nn.Parameter]) -> list[nn.Module]:
+    """The blocks whose weights are this process's."""
+    return [block for block in model.blocks
+            if not elsewhere.intersection(block.parameters())]
+
+
 def bring_together_once(model: GPT) -> None:
     """Each block's weights, one after the other: torch keeps the tensors in which it does so, and
     those that are first made under inference_mode could not be trained with later."""
     from torch.distributed.fsdp import FSDPModule
     for module in (*model.blocks, model):
-        cast(FSDPModule, module).unshard()
-        cast(FSDPModule, module).reshard()
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
 
 
 def reduce_over_copies(model: GPT, now: bool) -> None:

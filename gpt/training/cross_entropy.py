@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from gpt.batches import IGNORE
+from gpt.parallel import vocabulary
 
 # Logits that exist at a time: 32 MB in float32, and 512 on a GPU, whose products want many rows.
 CHUNK_FLOATS, CUDA_CHUNK_FLOATS = 1 << 23, 1 << 27
@@ -34,14 +35,22 @@ def summed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
                          softcap: float | None = None, fused: bool = False) -> Tensor:
     """Negative log-likelihood summed over targets, in nats; ().
 
-    x: (N, C), the residual stream; weight: (V, C); targets: (N,) int64. softcap: of the scores.
+    x: (N, C), the residual stream; targets: (N,) int64. softcap: of the scores.
+    weight: (V, C), or spread over ranks, each of which finds the whole loss then.
     fused: what is done with a chunk's scores is compiled into a pass or two over them.
     Under autocast products are in its format; the loss is summed in float32. Backward works once.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    judge: Judge
+    if vocabulary.is_spread(weight):
+        part = vocabulary.part_of(weight)
+        x, weight, width = part.enter(x), part.rows(weight), part.widest
+        judge = functools.partial(part.judge, fused=fused)
+    else:
+        judge, width = _compiled() if fused else loss_and_slope, weight.size(0)
     loss: Tensor = _ChunkedLoss.apply(x, weight, targets, softcap, dtype,
-                                      _compiled() if fused else loss_and_slope)
+                                      rows_at_a_time(width, x.device), judge)
     return loss
 
 
@@ -52,15 +61,25 @@ def token_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
     As above, but each can be weighted as the caller likes; so scores are computed once more in the
     backward pass.
     """
-    def chunk(part: Tensor, ids: Tensor) -> Tensor:
-        scores = F.linear(part, weight).float()                         # (rows, V)
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        return F.cross_entropy(scores, ids, ignore_index=IGNORE, reduction="none")
+    judge, width = _token_losses, weight.size(0)
+    if vocabulary.is_spread(weight):
+        part = vocabulary.part_of(weight)
+        x, weight, width = part.enter(x), part.rows(weight), part.widest
+        judge = part.token_losses
 
-    rows = rows_at_a_time(weight.size(0), x.device)
-    return torch.cat([recomputed(chunk, part, ids, use_reentrant=False)
-                      for part, ids in zip(x.split(rows), targets.split(rows), strict=True)])
+    def chunk(x: Tensor, ids: Tensor) -> Tensor:
+        return judge(F.linear(x, weight), ids, softcap)                 # (rows, V) -> (rows,)
+
+    rows = rows_at_a_time(width, x.device)
+    return torch.cat([recomputed(chunk, some, ids, use_reentrant=False)
+                      for some, ids in zip(x.split(rows), targets.split(rows), strict=True)])
+
+
+def _token_losses(scores: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    scores = scores.float()
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none")
 
 
 Judge = Callable[[Tensor, Tensor, float | None, bool], tuple[Tensor, Tensor]]
@@ -69,12 +88,11 @@ Judge = Callable[[Tensor, Tensor, float | None, bool], tuple[Tensor, Tensor]]
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None,
-                dtype: torch.dtype, judge: Judge) -> Tensor:
+                dtype: torch.dtype, rows: int, judge: Judge) -> Tensor:
         learns_x, learns_weight = ctx.needs_input_grad[:2]
         grad_x = torch.empty_like(x) if learns_x else None
         grad_weight = torch.zeros_like(weight) if learns_weight else None
         loss, table = torch.zeros((), device=x.device), weight.to(dtype)
-        rows = rows_at_a_time(weight.size(0), x.device)
         with torch.autocast(x.device.type, enabled=False):
             for start in range(0, x.size(0), rows):
                 part, ids = x[start:start + rows].to(dtype), targets[start:start + rows]
@@ -93,7 +111,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if each is None else each.mul_(grad) for each in ctx.gradients]
         ctx.gradients = None
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def loss_and_slope(scores: Tensor, targets: Tensor, softcap: float | None, learns: bool

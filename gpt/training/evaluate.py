@@ -69,11 +69,12 @@ def _share(model: GPT, batches: SizedBatches, byte_lengths: Tensor, machine: Mac
         machine.stop.raise_if_asked()
         number = first + machine.data.rank
         batch = batches[min(number, last)]
+        part = batch.on(machine)
         with machine.autocast():
-            loss = summed_loss(model, batch.on(machine))
+            loss = summed_loss(model, part)
         if number <= last:
             nats += loss.item()
-            supervised = batch.targets[batch.targets != IGNORE]
+            supervised = part.targets[part.targets != IGNORE].cpu()
             tokens += supervised.numel()
             text_bytes += int(byte_lengths[supervised].sum())
         on_batch(min(ranks, len(batches) - first))

@@ -194,9 +194,13 @@ class Trainer:
             assert self.machine.stop.everywhere is not None
             self._leave(self.machine.stop.everywhere)
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """The averaged weights stand in the model meanwhile, where there are any."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_model()
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights stand in the model meanwhile, where there are any, and it is ready
+        to be measured."""
+        average = contextlib.nullcontext() if self.average is None else self.average.in_model()
+        with average, self._layout.measuring():
+            yield
 
     def _finish(self) -> Score | None:
         self._save()

@@ -17,7 +17,7 @@ from gpt.errors import TrainingFailed
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.optim import Optimizer, WeightAverage
-from gpt.parallel import Layout, Loss
+from gpt.parallel import Layout
 from gpt.training.objective import NextToken, Objective
 
 SMALLEST_SCALE = 1e-3  # of float16's losses; one that is sound is scaled by thousands
@@ -37,10 +37,10 @@ class Step:
                  average: WeightAverage | None = None, objective: Objective | None = None,
                  layout: Layout | None = None):
         self._objective, self._layout = objective or NextToken(), layout or Layout(machine)
-        self._loss = self._layout.loss_of(model, self._objective.summed_loss)
+        self._passes = self._layout.passes(model, self._objective)
         self._model, self._optimizer, self._machine = model, optimizer, machine
         self._grad_clip, self._say, self._average = grad_clip, say, average
-        self._halvings, self._totals = 0, dict[str, Tensor]()
+        self._halvings = 0
         self.figures: dict[str, Tensor] = {}  # the objective's means over the last batch
         self.tokens = 0  # of the last batch, over all processes
         self._scaler = torch.amp.GradScaler(machine.device.type,
@@ -65,12 +65,12 @@ class Step:
         called again if it is tried again.
         """
         summed = self._machine.summed
-        self.tokens, counted = map(int, summed.sums(
+        self.tokens, counted = map(int, self._machine.data.sums(
             sum(part.tokens for part in batch), sum(map(self._objective.count, batch))))
         with self._machine.repeatable():
-            loss = summed.add_up(self._accumulate(batch, max(1, counted), seed))
-        self.figures = {name: summed.add_up(total) / counted
-                        for name, total in self._totals.items()}
+            loss, figures = self._accumulate(batch, max(1, counted), seed)
+        loss = summed.add_up(loss)
+        self.figures = {name: summed.add_up(total) / counted for name, total in figures.items()}
         self._layout.before_unscaling(self._model, self._scaler)
         self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
         return loss, self._layout.clip(self._model, self._grad_clip)
@@ -87,17 +87,13 @@ class Step:
                                  "run.dtype=bfloat16 or float32, or lower optim.lr")
 
     def _accumulate(self, batch: list[MicroBatch], counted: int, seed: Callable[[], None]
-                    ) -> Tensor:
+                    ) -> tuple[Tensor, dict[str, Tensor]]:
         while True:
             seed()
             parts = [piece for part in batch for piece in part.cut(2**self._halvings)]
             try:
-                idle = self._layout.most_passes(len(parts)) - len(parts)
-                loss = accumulate_gradients(self._loss, parts, counted, self._machine,
-                                            self._scaler.scale, more_follow=idle > 0)
-                self._totals = self._objective.take_figures()
-                idle_passes(self._loss, parts[-1], idle, self._machine)
-                return loss
+                return self._passes.gradients(parts, counted, self._scaler.scale,
+                                              self._layout.most_passes(len(parts)))
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -129,35 +125,3 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         sentence in str(error) for sentence in ("MPS backend out of memory", "CUDA out of memory",
                                                 "CUDA error: out of memory", "_ALLOC_FAILED"))
-
-
-def accumulate_gradients(loss_of: Loss, batch: list[MicroBatch], counted: int, machine: Machine,
-                         scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-                         more_follow: bool = False) -> Tensor:
-    """Gradients of the mean loss over the global batch's supervised tokens; returns this process's
-    share of that loss, ().
-
-    counted: supervised tokens of the global batch, over all processes. Each micro-batch adds its
-    summed loss over that count, never a mean of its own: however the batch is cut, and however
-    unevenly supervised tokens are spread, the sum is the same. more_follow: other passes will, so
-    that gradients are not added up over processes yet.
-    """
-    losses = []
-    for number, part in enumerate(batch, start=1):
-        with loss_of.passes(reduce=number == len(batch) and not more_follow):
-            with machine.autocast():
-                loss = loss_of(part.on(machine)) / counted
-            # Gradients are averaged over processes, where they are to be added up.
-            scale(loss * machine.summed.size).backward()
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
-
-
-def idle_passes(loss_of: Loss, part: MicroBatch, passes: int, machine: Machine) -> None:
-    """Forward and backward passes that change nothing, where others need this process for theirs.
-    """
-    for number in range(1, passes + 1):
-        with loss_of.passes(reduce=number == passes):
-            with machine.autocast():
-                loss = loss_of(part.on(machine))
-            (0 * loss).backward()

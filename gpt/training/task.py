@@ -106,7 +106,8 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
         first(lambda: run.record(config, machine))
         first(lambda: _keep_base(task, run))
         if task.before_learning is not None:
-            task.before_learning(model, machine)
+            with layout.measuring():
+                task.before_learning(model, machine)
         state = checkpoint.TrainState()
         if run.resume_from is not None:
             state = checkpoint.load_training(run.resume_from, model, optimizer, layout)

@@ -48,6 +48,20 @@ def test_blocks_let_each_query_read_what_the_mask_lets_it_read(kind, window):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_a_stretch_let_it_read_what_it_reads_in_the_whole(kind):
+    segments, prompts = KINDS[kind]
+    segments = whole(segments, prompts)
+    queries, keys, places = slice(12, 20), slice(6, 29), torch.arange(T)
+    of_row = visible_blocks(T, 5, CPU, segments, prompts)
+    of_stretch = visible_blocks(T, 5, CPU, segments, prompts, queries, keys)
+    assert of_stretch.shape[-2:] == (8, 23)
+    rows = torch.arange(3).view(-1, 1, 1), torch.tensor(0)
+    part = of_stretch.mask_mod(*rows, places[:8].view(-1, 1), places[:23])
+    assert torch.equal(part, of_row.mask_mod(*rows, places[queries].view(-1, 1), places[keys]))
+    assert visible_blocks(T, None, CPU, None, None, queries, slice(0, 20)) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_model_reads_the_same_by_blocks_as_by_masks(name, kind):
     model, tokens, (segments, prompts) = tiny_gpt(**ARCHITECTURES[name]), random_tokens(3, T), \

@@ -156,6 +156,17 @@ def test_positions_and_visible_tokens_of_a_row():
     assert torch.equal(visible[1, 0], torch.ones(5, 5, dtype=torch.bool).tril())
 
 
+@pytest.mark.parametrize("window", [None, 1, 2, 9])
+@pytest.mark.parametrize("marked", [False, True])
+def test_stretches_of_a_row_read_what_they_read_in_the_whole(window, marked):
+    segments = torch.cat((segments_of(*LENGTHS), segments_of(sum(LENGTHS))))
+    prompts = random_tokens(*segments.shape) < 30 if marked else None
+    whole = visible_within(segments, window, prompts)
+    for queries, keys in ((slice(3, 9), slice(0, 21)), (slice(9, 14), slice(4, 14))):
+        part = visible_within(segments, window, prompts, queries, keys)
+        assert torch.equal(part, whole[:, :, queries, keys]) and part.any()
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_row_of_one_document_is_read_as_without_segments(name):
     model = tiny_gpt(**ARCHITECTURES[name])

@@ -1,8 +1,11 @@
-"""Several processes that train together, for tests: kept, since starting them takes seconds."""
+"""Several processes that train together, for tests.
+
+Each is forked from one that has imported all that takes seconds, and begins anew: torch keeps what
+it has learned of process groups longer than these live.
+"""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import multiprocessing
 import os
@@ -12,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ import torch.distributed as dist
 
 from tests.tiny import command_line, script_environment
 
-TIMEOUT = 120.0  # seconds that a function may take
+TIMEOUT = 240.0  # seconds that a function may take
 
 
 def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, join: bool = True
@@ -31,15 +35,21 @@ def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, join: bool 
     the environment that torchrun sets, and joins the others itself. Raises AssertionError with
     every failing rank's traceback.
     """
-    processes = [_process(number) for number in range(ranks)]
-    port = free_port()
-    for rank, process in enumerate(processes):
-        process.send((rank, ranks, port, work, arguments, join))
-    answers = [process.recv() if process.poll(TIMEOUT) else (False, "no answer in time")
-               for process in processes]
+    context, port = _context(), free_port()
+    started = []
+    for rank in range(ranks):
+        ours, theirs = context.Pipe()
+        process = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, rank, ranks, port, work, arguments, join), daemon=True)
+        process.start()
+        theirs.close()
+        started.append((process, ours))
+    answers = [_answer(ours) for _, ours in started]
+    for process, _ in started:
+        process.join(5)
+        process.kill()
     if failed := [f"rank {rank}: {answer}" for rank, (fine, answer) in enumerate(answers)
                   if not fine]:
-        _forget_processes()  # they may still wait for each other
         raise AssertionError("\n".join(failed))
     return [answer for _, answer in answers]
 
@@ -70,39 +80,31 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-_started: list[Any] = []
-
-
 @functools.cache
-def _process(number: int) -> Connection:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), name=f"rank {number}", daemon=True)
-    process.start()
-    _started.append(process)
-    return ours
+def _context() -> BaseContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.parallel.warm"])
+    return context
 
 
-@atexit.register
-def _forget_processes() -> None:
-    for process in _started:
-        process.kill()
-    _started.clear()
-    _process.cache_clear()
+def _answer(ours: Connection) -> tuple[bool, Any]:
+    try:
+        return ours.recv() if ours.poll(TIMEOUT) else (False, "no answer in time")
+    except EOFError:
+        return False, "it died"
 
 
-def _serve(requests: Connection) -> None:
+def _serve(answers: Connection, rank: int, ranks: int, port: int, work: Callable[..., Any],
+           arguments: tuple[Any, ...], join: bool) -> None:
     torch.set_num_threads(1)
-    while True:
-        rank, ranks, port, work, arguments, join = requests.recv()
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
-                          WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
-        try:
-            if join:
-                dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT / 2))
-            answer = True, work(*arguments)
-        except BaseException:
-            answer = False, traceback.format_exc()
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        requests.send(answer)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
+                      WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
+    try:
+        if join:
+            dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT / 2))
+        answer = True, work(*arguments)
+    except BaseException:
+        answer = False, traceback.format_exc()
+    answers.send(answer)
+    if dist.is_initialized():
+        dist.destroy_process_group()

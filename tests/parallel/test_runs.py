@@ -37,6 +37,15 @@ LAYOUTS = {
     "HSDP 2 x 2": (4, ("parallel.replicate=2", "parallel.shard=2")),
     "TP 2": (2, ("parallel.tensor=2",)),
     "TP 2 x FSDP 2": (4, ("parallel.tensor=2", "parallel.shard=2")),
+    "CP 2": (2, ("parallel.context=2",)),
+    "CP 2 x FSDP 2": (4, ("parallel.context=2", "parallel.shard=2")),
+    "PP 2": (2, ("parallel.pipeline=2",)),
+    "PP 2 x FSDP 2": (4, ("parallel.pipeline=2", "parallel.shard=2")),
+    "PP 2 x DDP 2": (4, ("parallel.pipeline=2", "parallel.replicate=2")),
+    "PP 2 x TP 2": (4, ("parallel.pipeline=2", "parallel.tensor=2")),
+    "DDP 2 x TP 2": (4, ("parallel.replicate=2", "parallel.tensor=2")),
+    "CP 2 x TP 2": (4, ("parallel.context=2", "parallel.tensor=2")),
+    "CP 2 x DDP 2": (4, ("parallel.context=2", "parallel.replicate=2")),
 }
 SHORT = [("adamw", "DDP 2"), ("muon", "FSDP 2"), ("isolated", "HSDP 2 x 2"), ("packed", "DDP 2"),
          ("padded", "FSDP 2"), ("lora", "FSDP 2"), ("preferences", "DDP 2"),
@@ -48,7 +57,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dataset, a base run, and two tasks."""
     folder = tmp_path_factory.mktemp("parallel")
     draw = random.Random(0)
-    words = "the a cat dog sat ran on under mat log quick brown and then slowly".split()
+    words = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "log", "quick", "brown",
+             "and", "then", "slowly"]
     texts = [" ".join(draw.choices(words, k=draw.randint(5, 60))) for _ in range(150)]
     (folder / "text.jsonl").write_text(
         "\n".join(json.dumps({"text": text}) for text in texts))

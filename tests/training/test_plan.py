@@ -9,6 +9,7 @@ import torch
 
 from gpt.batches import MicroBatch
 from gpt.configuration import TrainConfig
+from gpt.machine import hardware
 from gpt.machine.device import Machine
 from gpt.model import activation_bytes
 from gpt.optim import WeightAverage
@@ -133,7 +134,7 @@ def test_recomputed_activations_leave_room_for_more_sequences(monkeypatch):
 def test_a_cpu_sets_little_aside_for_activations(monkeypatch):
     for gigabytes, expected in ((4, 2**29), (64, 2**31)):
         sizes = {"SC_PHYS_PAGES": gigabytes * 2**18, "SC_PAGE_SIZE": 4096}
-        monkeypatch.setattr(choices.os, "sysconf", sizes.__getitem__)
+        monkeypatch.setattr(hardware.os, "sysconf", sizes.__getitem__)
         assert activation_budget(CPU) == expected
 
 

@@ -55,10 +55,10 @@ def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
                 about = {"adapter": model.adapter.model_dump(),
                          "base_sha256": weight_hash(base_folder(folder.parent))}
             _write_about(temporary, model, tokenizer, state, **about)
-        _write_tensors(temporary / (WEIGHTS if model.adapter is None else ADAPTER),
-                       _learned(model), layout, shard_size)
-        _write_tensors(temporary / OPTIMIZER, _optimizer_tensors(model, optimizer), layout,
-                       shard_size)
+        for name, tensors in (
+                (WEIGHTS if model.adapter is None else ADAPTER, _learned(model)),
+                (OPTIMIZER, _optimizer_tensors(model, optimizer))):
+            _write_tensors(temporary / name, layout.everywhere(tensors), layout, shard_size)
     return target
 
 
@@ -175,5 +175,5 @@ def prune(folder: Path, keep: int, step: int, kept: Collection[int | None]) -> N
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what saves that were killed left behind."""
-    for path in folder.glob("step-*.tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
