@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
         print(chosen)
     dry_run = "--dry-run" in command.flags
     model = choose_what_learns(base.model(), config, rows.chat.stop_token)
-    with joined(config) as ranks, launch(config.run, ranks) as machine:
+    timeout = config.parallel.timeout_seconds
+    with joined(config.run.device, timeout) as ranks, launch(config.run, ranks) as machine:
         train_task(finetuning(config, base, rows, model), config, machine, dry_run)
 
 

@@ -22,8 +22,9 @@ def main(argv: list[str]) -> None:
     from gpt.training.pretraining import pretraining, with_batch_size, with_vocabulary
     from gpt.training.task import train_task
 
-    with joined(command.config) as ranks:
-        training_machine(command.config.run, ranks)  # refuse before a corpus is prepared
+    run, timeout = command.config.run, command.config.parallel.timeout_seconds
+    with joined(run.device, timeout) as ranks:
+        training_machine(run, ranks)  # refuse before a corpus is prepared
         dataset = open_everywhere(command.config.data.dataset, ranks)
         config = with_vocabulary(command.config, dataset)
         with launch(config.run, ranks) as machine:

@@ -14,6 +14,7 @@ from data.documents.corpus import stored_bytes
 from data.sources.files import File
 from gpt.errors import UserError
 from gpt.files import flush_to_disk
+from gpt.launcher import place
 from gpt.shards import (
     SPLITS,
     Amount,
@@ -39,7 +40,11 @@ class Share:
 
     @classmethod
     def from_environment(cls) -> Share:
-        """RANK and WORLD_SIZE; alone without them. Raises UserError if they do not fit."""
+        """RANK and WORLD_SIZE, or as other launchers than torchrun say it; alone without them.
+        Raises UserError if they do not fit."""
+        if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+            here = place()
+            return cls(here.rank, here.world_size)
         rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         numbers = re.fullmatch(r"[0-9]{1,9}", rank) and re.fullmatch(r"[0-9]{1,9}", world_size)
         if not numbers or int(rank) >= int(world_size):

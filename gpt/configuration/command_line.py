@@ -161,7 +161,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(values, dict):
         raise UserError(f"{path}, line 1: a configuration is made of 'section:' and fields")
     for name, section in list(values.items()):
-        if section is None:  # a section whose fields are all commented out
+        # Of a section, all fields are commented out, or left open.
+        if section is None or (name, section) == ("parallel", "auto"):
             values[name] = {}
     return values, {key: f"{path}, line {line}" for key, line in document.lines.items() if key}
 

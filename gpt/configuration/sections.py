@@ -248,6 +248,11 @@ PLACES = ("data.dataset", "finetune.from", "finetune.data", "finetune.val_data",
           "finetune.pretrain_data")
 
 
+def _auto_instead(schema: dict[str, Any]) -> None:
+    """For editors: a section may be the word auto."""
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"const": "auto"}]
+
+
 class RunSections(Section):
     """What every training run has, whatever it learns from."""
 
@@ -257,7 +262,8 @@ class RunSections(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
-    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig,
+                                     json_schema_extra=_auto_instead)
 
     @field_validator("parallel", mode="before")
     @classmethod

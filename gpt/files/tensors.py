@@ -92,12 +92,7 @@ class SavedTensors(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: Path):
-        files = [path]
-        if index_of(path).is_file():
-            places = read_json(index_of(path)).get("weight_map")
-            if not isinstance(places, dict):
-                raise UserError(f"{index_of(path)} is damaged: it has no weight_map")
-            files = [path.with_name(name) for name in sorted(set(places.values()))]
+        files = _files_in(index_of(path)) if index_of(path).is_file() else [path]
         self._in = {name: file for opened in files
                     for file in [safe_open(opened, "pt")] for name in file.keys()}  # noqa: SIM118
 
@@ -114,3 +109,16 @@ class SavedTensors(Mapping[str, Tensor]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor, without reading it."""
         return tuple(self._in[name].get_slice(name).get_shape())
+
+
+def _files_in(index: Path) -> list[Path]:
+    """The files that an index names. Raises UserError if it names none, or leads elsewhere."""
+    found = read_json(index)
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
+        raise UserError(f"{index} is damaged: its weight_map is to name the file of each tensor")
+    return [index.with_name(name) for name in sorted(set(places.values()))]
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and value not in ("", "..") and Path(value).name == value

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gpt import launcher
-from gpt.configuration import RunSections
+from gpt.configuration import ParallelConfig
 from gpt.errors import Stopped, UserError, WorkFailed
 from gpt.launcher import ALONE, Place
 from gpt.machine.neighbours import cores
@@ -26,6 +26,7 @@ from gpt.machine.watch import Watch
 T = TypeVar("T")
 R = TypeVar("R")
 POLL_SECONDS = 0.2
+TIMEOUT = ParallelConfig().timeout_seconds
 
 
 class Ranks:
@@ -185,8 +186,11 @@ def _alike(error: E, mine: bool) -> E:
 
 
 @contextlib.contextmanager
-def joined(config: RunSections) -> Iterator[Ranks]:
-    """Meet the other processes of a launch, if there are any; the group ends with the block."""
+def joined(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
+    """Meet the other processes of a launch, if there are any; the group ends with the block.
+
+    device: as run.device names it. timeout: seconds of silence after which one is taken for lost.
+    """
     here = launcher.place()
     if here == ALONE:
         yield Ranks()
@@ -195,7 +199,6 @@ def joined(config: RunSections) -> Iterator[Ranks]:
         raise UserError(f"{here.launcher} started {here.world_size} processes on several hosts, "
                         "and nobody says where they meet: set MASTER_ADDR to the first host")
     import torch.distributed as dist
-    timeout, device = config.parallel.timeout_seconds, config.run.device
     store = _store(here, timeout)
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"

@@ -8,6 +8,7 @@ from gpt.configuration import ModelConfig, RunSections
 from gpt.errors import UserError
 from gpt.machine.device import Machine
 from gpt.machine.hardware import memory_bytes
+from gpt.machine.unused import warnings
 from gpt.parallel.auto import Needs, choose, reason
 from gpt.parallel.layout import Layout
 from gpt.parallel.share import without_memory
@@ -40,7 +41,7 @@ def choose_layout(config: RunSections, model: ModelConfig, machine: Machine) -> 
 
 def _lines(data_ranks: int, config: RunSections, machine: Machine) -> list[str]:
     """What users may not have meant."""
-    per_step, lines = config.train.sequences_per_step, []
+    per_step, lines = config.train.sequences_per_step, warnings(machine)
     if per_step % data_ranks:
         lines.append(f"warning: train.batch_size={per_step} is no multiple of the {data_ranks} "
                      "processes that read it: some wait for others in every step")

@@ -71,6 +71,18 @@ def test_overrides_may_stand_before_the_file_and_without_one():
     assert command.file is None and command.config.data.dataset == "x"
 
 
+def test_the_layout_may_be_left_open_by_one_word_and_sizes_be_given_all_the_same():
+    left_open = parse(text=BASE + "parallel: auto\n").config.parallel
+    assert left_open == parse().config.parallel == parse("parallel=auto").config.parallel
+    assert (left_open.replicate, left_open.shard, left_open.tensor) == ("auto",) * 3
+    assert parse("parallel.shard=2", text=BASE + "parallel: auto\n").config.parallel.shard == 2
+    assert parse("parallel.shard=auto", text=BASE + "parallel:\n  shard: 2\n"
+                 ).config.parallel == left_open
+    assert "parallel: input should be " in refusal(text=BASE + "parallel: full\n")
+    assert "cannot set data.dataset: data is not a section" in refusal(
+        "data.dataset=x", text="data: auto\n")
+
+
 @pytest.mark.parametrize(("word", "value"), [
     ("log.sample_prompts=[a, 'b c']", ["a", "b c"]), ("log.sample_prompts=['1']", ["1"]),
     ("log.sample_prompts=[]", [])])

@@ -19,7 +19,8 @@ REQUIRED = {"pretrain": {"data": {"dataset": "x"}},
 FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_paths(schema)]
 SWITCHES = {"run.compile", "run.deterministic", "model.qk_norm", "model.bias",
             "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
-            "finetune.packing", "lora.rslora", "checkpoint.keep_before_cooldown"}
+            "finetune.packing", "lora.rslora", "checkpoint.keep_before_cooldown",
+            "parallel.offload"}
 
 
 def build(kind: str = "pretrain", /, **given):
@@ -67,6 +68,13 @@ def test_numbers_are_finite_numbers(path, value):
 
 @pytest.mark.parametrize(("path", "accepted", "refused"), [
     ("data.packing", ["windows", "documents"], ["rows", None]),
+    ("parallel.replicate", ["auto", 1, 4096], [0, -1, "all", None, 1.5]),
+    ("parallel.shard", ["auto", 1, 8], [0, -1, "all", None]),
+    ("parallel.tensor", ["auto", 1, 8], [0, "all"]),
+    ("parallel.context", [1, 8], [0, "auto"]),
+    ("parallel.pipeline", [1, 8], [0, "auto"]),
+    ("parallel.timeout_seconds", [5, 1e4], [4.9, -1, "auto"]),
+    ("checkpoint.shard_size", [1, 10**12], [0, -1, None]),
     ("data.loader_workers", [0, 1, 256], [-1, 257, 0.5]),
     ("model.n_layer", [1, 1024], [0, -1, 1025, 10**9, 1.5]),
     ("model.block_size", [1, 2**24], [0, 2**24 + 1]),

@@ -45,15 +45,6 @@ def test_training_runs_in_every_number_format(name, dtype):
         assert layer(torch.ones(2, 4)).dtype == dtype
 
 
-def test_training_in_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE=2"), launch(RunConfig(device="cpu")):
-        pass
-    monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(UserError, match="WORLD_SIZE=two"), launch(RunConfig(device="cpu")):
-        pass
-
-
 def test_random_draws_of_a_step_depend_on_seed_and_step_alone():
     with launch(RunConfig(device="cpu", seed=5)) as machine:
         machine.seed_step(3)

@@ -10,15 +10,19 @@ import functools
 import multiprocessing
 import os
 import socket
+import subprocess
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from tests.tiny import command_line, script_environment
 
 TIMEOUT = 240.0  # seconds that a function may take
 
@@ -48,6 +52,25 @@ def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, join: bool 
                   if not fine]:
         raise AssertionError("\n".join(failed))
     return [answer for _, answer in answers]
+
+
+def launch(ranks: int, script: str, *arguments: object, cwd: Path, stdin: str = ""
+           ) -> list[subprocess.CompletedProcess[str]]:
+    """Run one of the root scripts on so many processes as a launcher would, but one that lets each
+    end as it ends. stdin: of rank 0, as mpirun and srun have it."""
+    port, started = str(free_port()), []
+    for rank in range(ranks):
+        environment = script_environment(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(ranks),
+            LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
+        started.append(subprocess.Popen(
+            command_line(script, *arguments), cwd=cwd, env=environment, text=True,
+            stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE))
+    answers = [process.communicate(stdin if rank == 0 else None, timeout=TIMEOUT)
+               for rank, process in enumerate(started)]
+    return [subprocess.CompletedProcess(process.args, process.returncode, *answer)
+            for process, answer in zip(started, answers, strict=True)]
 
 
 def free_port() -> int:
