@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from tests.parallel.processes import free_port
-from tests.tiny import ROOT, script_environment
+from tests.tiny import ROOT, run_script, script_environment
 
+BASE = ("data.dataset=data", "model.block_size=32", "model.n_layer=2", "model.n_head=2",
+        "model.n_embd=32", "train.batch_size=8", "train.micro_batch_size=2", "eval.every_steps=8",
+        "eval.max_tokens=600", "optim.warmup_steps=2", "checkpoint.every_steps=5",
+        "run.device=cpu", "run.dtype=float32", "run.compile=false")
 FAULTY = ROOT / "tests" / "faults" / "faulty_train.py"
 
 
@@ -29,20 +34,21 @@ class Launched:
     def __init__(self, folder: Path, settings: tuple[str, ...], ranks: int = 2,
                  faults: Mapping[int, str] | None = None,
                  apart: Mapping[int, str] | None = None):
-        self.folder = folder
+        self.folder, self.processes = folder, list[subprocess.Popen[bytes]]()
         port = free_port()
-        self.processes = []
         for rank in range(ranks):
-            words = [*(faults or {}).get(rank, "").split(), *settings,
-                     *(apart or {}).get(rank, "").split()]
-            environment = script_environment(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks),
-                LOCAL_WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-                PYTHONPATH=str(ROOT))
-            with self._said(rank).open("w") as said:
-                self.processes.append(subprocess.Popen(
-                    [sys.executable, str(FAULTY), *words], cwd=folder, env=environment,
-                    stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True))
+            self._start(FAULTY, *(faults or {}).get(rank, "").split(), *settings,
+                        *(apart or {}).get(rank, "").split(),
+                        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks),
+                        LOCAL_WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1",
+                        MASTER_PORT=str(port))
+
+    def _start(self, *words: object, **environment: str) -> None:
+        with self._said(len(self.processes)).open("w") as said:
+            self.processes.append(subprocess.Popen(
+                [sys.executable, *map(str, words)], cwd=self.folder,
+                env=script_environment(PYTHONPATH=str(ROOT), **environment),
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True))
 
     def __enter__(self) -> Launched:
         return self
@@ -83,11 +89,47 @@ class Launched:
                 if re.match(r"(rank \d+: )?(error|failed|stopped|interrupted|Traceback|\w+Error)",
                             line.strip())]
 
-    def left_over(self) -> list[str]:
-        """Processes, and shared memory that torch names after them, that are still there."""
-        leaders = {process.pid for process in self.processes}
+    def left_over(self, without: tuple[int, ...] = ()) -> list[str]:
+        """Processes, and shared memory that torch names after them, that are still there; of all
+        ranks but some."""
+        leaders = {process.pid for rank, process in enumerate(self.processes)
+                   if rank not in without}
         return [*sessions(leaders), *(path.name for path in Path("/dev/shm").glob("torch_*")
                                       if int(path.name.split("_")[1]) in leaders)]
+
+
+class Torchrun(Launched):
+    """torchrun, and the ranks that it starts."""
+
+    def __init__(self, folder: Path, settings: tuple[str, ...], *words: str):
+        self.folder, self.processes = folder, []
+        self._id = f"test-{os.getpid()}-{free_port()}"
+        self._start("-m", "torch.distributed.run", f"--rdzv-id={self._id}", "--rdzv-backend=c10d",
+                    f"--rdzv-endpoint=127.0.0.1:{free_port()}", *words, FAULTY, *settings)
+
+    def kill_rank(self, rank: int) -> None:
+        """SIGKILL to the process that torchrun has given this rank."""
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if (f"RANK={rank}".encode() in words and
+                        f"TORCHELASTIC_RUN_ID={self._id}".encode() in words):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def prepare(folder: Path) -> None:
+    """A small dataset, FOLDER/data."""
+    text = "".join(random.Random(0).choices("the quick brown fox\n", k=20_000))
+    (folder / "text.txt").write_text(text)
+    done = run_script("data/prepare.py", "text.txt", "tokenizer=char", "out=data", cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def weights_of(folder: Path, settings: tuple[str, ...]) -> bytes:
+    """The last ones of a run, as they lie on disk."""
+    name = next(word for word in settings if word.startswith("run.name="))
+    checkpoints = folder / "runs" / name.removeprefix("run.name=") / "checkpoints"
+    return (max(checkpoints.glob("step-????????")) / "model.safetensors").read_bytes()
 
 
 def sessions(leaders: set[int]) -> Iterator[str]:
@@ -111,7 +153,9 @@ def wait_for_moment(name: str, launched: Launched, seconds: float = 90) -> None:
     wait_for((launched.folder / name).exists, launched, name, seconds)
 
 
-def wait_for(condition, launched: Launched, what: str, seconds: float) -> None:
+def wait_for(condition: Callable[[], bool], launched: Launched, what: str,
+             seconds: float) -> None:
+    """Poll. What never comes is a failure, as is a rank that leaves before."""
     deadline = time.monotonic() + seconds
     while not condition():
         gone = [rank for rank, process in enumerate(launched.processes)
@@ -122,6 +166,7 @@ def wait_for(condition, launched: Launched, what: str, seconds: float) -> None:
 
 
 def text_of(path: Path) -> str:
+    """Of a file that may not be there yet."""
     try:
         return path.read_text()
     except OSError:

@@ -87,9 +87,9 @@ def _script(script: str, folder: str, settings: Sequence[str], stop_at: int | No
 
     Batches.step, Machine.seed_step = step, seed_step  # type: ignore[method-assign]
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            with contextlib.nullcontext() if stop_at is None else pytest.raises(Stopped):
-                importlib.import_module(script).main([*settings])
+        ends = contextlib.nullcontext() if stop_at is None else pytest.raises(Stopped)
+        with contextlib.redirect_stdout(io.StringIO()) as said, ends:
+            importlib.import_module(script).main([*settings])
     finally:
         Batches.step, Machine.seed_step = whole, seeds  # type: ignore[method-assign]
     return read, said.getvalue()
