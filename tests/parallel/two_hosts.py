@@ -92,6 +92,10 @@ class TwoHosts:
              "delay", f"{milliseconds}ms"], capture_output=True).returncode == 0
             for name in self.names)
 
+    def ranks(self) -> list[int]:
+        """The processes that train, but for torchrun's own."""
+        return [pid for pid in self.left_over() if script_of(pid).endswith("train.py")]
+
     def left_over(self) -> list[int]:
         """Processes that are still there."""
         return [pid for name in self.names for pid in inside(name)]
@@ -107,6 +111,14 @@ def ip(*words: str) -> str:
 def inside(name: str) -> list[int]:
     """The processes of a namespace."""
     return [int(pid) for pid in ip("netns", "pids", name).split()]
+
+
+def script_of(pid: int) -> str:
+    """The file that a Python process runs, as it was given."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        return next((word for word in words[1:] if not word.startswith("-")), "")
+    return ""
 
 
 def why_not() -> str | None:
