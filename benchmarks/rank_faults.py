@@ -19,7 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.launched import BASE, Launched, prepare, wait_for_step, weights_of
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.faults.launched import BASE, Launched, prepare, wait_for_step, weights_of  # noqa: E402
 
 STEPS, TIMEOUT = 20, 5
 SETTINGS = (*BASE, f"train.steps={STEPS}", f"parallel.timeout_seconds={TIMEOUT}")
