@@ -27,6 +27,7 @@ from gpt.machine.watch import Watch
 T = TypeVar("T")
 R = TypeVar("R")
 POLL_SECONDS = 0.2
+MEETING_SECONDS = 120.0  # at least: some hosts take longer to begin than others
 
 
 class Ranks:
@@ -225,7 +226,8 @@ def joined(config: RunSections) -> Iterator[Ranks]:
 
 
 def _store(here: Place, timeout: float) -> Any:
-    """Where they meet: torchrun's own, or rank 0's. Raises UserError if nobody is there."""
+    """Where they meet: torchrun's own, or rank 0's. All have come there when it is returned; raises
+    WorkFailed if that takes too long."""
     from torch.distributed.rendezvous import rendezvous
     assert here.master is not None
     host, port = here.master
@@ -233,8 +235,13 @@ def _store(here: Place, timeout: float) -> Any:
                         ("LOCAL_RANK", here.local_rank), ("LOCAL_WORLD_SIZE", here.local_size),
                         ("MASTER_ADDR", host), ("MASTER_PORT", port)):
         os.environ.setdefault(name, str(value))
+    patience = timedelta(seconds=max(timeout, MEETING_SECONDS))
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        store, _, _ = next(rendezvous("env://", timeout=patience))
+        if store.add("come", 1) == here.world_size:
+            store.set("all have come", "")
+        store.wait(["all have come"], patience)
+        store.set_timeout(timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
         raise WorkFailed(f"rank {here.rank} cannot meet the others at {host}:{port} (MASTER_ADDR, "
                          f"MASTER_PORT): {str(error).splitlines()[0]}") from error
