@@ -2,6 +2,7 @@
 # make test         fresh clone → .venv → the whole test suite, in a process per core
 # make test-bfloat16  what `auto` changes, as on a processor that computes in bfloat16
 # make slow         tests that are long by nature (make test runs a short version of each)
+# make faults       ranks that are killed, hang or fail, at random moments too; two hosts (as root)
 # make lint         style and types
 # make interop      exports run by llama.cpp, built for it in a few minutes; published tokenizers
 # make bench        every benchmark; results go to benchmarks/results/
@@ -16,7 +17,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constrain
 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: quickstart test test-bfloat16 slow interop lint bench gpu clean
+.PHONY: quickstart test test-bfloat16 slow faults interop lint bench gpu clean
 
 quickstart: .venv/installed
 	@echo "== 1 of 5: tokenize the Python library =="
@@ -40,6 +41,10 @@ test-bfloat16: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(PYTEST) -m slow
+
+faults: .venv/installed-dev
+	$(PYTEST) -rs -m 'slow or not slow' tests/faults tests/parallel/test_elastic.py tests/parallel/test_two_hosts.py
+	$(PY) benchmarks/rank_faults.py
 
 interop: .venv/installed-dev
 	$(PIP) 'llama-cpp-python>=0.3.16'

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from gpt.launcher import BadLauncher, words_of_failure
+from gpt.launcher import BadLauncher, is_alone, quieten, words_of_failure
 from gpt.streams import Output, guarded_streams
 
 EXIT_FAILED = 1  # something broke
@@ -43,16 +46,34 @@ class Stopped(Exception):
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a script's `main` with the process's arguments; its errors become lines and exit codes.
     """
+    trace = ""
+    quieten()
     with guarded_streams() as output:
-        code, line = _outcome(command, output)
+        try:
+            code, line = _outcome(command, output)
+        except Exception as error:  # a mistake of ours, which Python shows; of several ranks, one
+            if is_alone():
+                raise
+            code, line = EXIT_FAILED, f"failed: {type(error).__name__}: {error}"
+            trace = traceback.format_exc()
         output.flush()
         if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
             code, line = EXIT_FAILED, (f"failed: standard output: {output.error.strerror}: what "
                                        "was to be shown is lost")
         if line and (line := words_of_failure(" ".join(line.split()))):
-            print(line, file=output.aloud)
+            print(trace + line, file=output.aloud)
+    if code and not is_alone():
+        _leave_at_once(code)
     if code:
         sys.exit(code)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without what Python still does: threads that wait for a lost process never let it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _outcome(command: Callable[[list[str]], None], output: Output) -> tuple[int, str | None]:

@@ -113,6 +113,13 @@ def let_tell(decide: Callable[[], bool]) -> None:
     _tells[:] = [decide]
 
 
+def settle() -> None:
+    """Decide now whether this process tells, while it can still ask the others."""
+    if _tells:
+        decided = _tells[0]()
+        let_tell(lambda: decided)
+
+
 def words_of_failure(line: str) -> str | None:
     """What this process says of its failure: nothing if another one says it."""
     try:
@@ -124,6 +131,21 @@ def words_of_failure(line: str) -> str | None:
     if not (_tells[0]() if _tells else here.local_rank == 0):
         return None
     return line if here.rank == 0 else f"rank {here.rank}: {line}"
+
+
+def is_alone() -> bool:
+    """Whether no other process works with this one, as far as is known."""
+    try:
+        return place() == ALONE
+    except BadLauncher:
+        return True
+
+
+def quieten() -> None:
+    """Before torch is imported: of a rank that is lost its libraries would tell by stack traces on
+    all others."""
+    if not is_alone():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def is_silent() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -27,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 POLL_SECONDS = 0.2
 TIMEOUT = ParallelConfig().timeout_seconds
+MEETING_SECONDS = 120.0  # at least: some hosts take longer to begin than others
 
 
 class Ranks:
@@ -95,13 +97,12 @@ class Ranks:
         if self.size == 1:
             return work()
         import torch.distributed as dist
-        told: list[Any] = [None]
-        if self.is_first:
-            told = [_outcome(work)]
+        mine = _outcome(work) if self.is_first else None
         if patiently:
             self._wait_for_first()
+        told: list[Any] = [mine and _for_others(mine)]
         dist.broadcast_object_list(told, group=self.group, group_src=0)
-        return _unpacked(told[0], mine=self.is_first)
+        return _unpacked(mine or told[0], mine=self.is_first)
 
     def _wait_for_first(self) -> None:
         """Until rank 0 comes here; others are looked after meanwhile."""
@@ -125,7 +126,9 @@ class Ranks:
         """What each rank's own work gives; if one is stopped or fails, all end alike."""
         if self.size == 1:
             return [work()]
-        outcomes = self.all(_outcome(work))
+        mine = _outcome(work)
+        outcomes = self.all(_for_others(mine))
+        outcomes[self.rank] = mine
         for rank, outcome in enumerate(outcomes):
             if not outcome[0]:
                 _unpacked(outcome, mine=rank == self.rank)
@@ -166,13 +169,19 @@ def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
         return False, error
 
 
+def _for_others(outcome: tuple[bool, Any]) -> tuple[bool, Any]:
+    """The same, as it can be sent: not every error can."""
+    fine, value = outcome
+    if fine or isinstance(value, UserError | WorkFailed | Stopped):
+        return outcome
+    return False, WorkFailed(f"another rank failed: {value}")
+
+
 def _unpacked(outcome: tuple[bool, Any], mine: bool) -> Any:
     fine, value = outcome
     if fine:
         return value
-    if mine or isinstance(value, UserError | WorkFailed | Stopped):
-        raise _alike(value, mine)
-    raise _alike(WorkFailed(f"another rank failed: {value}"), mine=False)
+    raise _alike(value, mine)
 
 
 E = TypeVar("E", bound=Exception)
@@ -204,21 +213,24 @@ def joined(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size,
                             timeout=timedelta(seconds=timeout))
-    with Watch(store, here, timeout) as watch:
-        launcher.let_tell(watch.is_first_to_fail)
-        try:
-            yield Ranks(dist.group.WORLD, watch, here)
-        except Exception as error:
-            if not _is_about_others(error):
-                raise
-            raise WorkFailed(watch.what_happened(error)) from error
-        finally:
-            with contextlib.suppress(Exception):  # what is left of it ends with the process
-                dist.destroy_process_group()
+    try:
+        hosts = Ranks(dist.group.WORLD).all(socket.gethostname())
+        with Watch(store, here, hosts, timeout) as watch:
+            launcher.let_tell(watch.is_first_to_fail)
+            try:
+                yield Ranks(dist.group.WORLD, watch, here)
+            except Exception as error:
+                if not _is_about_others(error):
+                    raise
+                raise WorkFailed(watch.what_happened(error)) from error
+    finally:  # after all was told: others fail as soon as they lose this process
+        with contextlib.suppress(Exception):  # what is left of it ends with the process
+            dist.destroy_process_group()
 
 
 def _store(here: Place, timeout: float) -> Any:
-    """Where they meet: torchrun's own, or rank 0's. Raises UserError if nobody is there."""
+    """Where they meet: torchrun's own, or rank 0's. All have come there when it is returned; raises
+    WorkFailed if that takes too long."""
     from torch.distributed.rendezvous import rendezvous
     assert here.master is not None
     host, port = here.master
@@ -226,8 +238,13 @@ def _store(here: Place, timeout: float) -> Any:
                         ("LOCAL_RANK", here.local_rank), ("LOCAL_WORLD_SIZE", here.local_size),
                         ("MASTER_ADDR", host), ("MASTER_PORT", port)):
         os.environ.setdefault(name, str(value))
+    patience = timedelta(seconds=max(timeout, MEETING_SECONDS))
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        store, _, _ = next(rendezvous("env://", timeout=patience))
+        if store.add("come", 1) == here.world_size:
+            store.set("all have come", "")
+        store.wait(["all have come"], patience)
+        store.set_timeout(timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
         raise WorkFailed(f"rank {here.rank} cannot meet the others at {host}:{port} (MASTER_ADDR, "
                          f"MASTER_PORT): {str(error).splitlines()[0]}") from error

@@ -7,15 +7,19 @@ import importlib
 import io
 import json
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gpt.batches import Batches
+from gpt.errors import Stopped
+from gpt.machine.device import Machine
 from gpt.runs import checkpoint
 from tests.parallel.processes import run_ranks
 
@@ -33,11 +37,15 @@ class Outcome(NamedTuple):
     said: str
 
 
-def train(ranks: int, script: str, folder: Path, *settings: str) -> Outcome:
-    """Run a root script on so many ranks in a folder, and read what it left in runs/NAME."""
+def train(ranks: int, script: str, folder: Path, *settings: str,
+          stop_at: int | None = None) -> Outcome:
+    """Run a root script on so many ranks in a folder, and read what it left in runs/NAME.
+
+    stop_at: after this many steps all stop, since the last rank hears SIGTERM in the last of them.
+    """
     name = next(each.removeprefix("run.name=") for each in settings
                 if each.startswith("run.name="))
-    answers = run_ranks(ranks, _script, script, str(folder), settings, join=False)
+    answers = run_ranks(ranks, _script, script, str(folder), settings, stop_at, join=False)
     return outcome(folder / "runs" / name, [read for read, _ in answers], answers[0][1])
 
 
@@ -60,23 +68,30 @@ def outcome(run: Path, reads: Sequence[Read] = (), said: str = "") -> Outcome:
                     for event in events if event["event"] == "eval"], weights, rows, said)
 
 
-def _script(script: str, folder: str, settings: Sequence[str]) -> tuple[Read, str]:
+def _script(script: str, folder: str, settings: Sequence[str], stop_at: int | None
+            ) -> tuple[Read, str]:
     """On each rank: (the rows that it read, what it printed)"""
     os.chdir(folder)
     read: Read = {}
-    whole = Batches.step
+    whole, seeds, last = Batches.step, Machine.seed_step, int(os.environ["WORLD_SIZE"]) - 1
 
     def step(self: Batches, number: int) -> Any:
         batch = whole(self, number)
         read[number] = [row.numpy().tobytes() for part in batch for row in part.inputs]
         return batch
 
-    Batches.step = step  # type: ignore[method-assign]
+    def seed_step(self: Machine, *numbers: int) -> None:
+        if stop_at is not None and numbers == (stop_at - 1,) and self.ranks.rank == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        seeds(self, *numbers)
+
+    Batches.step, Machine.seed_step = step, seed_step  # type: ignore[method-assign]
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        ends = contextlib.nullcontext() if stop_at is None else pytest.raises(Stopped)
+        with contextlib.redirect_stdout(io.StringIO()) as said, ends:
             importlib.import_module(script).main([*settings])
     finally:
-        Batches.step = whole  # type: ignore[method-assign]
+        Batches.step, Machine.seed_step = whole, seeds  # type: ignore[method-assign]
     return read, said.getvalue()
 
 
@@ -102,5 +117,4 @@ def assert_same_run(found: Outcome, expected: Outcome, tolerance: float = 2e-5,
 
 
 def _about(figures: dict[str, float], tolerance: float) -> Any:
-    import pytest
     return pytest.approx(figures, rel=tolerance)
