@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from gpt.errors import UserError
 from gpt.model import GPT, KVCache
+from gpt.parallel.parts import extent
 
 TABLE = "embedding.token_embedding.weight"  # which may be the output layer's too
 
@@ -210,7 +211,7 @@ class Pipeline:
             table = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
         dist.broadcast(table, group=self.group, group_src=self.stages - 1)
         if weight.is_meta:
-            head.weight = nn.Parameter(table, requires_grad=False)
+            head.weight = nn.Parameter(_as(weight, table), requires_grad=False)
         try:
             yield
         finally:
@@ -243,6 +244,14 @@ class Pipeline:
         dist.broadcast_object_list(told, group=self.group, group_src=self.stages - 1)
         return {name: torch.tensor(number, device=self.device)
                 for name, number in told[0].items()}
+
+
+def _as(like: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor, or where tensor parallelism cuts another one this rank's part of it."""
+    if not isinstance(like, DTensor):
+        return whole
+    return DTensor.from_local(whole[extent(like)].contiguous(), like.device_mesh, like.placements,
+                              run_check=False, shape=whole.shape, stride=whole.stride())
 
 
 def _plain(tensor: Tensor) -> Tensor:
