@@ -28,22 +28,25 @@ def main(argv: list[str]) -> None:
     options = parse(argv, __doc__)
     # Importing torch takes longer than all before this line: help and mistakes do without it.
     from gpt.chat import converses_in, saved_format
-    from gpt.language_model import load
+    from gpt.language_model import Over, load
+    from gpt.machine.ranks import joined
     from gpt.terminal.chat import converse
     from gpt.terminal.show import show, show_json
 
-    prompts = [] if options.chat else read_prompts(options)
-    lm = load(options.run, options.device, options.dtype, options.draft)
-    saved = saved_format(lm.tokenizer)
-    if prompts and (converses_in(saved) or (saved is None and lm.tokenizer.chat_template)):
-        print("(this model was trained on conversations; --chat asks it in their format)",
-              file=sys.stderr)
-    if options.chat:
-        converse(lm, options.config, options.system)
-    elif options.json:
-        show_json(lm, list(requests(lm, prompts, options)))
-    else:
-        show(lm, list(requests(lm, prompts, options)), options.logprobs)
+    with joined(options.device) as ranks:
+        prompts = [] if options.chat else ranks.first(lambda: read_prompts(options), patiently=True)
+        lm = load(options.run, options.device, options.dtype, options.draft,
+                  Over(ranks, options.parallel))
+        saved = saved_format(lm.tokenizer)
+        if prompts and (converses_in(saved) or (saved is None and lm.tokenizer.chat_template)):
+            print("(this model was trained on conversations; --chat asks it in their format)",
+                  file=sys.stderr)
+        if options.chat:
+            converse(lm, options.config, options.system)
+        elif options.json:
+            show_json(lm, list(requests(lm, prompts, options)))
+        else:
+            show(lm, list(requests(lm, prompts, options)), options.logprobs)
 
 
 def requests(lm: LanguageModel, prompts: Sequence[str | bytes], options: argparse.Namespace

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, overload
 
@@ -27,8 +29,10 @@ from gpt.generation import (
     room_for,
 )
 from gpt.machine.device import Machine, choose_machine
+from gpt.machine.ranks import Ranks
 from gpt.model import GPT
 from gpt.model.int8 import quantize
+from gpt.parallel import layout_of_weights
 from gpt.runs.saved_model import SavedModel, find_model
 from gpt.tokenizer import Tokenizer
 
@@ -88,7 +92,12 @@ class LanguageModel:
         """A prompt of token ids, read as the model was trained to read one.
 
         prefix: of a conversation, the tokens before its first answer; None: all.
+
+        Processes that hold the model together draw alike, and so all have to ask.
         """
+        if config.seed is None and config.temperature and self.machine.ranks.size > 1:
+            seed = self.machine.ranks.first(lambda: secrets.randbelow(2**31))
+            config = config.model_copy(update={"seed": seed})
         prefix = len(prompt) if prefix is None else prefix
         return Request(prompt, config, prefix if self._reads_both_ways else 0)
 
@@ -186,8 +195,18 @@ class LanguageModel:
         return self._exact(), self.machine.measuring()
 
 
+@dataclass(frozen=True)
+class Over:
+    """The processes that a model lies on: which, how (one of gpt.configuration.WAYS), and whether
+    copies are of use, since each reads texts of its own."""
+
+    ranks: Ranks = field(default_factory=Ranks)
+    way: str = "auto"
+    copies: bool = False
+
+
 def load(run: str, device: str = "auto", dtype: str = "auto",
-         draft: str | None = None) -> LanguageModel:
+         draft: str | None = None, over: Over | None = None) -> LanguageModel:
     """Open a run folder (its newest sound checkpoint, of a run that eval.patience ended the best;
     RUN@newest, RUN@best, RUN@step-N choose), one checkpoint folder, a Hugging Face folder (GPT-2,
     Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
@@ -197,31 +216,40 @@ def load(run: str, device: str = "auto", dtype: str = "auto",
     scores are in float32 all the same. draft: what guesses tokens ahead to save time: "prompt"
     (what followed the same words before), or a smaller model with the same tokenizer, named as
     `run` is.
+    over: the processes that hold the model together; None: this one is alone.
     Raises UserError (a ValueError) if there is none, if its files are damaged, or if it has options
     that this toolkit does not have.
     """
-    return opened(find_model(str(run)), device, dtype, draft)
+    return opened(find_model(str(run)), device, dtype, draft, over)
 
 
 def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
-           draft: str | None = None) -> LanguageModel:
-    """`load` for a model that has been found, and verified, already."""
-    machine = choose_machine(device, "auto" if dtype == "int8" else dtype)
-    tokenizer = saved.tokenizer()
+           draft: str | None = None, over: Over | None = None) -> LanguageModel:
+    """`load` for a model that has been found, and verified, already.
 
-    def read(number_format: torch.dtype) -> GPT:
-        model = saved.model(number_format).to(machine.device)
+    over: the processes that hold it together; None: this one is alone.
+    """
+    over = over or Over()
+    machine = choose_machine(device, "auto" if dtype == "int8" else dtype, over.ranks)
+    tokenizer = saved.tokenizer()
+    if dtype == "int8" and over.ranks.size > 1:
+        raise UserError("dtype=int8 is for one process; give another one, or start one process")
+
+    def read(used: Machine) -> GPT:
+        model = saved.model(used.dtype)
         if dtype == "int8":
             quantize(model)
+        layout_of_weights(over.way, model.config, used, over.copies).place(model)
         return model
 
     rounded = dtype in ("auto", "int8") and machine.dtype != torch.float32
-    lm = LanguageModel(read(machine.dtype), tokenizer, machine,
-                       exact=cache(partial(read, torch.float32)) if rounded else None)
+    lm = LanguageModel(read(machine), tokenizer, machine,
+                       exact=cache(partial(read, machine.measuring())) if rounded else None)
     if draft == "prompt":
         lm.draft = PromptLookup()
     elif draft is not None:
-        smaller = opened(find_model(draft), device, dtype)
+        smaller = opened(find_model(draft), device, dtype,
+                         over=Over(over.ranks, "replicate"))
         if _ids_of(smaller.tokenizer) != _ids_of(tokenizer):
             raise UserError(f"draft={draft} has another tokenizer than {saved.path}; a draft needs "
                             "the same one")

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from gpt.configuration.section import Count, Section
 
+# Ways in which processes hold a model that is only asked.
+WAYS = ("auto", "replicate", "shard", "tensor")
+
 
 class ParallelConfig(Section):
     """How many processes share what, where several train together (docs/scale.md).

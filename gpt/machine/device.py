@@ -224,10 +224,7 @@ def launch(run: RunConfig, ranks: Ranks | None = None) -> Iterator[Machine]:
 
 def training_machine(run: RunConfig, ranks: Ranks | None = None) -> Machine:
     """The machine that a run asks for. Raises UserError if training cannot run there."""
-    machine = choose_machine(run.device, "bfloat16" if run.dtype == "float8" else run.dtype)
-    if ranks is not None and ranks.size > 1:
-        machine.ranks = ranks
-        _take_own_device(machine)
+    machine = choose_machine(run.device, "bfloat16" if run.dtype == "float8" else run.dtype, ranks)
     if run.dtype != "float8":
         return machine
     if machine.device.type != "cuda" or torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
@@ -272,8 +269,12 @@ def multiply_in_float8(layers: nn.Module, emulate: bool) -> None:
         module_filter_fn=lambda layer, _: layer.in_features % 16 == layer.out_features % 16 == 0)
 
 
-def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
-    """Resolve "auto"; raises UserError for a device or number format that is not there."""
+def choose_machine(device: str = "auto", dtype: str = "auto", ranks: Ranks | None = None
+                   ) -> Machine:
+    """Resolve "auto"; raises UserError for a device or number format that is not there.
+
+    ranks: processes that work together, of which each takes a device of its own.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
                  "cpu": True}
     if device == "auto":
@@ -286,4 +287,8 @@ def choose_machine(device: str = "auto", dtype: str = "auto") -> Machine:
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype} is unknown; choose auto, {', '.join(DTYPES)}")
     heed_other_processes()
-    return Machine(torch.device(device), DTYPES[dtype])
+    machine = Machine(torch.device(device), DTYPES[dtype])
+    if ranks is not None and ranks.size > 1:
+        machine.ranks = ranks
+        _take_own_device(machine)
+    return machine

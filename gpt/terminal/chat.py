@@ -59,7 +59,8 @@ class Conversation:
             print(f"(the first {left_out} messages do not fit into the context any more)",
                   file=sys.stderr)
         sample = Sample(request)
-        with contextlib.suppress(KeyboardInterrupt):
+        alone = self._lm.machine.ranks.size == 1  # others would not know where this one stopped
+        with contextlib.suppress(*[KeyboardInterrupt] * alone):
             for _, piece in generate(self._lm, [sample]):
                 write(piece)
         self.turns += [Message("user", text), Message("assistant", sample.text)]
@@ -78,11 +79,7 @@ def converse(lm: LanguageModel, config: SamplingConfig, system: str | None) -> N
     asking = sys.stdin.isatty()
     for line in filter(None, (talk.notice, COMMANDS if asking else None)):
         print(f"({line})", file=sys.stderr)
-    while True:
-        try:
-            text = input("> " if asking else "").strip()
-        except (EOFError, KeyboardInterrupt):
-            return
+    while (text := lm.machine.ranks.first(lambda: _line(asking), patiently=True)) is not None:
         if text == "/quit":
             return
         if text == "/clear":
@@ -97,3 +94,11 @@ def converse(lm: LanguageModel, config: SamplingConfig, system: str | None) -> N
                 continue
             write("\n")
             print(closing_line([sample]), file=sys.stderr)
+
+
+def _line(asking: bool) -> str | None:
+    """The next one, None at the end."""
+    try:
+        return input("> " if asking else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt.configuration import SamplingConfig, sampling_config
+from gpt.configuration import WAYS, SamplingConfig, sampling_config
 from gpt.errors import OneLineParser, UserError
 
 _WHOLE = ("max_new_tokens", "min_new_tokens", "top_k", "beams", "seed")
@@ -40,6 +40,9 @@ def parse(argv: list[str], description: str | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="auto",
                         help="auto, float32, bfloat16, float16 or int8 (weights alone)")
+    parser.add_argument("--parallel", default="auto", choices=WAYS,
+                        help="how the processes of a launcher hold the model: auto, replicate, "
+                             "shard or tensor (docs/scale.md)")
     parser.add_argument("--logprobs", action="store_true",
                         help="list each token's log-probability below the text (--json always "
                              "has them)")

@@ -13,7 +13,7 @@ import torch
 
 from gpt.batches import EvaluationWindows, TokenizedText
 from gpt.chat import Chat
-from gpt.configuration import find_places
+from gpt.configuration import WAYS, find_places
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.finetuning import (
@@ -28,8 +28,9 @@ from gpt.finetuning import (
     spoken,
     written,
 )
-from gpt.language_model import LanguageModel, opened
+from gpt.language_model import LanguageModel, Over, opened
 from gpt.machine.device import DTYPES
+from gpt.machine.ranks import Ranks, joined
 from gpt.runs.saved_model import find_model
 from gpt.shards import Dataset, TokenStream, dataset_folder, is_dataset
 from gpt.training.evaluate import evaluate, in_format
@@ -49,17 +50,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES,
                         help="number format of products; default: as the run's own evaluations "
                              "(eval.dtype), which is float32 unless it says otherwise")
+    parser.add_argument("--parallel", default="auto", choices=WAYS,
+                        help="how the processes of a launcher hold the model: auto, replicate, "
+                             "shard or tensor (docs/scale.md)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a model's score, and which weights it belongs to."""
+    with joined("auto") as ranks:
+        _run(options, ranks)
+
+
+def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     saved = find_model(options.run)
     config = _config_of(saved.path)
     dtype = options.dtype or config.get("eval", {}).get("dtype", "float32")
     if dtype not in DTYPES:
         raise UserError(f"the run's config.yaml asks for eval.dtype={dtype}; give --dtype, one of "
                         f"{', '.join(DTYPES)}")
-    lm = opened(saved, dtype="float32")  # of the weights, as in training
+    over = Over(ranks, options.parallel, copies=True)
+    lm = opened(saved, dtype="float32", over=over)  # of the weights, as in training
     lm = LanguageModel(lm.model, lm.tokenizer, lm.machine.measuring(dtype))
     if options.data:
         if options.text:
