@@ -4,6 +4,7 @@
 # make slow         tests that are long by nature (make test runs a short version of each)
 # make faults       ranks that are killed, hang or fail, at random moments too; two hosts (as root)
 # make lint         style and types
+# make parallel     every layout of several processes with every kind of run, against one process
 # make interop      exports run by llama.cpp, built for it in a few minutes; published tokenizers
 # make bench        every benchmark; results go to benchmarks/results/
 # make gpu          on a machine with a GPU: checks, then measurements; goes on where it was cut off
@@ -17,7 +18,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constrain
 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: quickstart test test-bfloat16 slow faults interop lint bench gpu clean
+.PHONY: quickstart test test-bfloat16 slow faults parallel interop lint bench gpu clean
 
 quickstart: .venv/installed
 	@echo "== 1 of 5: tokenize the Python library =="
@@ -46,6 +47,9 @@ faults: .venv/installed-dev
 	$(PYTEST) -rs -m 'slow or not slow' tests/faults tests/parallel/test_elastic.py tests/parallel/test_two_hosts.py
 	$(PY) benchmarks/rank_faults.py
 
+parallel: .venv/installed-dev
+	$(PYTEST) -m 'slow or parallel or not slow' tests/parallel
+
 interop: .venv/installed-dev
 	$(PIP) 'llama-cpp-python>=0.3.16'
 	$(PY) tests/interop/published.py build/tokenizers
@@ -64,6 +68,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/dry_run.py
 	$(PY) benchmarks/neighbours.py
+	$(PY) benchmarks/scaling.py
 	$(PY) benchmarks/recipe.py
 	$(PY) benchmarks/finetune.py
 	$(PY) benchmarks/decode.py

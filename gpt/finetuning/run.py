@@ -55,6 +55,9 @@ def with_defaults(config: FinetuneConfig, rows: TaskRows, base: SavedModel) -> E
 def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: GPT) -> Task:
     """Answer prompts as the examples do, starting from the base model's weights."""
     section, tokenizer = config.finetune, rows.chat.tokenizer
+    if rows.train.pairs and config.parallel.context > 1:
+        raise UserError("parallel.context cuts sequences in parts, and preferences compare whole "
+                        "answers; use parallel.shard or parallel.tensor for them")
     val_rows = rows.validation_rows(config.eval.max_tokens)
     rows_per_sequence = 2 if rows.train.pairs else 1
 

@@ -6,7 +6,7 @@ import torch
 
 from gpt.configuration import ModelConfig, RunSections
 from gpt.errors import UserError
-from gpt.machine.device import Machine
+from gpt.machine.device import DTYPES, Machine
 from gpt.machine.hardware import memory_bytes
 from gpt.machine.unused import warnings
 from gpt.parallel.auto import Needs, choose, reason
@@ -19,9 +19,14 @@ from gpt.parallel.traffic import Work
 def choose_layout(config: RunSections, model: ModelConfig, machine: Machine) -> Layout:
     """The layout of a run. Raises UserError for one that does not fit the processes."""
     ranks, asked = machine.ranks, config.parallel
+    if asked.offload and machine.device.type == "cpu":
+        raise UserError("parallel.offload keeps what GPUs share in the host's memory, and "
+                        "run.device=cpu computes there anyway; leave it out")
     fixed = {axis: None if (size := getattr(asked, axis)) == "auto" else size for axis in AXES}
+    # Weights that are brought together in 16 bits cannot be measured in 32.
+    is_rounded = DTYPES[config.eval.dtype] == machine.dtype == torch.bfloat16
     work = Work(config.train.sequences_per_step, 1, config.train.recompute_activations,
-                4 if machine.dtype == torch.float32 else 2,
+                2 if is_rounded else 4,
                 "muon" if config.optim.name == "muon" else "adamw",
                 averaged=config.optim.ema_half_life is not None)
     needs = Needs.of(without_memory(model), work)
@@ -35,8 +40,11 @@ def choose_layout(config: RunSections, model: ModelConfig, machine: Machine) -> 
                         f"{sizes.data} processes that read sequences of their own: raise it, start "
                         "fewer processes, or let several share a sequence (parallel.tensor, "
                         "parallel.context)")
-    return Layout(machine, sizes, asked.offload, _lines(sizes.data, config, machine)
-                  + [f"layout: {sizes}; {reason(sizes, memory, needs)}"] * (ranks.size > 1))
+    lines = _lines(sizes.data, config, machine)
+    if ranks.size > 1:
+        lines.append(f"layout: {sizes}; {reason(sizes, memory, needs)}")
+    return Layout(machine, sizes, asked.offload, lines,
+                  torch.bfloat16 if is_rounded else torch.float32)
 
 
 def _lines(data_ranks: int, config: RunSections, machine: Machine) -> list[str]:

@@ -31,12 +31,13 @@ class Layout:
     """Which process holds what of a model, and which processes add up their gradients.
 
     Alone it is all here, and nothing is done. machine: is told who works together. lines: what is
-    said of it when a run begins.
+    said of it when a run begins. gathered: in which sharded weights of blocks are brought together.
     """
 
     def __init__(self, machine: Machine, sizes: Sizes | None = None, offload: bool = False,
-                 lines: Sequence[str] = ()):
+                 lines: Sequence[str] = (), gathered: torch.dtype = torch.float32):
         self.machine, self.sizes, self._offload = machine, sizes or Sizes(), offload
+        self._gathered = gathered
         self.lines, self.mesh = list(lines), cast(Any, None)
         self._pipeline: Pipeline | None = None
         if self.sizes.world_size > 1:
@@ -108,7 +109,7 @@ class Layout:
         if "context" in axes:
             inner = self.mesh["shard", "context"]._flatten("shard_context")
             mesh = self.mesh["replicate", "shard_context"] if "replicate" in axes else inner
-        lay_out_shards(model, mesh, self.machine.dtype, self._offload, is_empty)
+        lay_out_shards(model, mesh, self._gathered, self._offload, is_empty)
 
     def _unshard_once(self, model: GPT) -> None:
         from gpt.parallel.sharded import bring_together_once

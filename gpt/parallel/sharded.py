@@ -22,8 +22,8 @@ def lay_out_shards(model: GPT, mesh: Any, dtype: torch.dtype, offload: bool,
                    is_empty: bool = False) -> None:
     """Spread every weight over the last dimension of a mesh; a first one holds copies of that.
 
-    dtype: in which products are computed. Blocks' weights are brought together in it, which is what
-    autocast would round them to; gradients are added up in float32. is_empty: weights without
+    dtype: in which blocks' weights are brought together: what autocast would round them to, where
+    nothing is computed in more; gradients are added up in float32. is_empty: weights without
     memory will have some later; else they are other processes', and left alone.
     """
     from torch.distributed.fsdp import (
