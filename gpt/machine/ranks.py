@@ -231,6 +231,7 @@ def joined(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
 def _store(here: Place, timeout: float) -> Any:
     """Where they meet: torchrun's own, or rank 0's. All have come there when it is returned; raises
     WorkFailed if that takes too long."""
+    from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
     assert here.master is not None
     host, port = here.master
@@ -241,6 +242,8 @@ def _store(here: Place, timeout: float) -> Any:
     patience = timedelta(seconds=max(timeout, MEETING_SECONDS))
     try:
         store, _, _ = next(rendezvous("env://", timeout=patience))
+        # torchrun's store may be that of the attempt before, which was restarted, and know its say.
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         if store.add("come", 1) == here.world_size:
             store.set("all have come", "")
         store.wait(["all have come"], patience)
