@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.documents.overlap import check_evaluation
 from data.recipe import Recipe, find_recipe
@@ -18,8 +19,10 @@ from data.sharding.parts import PART, Share, finished_parts, parts_folder
 from data.sources.files import FETCHED, File, list_files
 from gpt.errors import UserError
 from gpt.files import LOCK, InUse, flush_to_disk, locked
-from gpt.machine.ranks import Ranks
 from gpt.shards import MANIFEST, Dataset, is_dataset, read_manifest
+
+if TYPE_CHECKING:
+    from gpt.machine.ranks import Ranks
 
 
 def open_or_prepare(dataset: str, share: Share | None = None) -> Dataset:

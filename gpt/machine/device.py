@@ -27,7 +27,7 @@ from gpt.machine.hardware import GPU_PEAKS, computes_in_bfloat16, cpu_name, meas
 from gpt.machine.neighbours import heed_other_processes
 from gpt.machine.ranks import Ranks, share_cores
 from gpt.machine.seeds import mix_seeds
-from gpt.machine.signals import Stop, listening, signal_name, signal_number
+from gpt.machine.signals import Stop, itself, listening, signal_name, signal_number
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,7 +55,7 @@ class Machine:
     data: Ranks = field(default_factory=Ranks)
     summed: Ranks = field(default_factory=Ranks)
     replicas: Ranks = field(default_factory=Ranks)
-    part_of: Callable[[Any], Any] = field(default=lambda batch: batch, repr=False)
+    part_of: Callable[[Any], Any] = field(default=itself, repr=False)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Matrix products in `dtype`; weights, norms and sums stay float32."""

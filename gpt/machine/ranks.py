@@ -231,7 +231,7 @@ def joined(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
 def _store(here: Place, timeout: float) -> Any:
     """Where they meet: torchrun's own, or rank 0's. All have come there when it is returned; raises
     WorkFailed if that takes too long."""
-    from torch.distributed import PrefixStore
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
     assert here.master is not None
     host, port = here.master

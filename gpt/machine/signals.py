@@ -10,12 +10,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt import launcher
 from gpt.errors import Stopped
 
+T = TypeVar("T")
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+
+
+def itself(heard: T) -> T:
+    """What one process has heard, where no other one has to stop at the same place."""
+    return heard
 
 
 class Interrupted(Stopped):
@@ -32,7 +38,7 @@ class Stop:
 
     signal_name: str | None = None
     everywhere: str | None = None
-    heard: Callable[[str | None], str | None] = field(default=lambda name: name, repr=False)
+    heard: Callable[[str | None], str | None] = field(default=itself, repr=False)
 
     def __call__(self, number: int, frame: Any) -> None:
         """The signal handler: the first request saves and stops, a second leaves at once."""

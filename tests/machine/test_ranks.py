@@ -221,6 +221,7 @@ def test_hosts_that_nobody_tells_where_to_meet_are_refused(monkeypatch):
 
 def test_a_port_that_nobody_listens_on_is_one_line(monkeypatch):
     port = str(free_port())
+    monkeypatch.setattr("gpt.machine.ranks.MEETING_SECONDS", 5.0)
     for name, value in zip(VARIABLES, ("1", "2", "1", "2", "127.0.0.1", port), strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(WorkFailed) as caught, joined("cpu", 5.0):

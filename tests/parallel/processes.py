@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import pickle
 import socket
 import subprocess
 import traceback
@@ -40,7 +41,8 @@ def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, join: bool 
     for rank in range(ranks):
         ours, theirs = context.Pipe()
         process = context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, rank, ranks, port, work, arguments, join), daemon=True)
+            target=_serve, args=(theirs, rank, ranks, port, pickle.dumps((work, arguments)), join),
+            daemon=True)
         process.start()
         theirs.close()
         started.append((process, ours))
@@ -89,22 +91,24 @@ def _context() -> BaseContext:
 
 def _answer(ours: Connection) -> tuple[bool, Any]:
     try:
-        return ours.recv() if ours.poll(TIMEOUT) else (False, "no answer in time")
+        return (pickle.loads(ours.recv_bytes()) if ours.poll(TIMEOUT)
+                else (False, "no answer in time"))
     except EOFError:
         return False, "it died"
 
 
-def _serve(answers: Connection, rank: int, ranks: int, port: int, work: Callable[..., Any],
-           arguments: tuple[Any, ...], join: bool) -> None:
+def _serve(answers: Connection, rank: int, ranks: int, port: int, asked: bytes, join: bool) -> None:
+    # Pickled here: multiprocessing would share tensors' memory, which goes with this process.
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
                       WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
     try:
         if join:
             dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT / 2))
+        work, arguments = pickle.loads(asked)
         answer = True, work(*arguments)
     except BaseException:
         answer = False, traceback.format_exc()
-    answers.send(answer)
+    answers.send_bytes(pickle.dumps(answer))
     if dist.is_initialized():
         dist.destroy_process_group()

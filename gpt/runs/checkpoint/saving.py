@@ -58,7 +58,9 @@ def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
         for name, tensors in (
                 (WEIGHTS if model.adapter is None else ADAPTER, _learned(model)),
                 (OPTIMIZER, _optimizer_tensors(model, optimizer))):
-            _write_tensors(temporary / name, layout.everywhere(tensors), layout, shard_size)
+            # In one order, whatever the layout and however often the run was continued.
+            ordered = dict(sorted(layout.everywhere(tensors).items()))
+            _write_tensors(temporary / name, ordered, layout, shard_size)
     return target
 
 
@@ -66,7 +68,7 @@ def save_model(target: Path, model: GPT, tokenizer: Tokenizer, imported_from: st
     """Write a checkpoint to sample and fine-tune from: weights and tokenizer, no optimizer."""
     with _whole_or_not_at_all(target) as temporary:
         _write_about(temporary, model, tokenizer, TrainState(), imported_from=imported_from)
-        save_tensors(model.state_dict(), temporary / WEIGHTS)
+        save_tensors(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
 
 
 @contextlib.contextmanager
