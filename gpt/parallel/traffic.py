@@ -167,19 +167,21 @@ def _context(config: ModelConfig, share: Share, work: Work) -> Iterator[Transfer
 
 
 def _pipeline(config: ModelConfig, share: Share, work: Work) -> Iterator[Transfer]:
-    """(B, T, C) to the next stage and its gradient to the one before, for each micro-batch.
+    """(B, T, C) to the next stage and its gradient to the one before, for each micro-batch; of two
+    stages each has one to do.
 
     Source: Megatron-LM, arXiv:2104.04473, section 3.2.
     """
     if share.sizes.pipeline > 1:
         yield Transfer("pipeline", "send", share.sizes.pipeline,
-                       _stream_bytes(config, share, work), 2 * work.micro_steps(share.sizes))
+                       _stream_bytes(config, share, work),
+                       min(2, share.sizes.pipeline - 1) * work.micro_steps(share.sizes))
 
 
 def _muon(share: Share, work: Work) -> Iterator[Transfer]:
     """Where matrices are in parts, each part's direction to its matrix's owner, and the update
-    back: 2(n-1)/n · 4P/n of the layers' matrices. Copies do a share of them each, and tell the
-    others: (m-1)/m of what each holds.
+    back: 2(n-1)/n · 4P/n of the layers' matrices. Of m copies each does its share of that, and
+    tells the others: (m-1)/m of what each holds.
 
     Source: Liu et al. 2025, "Muon is scalable for LLM training" (arXiv:2502.16982), section 2.3.
     """
@@ -189,7 +191,7 @@ def _muon(share: Share, work: Work) -> Iterator[Transfer]:
     parts, copies = sizes.shard * sizes.tensor, sizes.replicate * sizes.context
     if parts > 1:
         axis = "shard" if sizes.shard > 1 else "tensor"
-        yield Transfer(axis, "all_to_all", parts, held, 2)
+        yield Transfer(axis, "all_to_all", parts, held // copies, 2)
     if copies > 1:
         yield Transfer("replicate" if sizes.replicate > 1 else "context", "all_gather", copies,
                        held, 1)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -47,7 +48,8 @@ def run_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, join: bool 
         theirs.close()
         started.append((process, ours))
     answers = [_answer(ours) for _, ours in started]
-    for process, _ in started:
+    for process, ours in started:
+        ours.close()
         process.join(5)
         process.kill()
     if failed := [f"rank {rank}: {answer}" for rank, (fine, answer) in enumerate(answers)
@@ -110,5 +112,7 @@ def _serve(answers: Connection, rank: int, ranks: int, port: int, asked: bytes, 
     except BaseException:
         answer = False, traceback.format_exc()
     answers.send_bytes(pickle.dumps(answer))
+    with suppress(EOFError):  # until all have answered: rank 0 holds the store that they meet at
+        answers.recv_bytes()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -178,14 +178,16 @@ def test_context_gathers_keys_and_values_and_scatters_their_gradients():
 
 
 def test_a_pipeline_hands_on_the_stream_and_its_gradient():
-    assert sent(Sizes(pipeline=2)) == {"pipeline": 2 * 2 * B * T * C * 2}
+    assert sent(Sizes(pipeline=2)) == {"pipeline": 2 * B * T * C * 2}
+    assert sent(Sizes(pipeline=3))["pipeline"] == 2 * sent(Sizes(pipeline=2))["pipeline"]
 
 
 def test_muon_sends_parts_of_matrices_to_their_owner_and_back():
     matrices = sum(p.numel() for p in tiny_gpt().blocks.parameters() if p.dim() > 1)
-    for sizes in (Sizes(shard=4), Sizes(replicate=2, shard=4)):
+    for copies in (1, 2):
+        sizes = Sizes(replicate=copies, shard=4)
         more = sent(sizes, optimizer="muon")["shard"] - sent(sizes)["shard"]
-        assert more == 2 * 4 * matrices / 4 * 3 / 4
+        assert more == 2 * 4 * matrices / 4 * 3 / 4 / copies
     copies = Sizes(replicate=4)
     more = sent(copies, optimizer="muon")["replicate"] - sent(copies)["replicate"]
     assert more == 3 / 4 * 4 * matrices
