@@ -4,8 +4,9 @@ usage: python benchmarks/scaling.py [--rounds=N]
 
 Speed: a model of 10.8 M parameters, 16 sequences of 256 tokens a step, float32, a thread for each
 process. "ours" in one process and in two (DDP, and FSDP2 over both); the peer is the hand-written
-GPT-2 in a plain DDP loop (benchmarks/plain_gpt.py); the limit is two processes that know nothing of
-each other. Efficiency is the speed of two over twice that of one. Arms take turns.
+GPT-2 in a plain DDP loop (benchmarks/plain_gpt.py); the limit is two processes that tell each other
+nothing. Efficiency is the speed of two over twice that of one. The same two processes take all arms
+in turn, a step of each, and one of them waits where one works alone; it is the median over rounds.
 
 Traffic: bytes that a process hands to collectives in a step, for each layout, by those counted in
 torch.distributed, over what the calculator (gpt/parallel/traffic.py) says is the least: rings, and
@@ -36,12 +37,12 @@ from gpt.files import write_json  # noqa: E402
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SHAPE = {"vocab_size": 256, "block_size": 256, "n_layer": 6, "n_head": 6, "n_kv_head": 6,
          "n_embd": 384}
-SEQUENCES, MICRO_BATCH, STEPS = 16, 4, 3
+SEQUENCES, MICRO_BATCH = 16, 4
 GOAL, TRAFFIC_GOAL = 0.9, 1.05
-# Arm: (processes, sizes of the layout; None: each alone).
-ARMS: dict[str, tuple[int, dict[str, int] | None]] = {
-    "ours, one": (1, {}), "ours, DDP 2": (2, {"replicate": 2}), "ours, FSDP 2": (2, {"shard": 2}),
-    "limit, two alone": (2, None), "peer, one": (1, {}), "peer, DDP 2": (2, {"replicate": 2})}
+# Arm: sizes of the layout; none: alone, as one process or as two at the same time.
+ARMS: dict[str, dict[str, int]] = {
+    "ours, one": {}, "ours, DDP 2": {"replicate": 2}, "ours, FSDP 2": {"shard": 2},
+    "limit, two alone": {}, "peer, one": {}, "peer, DDP 2": {"replicate": 2}}
 LAYOUTS: dict[str, dict[str, int]] = {
     "DDP 2": {"replicate": 2}, "DDP 4": {"replicate": 4}, "FSDP 2": {"shard": 2},
     "FSDP 4": {"shard": 4}, "HSDP 2 x 2": {"replicate": 2, "shard": 2}, "TP 2": {"tensor": 2},
@@ -52,46 +53,36 @@ def main(argv: list[str]) -> None:
     """Without a worker's words: all arms in turn, then traffic, then the report."""
     if argv[:1] == ["worker"]:
         from benchmarks.scaling_worker import work
-        print(json.dumps(work(*argv[1:])))
+        print(json.dumps(work(*map(json.loads, argv[1:]))))
         return
-    chosen = choose(argv, [*ARMS], rounds=3)
+    chosen = choose(argv, [*ARMS], rounds=10)
     no_more(chosen)
-    speeds: dict[str, list[float]] = {arm: [] for arm in chosen.arms}
-    for _ in range(chosen.rounds):
-        for arm in chosen.arms:
-            processes, sizes = ARMS[arm]
-            found = launched(processes if sizes is not None else 1, "speed", arm, sizes or {},
-                             1 if sizes is not None else processes)
-            speeds[arm].append(sum(each["tokens_per_second"] for each in found))
-            print(f"{arm}: {speeds[arm][-1]:,.0f} tokens/s", file=sys.stderr)
+    speeds = launched(2, "speeds", chosen.arms, chosen.rounds)
     traffic = {}
     if chosen.is_whole:
         for name, sizes in LAYOUTS.items():
             processes = 4 if any(size == 4 for size in sizes.values()) or len(sizes) > 1 else 2
             for optimizer in ("adamw", "muon"):
-                traffic[f"{name}, {optimizer}"] = launched(processes, "traffic", optimizer,
-                                                           sizes)[0]
+                traffic[f"{name}, {optimizer}"] = launched(processes, "traffic", sizes, optimizer)
     report(speeds, traffic, chosen.is_whole)
 
 
-def launched(processes: int, what: str, arm: str, sizes: dict[str, int], copies: int = 1
-             ) -> list[dict[str, Any]]:
-    """What rank 0 of each launch prints; copies: launches at the same time."""
+def launched(processes: int, *words: Any) -> Any:
+    """What rank 0 of so many workers prints, each of which is given these words."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     started = []
-    for _ in range(copies):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        for rank in range(processes):
-            told = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": rank,
-                    "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environment = {**os.environ, "OMP_NUM_THREADS": "1",
-                           **{name: str(value) for name, value in told.items()}}
-            started.append(subprocess.Popen(
-                [sys.executable, __file__, "worker", what, arm, json.dumps(sizes)],
-                stdout=subprocess.PIPE, text=True, env=environment))
-    said = [process.communicate(timeout=900)[0] for process in started]
-    return [json.loads(text.splitlines()[-1]) for text in said[::processes]]
+    for rank in range(processes):
+        told = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": rank,
+                "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1",
+                       **{name: str(value) for name, value in told.items()}}
+        started.append(subprocess.Popen(
+            [sys.executable, __file__, "worker", *map(json.dumps, words)],
+            stdout=subprocess.PIPE, text=True, env=environment))
+    said = [process.communicate(timeout=1800)[0] for process in started]
+    return json.loads(said[0].splitlines()[-1])
 
 
 def report(speeds: dict[str, list[float]], traffic: dict[str, dict[str, float]],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections import Counter
@@ -14,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.scaling import MICRO_BATCH, SEQUENCES, SHAPE, STEPS
+from benchmarks.scaling import ARMS, MICRO_BATCH, SEQUENCES, SHAPE
 from gpt.batches import MicroBatch
-from gpt.configuration import ModelConfig, OptimConfig, RunSections
+from gpt.configuration import ModelConfig, OptimConfig
 from gpt.machine.device import Machine
-from gpt.machine.ranks import Ranks, joined, share_cores
+from gpt.machine.ranks import Ranks, joined
 from gpt.model import GPT
 from gpt.optim import Rates, build_optimizer
 from gpt.parallel import Layout, Sizes
@@ -36,29 +34,36 @@ SENT: dict[str, Callable[[int], float]] = {
 UNCOUNTED = {"recv_", "barrier", "wait_tensor", "_wrap_tensor_autograd"}
 
 
-def work(what: str, arm: str, sizes: str) -> dict[str, float]:
-    """Tokens a second of all processes, or bytes a step of this one."""
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+def work(what: str, *rest: Any) -> dict[str, Any]:
+    """Tokens a second of all processes, by arm; or bytes a step of this one."""
     torch.set_num_threads(1)
-    with joined(RunSections.model_validate({"run": {"device": "cpu"}})) as ranks:
-        if ranks.size > 1:
-            share_cores(ranks.here)
-        torch.set_num_threads(1)
-        layout = Layout(Machine(torch.device("cpu"), torch.float32, ranks=ranks),
-                        Sizes(**json.loads(sizes)))
-        if what == "traffic":
-            return counted(layout, arm)
-        step = plain_step(ranks) if arm.startswith("peer") else our_step(layout, "adamw")[0]
-        step(0)
-        times = [seconds_of(step, number + 1) for number in range(STEPS)]
-        return {"tokens_per_second": SEQUENCES * SHAPE["block_size"] / sorted(times)[STEPS // 2]}
+    with joined("cpu") as ranks:
+        return speeds(ranks, *rest) if what == "speeds" else counted(ranks, *rest)
 
 
-def seconds_of(step: Any, number: int) -> float:
-    """Of one step."""
-    start = time.perf_counter()
-    step(number)
-    return time.perf_counter() - start
+def layout_of(ranks: Ranks, sizes: dict[str, int]) -> Layout:
+    """Over these processes; or of this one alone, if there are no sizes."""
+    machine = Machine(torch.device("cpu"), torch.float32, ranks=ranks if sizes else Ranks())
+    return Layout(machine, Sizes(**sizes))
+
+
+def speeds(ranks: Ranks, arms: list[str], rounds: int) -> dict[str, list[float]]:
+    """Tokens a second of a step in each round."""
+    steps = {arm: plain_step(ranks if ARMS[arm] else Ranks()) if arm.startswith("peer")
+             else our_step(layout_of(ranks, ARMS[arm]), "adamw")[0] for arm in arms}
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    for number in range(rounds + 1):  # the first one warms up
+        for arm, step in steps.items():
+            ranks.all(number)
+            start = time.perf_counter()
+            if ranks.rank == 0 or not arm.endswith("one"):
+                step(number)
+            if not arm.endswith("one"):
+                ranks.all(number)
+            seconds = time.perf_counter() - start
+            copies = ranks.size if arm.endswith("alone") else 1
+            found[arm].append(copies * SEQUENCES * SHAPE["block_size"] / seconds)
+    return {arm: each[1:] for arm, each in found.items()}
 
 
 def batch_of(number: int, sequences: int, rank: int, ranks: int) -> list[Tensor]:
@@ -149,8 +154,9 @@ def group_size(args: Any) -> int:
     return dist.distributed_c10d._resolve_process_group(name).size()
 
 
-def counted(layout: Layout, optimizer: str) -> dict[str, Any]:
+def counted(ranks: Ranks, sizes: dict[str, int], optimizer: str) -> dict[str, Any]:
     """Bytes that this process sends in a step, and the least of them."""
+    layout = layout_of(ranks, sizes)
     sequences = 4 * layout.sizes.data
     step, model = our_step(layout, optimizer, sequences)
     step(0)

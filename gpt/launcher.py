@@ -95,6 +95,12 @@ def first_host(hosts: str) -> str:
     return prefix + re.split(r"[-,\]]", rest)[0] + rest.partition("]")[2].partition(",")[0]
 
 
+def keeps_store(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun itself keeps the store at which its processes meet, for one attempt after
+    the other; else rank 0 does, and each attempt has its own."""
+    return environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def unused_processes(environment: Mapping[str, str] = os.environ) -> int:
     """How many tasks a Slurm job has beside this process, which srun did not start."""
     tasks = environment.get("SLURM_NTASKS", "1")

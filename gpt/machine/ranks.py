@@ -242,8 +242,8 @@ def _store(here: Place, timeout: float) -> Any:
     patience = timedelta(seconds=max(timeout, MEETING_SECONDS))
     try:
         store, _, _ = next(rendezvous("env://", timeout=patience))
-        # torchrun's store may be that of the attempt before, which was restarted, and know its say.
-        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        if launcher.keeps_store():  # and may know what the attempt before has said
+            store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
         if store.add("come", 1) == here.world_size:
             store.set("all have come", "")
         store.wait(["all have come"], patience)

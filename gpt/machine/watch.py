@@ -61,7 +61,7 @@ class Watch:
         if error is not None:
             launcher.settle()  # while the others can still be asked
         self._asked(lambda: self._take_leave(error))
-        if self._here.rank == 0 and self._is_kept_by_rank_0:
+        if self._here.rank == 0 and not launcher.keeps_store():
             self._asked(self._wait_for_others, 3 * BEAT_SECONDS)
         for thread in self._threads:
             thread.join(BEAT_SECONDS)
@@ -176,22 +176,17 @@ class Watch:
         return self._asked(lambda: {rank: self._aside.get(key) for rank, key in keys.items()
                                     if self._aside.check([key])}) or {}
 
-    @property
-    def _is_kept_by_rank_0(self) -> bool:
-        """Whether the store is rank 0's, and goes with it; else it is torchrun's."""
-        return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-
     def _speaks_alone(self) -> bool:
         """Whether this rank tells where the store does not say who does: one of each host. If the
         store was rank 0's, another one speaks for that."""
-        with_rank_0 = self._is_kept_by_rank_0 and self._hosts[self._here.rank] == self._hosts[0]
+        with_rank_0 = not launcher.keeps_store() and self._hosts[self._here.rank] == self._hosts[0]
         return self._here.local_rank == (1 if with_rank_0 else 0)
 
     def _keeper_is_lost(self, how_long: str = "") -> str:
-        if self._is_kept_by_rank_0:
-            return self._words([0], how_long)
-        return (f"torchrun on {self._hosts[0]}, where the ranks met, does not answer"
-                f"{how_long}{CONTINUES}")
+        if launcher.keeps_store():
+            return (f"torchrun on {self._hosts[0]}, where the ranks met, does not answer"
+                    f"{how_long}{CONTINUES}")
+        return self._words([0], how_long)
 
     def _words(self, ranks: list[int], how_long: str = "") -> str:
         named = ", ".join(f"rank {rank} on {self._hosts[rank]}" for rank in ranks[:8])

@@ -94,27 +94,62 @@ class Launched:
         ranks but some."""
         leaders = {process.pid for rank, process in enumerate(self.processes)
                    if rank not in without}
-        return [*sessions(leaders), *(path.name for path in Path("/dev/shm").glob("torch_*")
-                                      if int(path.name.split("_")[1]) in leaders)]
+        return [*map(str, sessions(leaders)),
+                *(path.name for path in Path("/dev/shm").glob("torch_*")
+                  if int(path.name.split("_")[1]) in leaders)]
 
 
 class Torchrun(Launched):
-    """torchrun, and the ranks that it starts."""
+    """torchrun, once or as on several hosts, and the ranks that it starts."""
 
-    def __init__(self, folder: Path, settings: tuple[str, ...], *words: str):
+    def __init__(self, folder: Path, settings: tuple[str, ...], *words: str, hosts: int = 1):
         self.folder, self.processes = folder, []
-        self._id = f"test-{os.getpid()}-{free_port()}"
-        self._start("-m", "torch.distributed.run", f"--rdzv-id={self._id}", "--rdzv-backend=c10d",
-                    f"--rdzv-endpoint=127.0.0.1:{free_port()}", *words, FAULTY, *settings)
+        self._id, port = f"test-{os.getpid()}-{free_port()}", free_port()
+        self._options = ("-m", "torch.distributed.run", f"--rdzv-id={self._id}",
+                         "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
+                         "--local-addr=127.0.0.1")
+        self._rest = *words, FAULTY, *settings
+        for _ in range(hosts):
+            self.one_more()
+
+    def one_more(self) -> None:
+        """As on one host more. One that joins later needs the variable (see docs/scale.md)."""
+        is_first = int(not self.processes)
+        self._start(*self._options, f"--rdzv-conf=is_host={is_first},last_call_timeout=3",
+                    *self._rest, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+
+    def kill_last_host(self) -> None:
+        """SIGKILL to the youngest torchrun and to its ranks, as when their host is lost."""
+        agent = self.processes.pop()
+        for pid in (agent.pid, *(pid for pid, _ in self._ranks() if parent(pid) == agent.pid)):
+            os.kill(pid, signal.SIGKILL)
+        agent.wait()
 
     def kill_rank(self, rank: int) -> None:
         """SIGKILL to the process that torchrun has given this rank."""
+        for pid, environment in self._ranks():
+            if f"RANK={rank}" in environment:
+                os.kill(pid, signal.SIGKILL)
+
+    def left_over(self, without: tuple[int, ...] = ()) -> list[str]:
+        """As Launched's, and of the ranks, to each of which torchrun gives a session of its own."""
+        return [*super().left_over(without), *(str(pid) for pid, _ in self._ranks())]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)
+        for pid, _ in self._ranks():
+            os.kill(pid, signal.SIGKILL)
+
+    def _ranks(self) -> list[tuple[int, list[str]]]:
+        """(process, its environment) of all ranks that are alive."""
+        found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                words = path.read_bytes().split(b"\0")
-                if (f"RANK={rank}".encode() in words and
-                        f"TORCHELASTIC_RUN_ID={self._id}".encode() in words):
-                    os.kill(int(path.parent.name), signal.SIGKILL)
+                words = path.read_bytes().decode(errors="replace").split("\0")
+                if f"TORCHELASTIC_RUN_ID={self._id}" in words:
+                    found.append((int(path.parent.name), words))
+        return found
 
 
 def prepare(folder: Path) -> None:
@@ -132,14 +167,25 @@ def weights_of(folder: Path, settings: tuple[str, ...]) -> bytes:
     return (max(checkpoints.glob("step-????????")) / "model.safetensors").read_bytes()
 
 
-def sessions(leaders: set[int]) -> Iterator[str]:
+def sessions(leaders: set[int]) -> Iterator[int]:
     """The processes of some sessions that are alive."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
-            name, _, rest = path.read_text().rpartition(")")
-            state, _, _, session = rest.split()[:4]
+            state, _, _, session = stat(int(path.name))
             if int(session) in leaders and state not in "ZX":
-                yield name
+                yield int(path.name)
+
+
+def parent(pid: int) -> int | None:
+    """Of a process; None: it is gone."""
+    with contextlib.suppress(OSError):
+        return int(stat(pid)[1])
+    return None
+
+
+def stat(pid: int) -> list[str]:
+    """State, parent, process group and session of a process, as Linux tells them."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
 
 
 def wait_for_step(run: Path, step: int, launched: Launched, seconds: float = 90) -> None:

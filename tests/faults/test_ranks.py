@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.faults.launched import (
     BASE,
@@ -22,7 +23,7 @@ from tests.faults.launched import (
     wait_for_step,
     weights_of,
 )
-from tests.parallel.runs import train
+from tests.parallel.runs import outcome, train
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
 
@@ -82,34 +83,23 @@ def steps_saved(run: Path) -> list[int]:
                   for path in (run / "checkpoints").glob("step-*"))
 
 
-@both_layouts_slowly
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_rank_that_is_killed_ends_all_and_is_named_once(
-        lost, layout, place, disturbed, undisturbed):
-    settings = disturbed(layout)
+@pytest.mark.parametrize(("number", "silence", "lost", "layout"), [
+    pytest.param(number, silence, lost, layout,
+                 marks=[] if (number, lost, layout) == (signal.SIGKILL, 0, DDP)
+                 else pytest.mark.slow)
+    for number, silence in ((signal.SIGKILL, ""), (signal.SIGSTOP, " for 5 seconds"))
+    for lost in (0, 1) for layout in (DDP, FSDP)])
+def test_a_rank_that_is_killed_or_hangs_ends_all_and_is_named_once(
+        number, silence, lost, layout, place, disturbed, undisturbed):
+    settings, without = disturbed(layout), (lost,) if number == signal.SIGSTOP else ()
     with Launched(place, settings) as ranks:
         wait_for_step(run_of(place, settings), 6, ranks)
-        ranks.send(lost, signal.SIGKILL)
-        codes = ranks.codes()
-        assert (codes[lost], codes[1 - lost]) == (-signal.SIGKILL, 1)
+        ranks.send(lost, number)
+        codes = ranks.codes(without=without)
+        assert (codes[lost], codes[1 - lost]) == (None if without else -number, 1)
         [line] = ranks.last_words()
-        assert re.search(f"failed: rank {lost} on {HERE} does not answer", line)
-        assert "the same command continues" in line and not ranks.left_over()
-    assert_goes_on(place, settings, undisturbed(layout))
-
-
-@pytest.mark.parametrize("layout", [DDP, pytest.param(FSDP, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_rank_that_hangs_ends_all_others_and_is_named_once(
-        lost, layout, place, disturbed, undisturbed):
-    settings = disturbed(layout)
-    with Launched(place, settings) as ranks:
-        wait_for_step(run_of(place, settings), 6, ranks)
-        ranks.send(lost, signal.SIGSTOP)
-        assert ranks.codes(without=(lost,))[1 - lost] == 1
-        [line] = ranks.last_words()
-        assert re.search(f"failed: rank {lost} on {HERE} does not answer for 5 seconds", line)
-        assert not ranks.left_over(without=(lost,))
+        assert re.search(f"failed: rank {lost} on {HERE} does not answer{silence}", line)
+        assert "the same command continues" in line and not ranks.left_over(without)
     assert_goes_on(place, settings, undisturbed(layout))
 
 
@@ -207,3 +197,22 @@ def test_torchrun_starts_again_after_a_kill_and_comes_to_the_same_bits(
         assert launched.codes(120) == [0], launched.said(0)
         assert "continuing from" in launched.said(0) and not launched.left_over()
     assert weights_of(place, settings) == undisturbed(FSDP)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_hosts_that_are_left_and_with_one_that_joins(place, disturbed):
+    settings = disturbed("train.steps=40")
+    train(1, "train", place, *settings[:-1], "run.name=one-host")
+    run = run_of(place, settings)
+    with Torchrun(place, ("slow:250", *settings), "--nnodes=1:2", "--nproc-per-node=1",
+                  "--max-restarts=1", hosts=2) as launched:
+        wait_for_step(run, 6, launched)
+        launched.kill_last_host()
+        wait_for_step(run, 15, launched)
+        assert launched.said(0).count("continuing from") == 1
+        launched.one_more()
+        assert launched.codes(180) == [0, 0], launched.said(0) + launched.said(1)
+        assert launched.said(0).count("continuing from") == 2 and not launched.left_over()
+    found, expected = outcome(run).weights, outcome(place / "runs/one-host").weights
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=2e-5)

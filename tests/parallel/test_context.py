@@ -164,11 +164,10 @@ def compiled(kind: str, recompute: bool, by_blocks: bool) -> float:
         torch._dynamo.reset()
 
 
+@pytest.mark.parallel
 @pytest.mark.parametrize(("kind", "recompute", "by_blocks"), [
-    ("one text", False, False),
-    *(pytest.param(kind, recompute, by_blocks, marks=pytest.mark.slow)
-      for kind, recompute, by_blocks in (("documents", True, False), ("one text", False, True),
-                                         ("documents with prompts", True, True)))])
+    ("one text", False, False), ("documents", True, False), ("one text", False, True),
+    ("documents with prompts", True, True)])
 def test_a_compiled_step_has_them_too(kind, recompute, by_blocks):
     assert max(run_ranks(2, compiled, kind, recompute, by_blocks)) < ROUNDING
 

@@ -33,8 +33,7 @@ KINDS = {
     "lora": ("finetune", (*test_runs.TUNE, "finetune.method=lora", "lora.rank=2")),
 }
 WORKERS = [("pretraining", 0), ("pretraining", 2), ("padded", 0), ("packed", 0), ("lora", 0)]
-SHORT = [("pretraining", 2, "1 → 2 → 4 → 1"), ("packed", 0, "DDP → FSDP → 1"),
-         ("lora", 0, "DDP → FSDP → 1")]
+SHORT = [("pretraining", 2, "1 → 2 → 4 → 1")]
 
 
 def chained(kind: str, workers: int, chain: str, folder: Path) -> Outcome:

@@ -36,6 +36,7 @@ def last_words(folder: Path, host: str) -> list[str]:
             if re.match(r"(rank \d: )?(failed|error): ", line)]
 
 
+@pytest.mark.slow
 def test_a_run_on_two_hosts_is_that_of_one_process(place):
     with TwoHosts() as hosts:
         assert ends(hosts.start(place, *SETTINGS, "run.name=two")) == [0, 0]
