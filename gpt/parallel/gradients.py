@@ -30,12 +30,13 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float,
     any rank, makes the norm so on every rank. stages: the ranks that hold the other stages of a
     pipeline. counted_elsewhere: weights that another stage holds as well, and counts.
     """
-    learning = [p for p in parameters if p.grad is not None]
-    counted = [p.grad for p in learning if p not in counted_elsewhere and p.grad is not None]
-    norm = _added_up(_by_groups(counted, _squares), stages).sqrt()
-    if limit:
+    weights = list(parameters)
+    counted = [p.grad for p in weights if p not in counted_elsewhere and p.grad is not None]
+    norm = _added_up(_by_groups(counted, _squares), _device(weights), stages).sqrt()
+    gradients = [local_part(p.grad) for p in weights if p.grad is not None]
+    if limit and gradients:
         share = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-        torch._foreach_mul_([local_part(p.grad) for p in learning if p.grad is not None], share)
+        torch._foreach_mul_(gradients, share)
     return norm
 
 
@@ -45,9 +46,16 @@ def spread_overflow(parameters: Iterable[Tensor], stages: dist.ProcessGroup | No
 
     For float16, before its gradients are scaled back: ranks must leave out the same updates.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    nothing = _added_up(_by_groups(gradients, _nothing_if_finite), stages)
-    torch._foreach_add_([local_part(g) for g in gradients], nothing)
+    weights = list(parameters)
+    gradients = [p.grad for p in weights if p.grad is not None]
+    nothing = _added_up(_by_groups(gradients, _nothing_if_finite), _device(weights), stages)
+    if gradients:
+        torch._foreach_add_([local_part(g) for g in gradients], nothing)
+
+
+def _device(weights: list[Tensor]) -> torch.device:
+    """Of those that this rank holds; other stages' are on "meta"."""
+    return next(weight.device for weight in weights if not weight.is_meta)
 
 
 def _squares(parts: list[Tensor]) -> Tensor:
@@ -59,7 +67,7 @@ def _nothing_if_finite(parts: list[Tensor]) -> Tensor:
     """Zero; NaN if any number is not finite. Large ones do not overflow here, as squares would."""
     largest = [norm.float() for norm in torch._foreach_norm([p for p in parts if p.numel()],
                                                             float("inf"))]
-    return (torch.stack(largest) * 0).sum()
+    return (torch.stack([parts[0].new_zeros((), dtype=torch.float32), *largest]) * 0).sum()
 
 
 def _by_groups(gradients: list[Tensor],
@@ -73,8 +81,10 @@ def _by_groups(gradients: list[Tensor],
     return {groups: measure(tensors) for groups, tensors in parts.items()}
 
 
-def _added_up(measured: dict[Groups, Tensor], stages: dist.ProcessGroup | None) -> Tensor:
-    """The sum over all ranks that hold different parts: one collective for each group."""
+def _added_up(measured: dict[Groups, Tensor], device: torch.device,
+              stages: dist.ProcessGroup | None) -> Tensor:
+    """The sum over all ranks that hold different parts: one collective for each group. A stage of
+    a pipeline in which nothing learns adds zero."""
     for group in dict.fromkeys(group for groups in measured for group in groups):
         among = [groups for groups in measured if group in groups]
         sums = torch.stack([measured.pop(groups) for groups in among])
@@ -82,7 +92,7 @@ def _added_up(measured: dict[Groups, Tensor], stages: dist.ProcessGroup | None) 
         for groups, value in zip(among, sums, strict=True):
             others = tuple(other for other in groups if other is not group)
             measured[others] = measured[others] + value if others in measured else value
-    total = measured[()]
+    total = measured.get((), torch.zeros((), device=device))
     if stages is not None:
         dist.all_reduce(total, group=stages)
     return total

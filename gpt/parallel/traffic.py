@@ -78,7 +78,7 @@ def traffic(model: GPT, sizes: Sizes, work: Work) -> list[Transfer]:
     share = Share.of(model, sizes)
     return [*_gradients_of_copies(share, work), *_gathered_weights(share, work),
             *_tensor(model.config, share, work), *_context(model.config, share, work),
-            *_pipeline(model.config, share, work), *_muon(share, work)]
+            *_pipeline(model, share, work), *_muon(share, work)]
 
 
 def bytes_by_axis(transfers: list[Transfer]) -> dict[str, float]:
@@ -166,16 +166,20 @@ def _context(config: ModelConfig, share: Share, work: Work) -> Iterator[Transfer
     yield Transfer("context", "reduce_scatter", sizes.context, nbytes, m * share.layers)
 
 
-def _pipeline(config: ModelConfig, share: Share, work: Work) -> Iterator[Transfer]:
+def _pipeline(model: GPT, share: Share, work: Work) -> Iterator[Transfer]:
     """(B, T, C) to the next stage and its gradient to the one before, for each micro-batch; of two
-    stages each has one to do.
+    stages each has one to do. A tied table's gradient, V · C, goes from end to end once a step.
 
     Source: Megatron-LM, arXiv:2104.04473, section 3.2.
     """
-    if share.sizes.pipeline > 1:
-        yield Transfer("pipeline", "send", share.sizes.pipeline,
-                       _stream_bytes(config, share, work),
-                       min(2, share.sizes.pipeline - 1) * work.micro_steps(share.sizes))
+    sizes, table = share.sizes, model.embedding.token_embedding.weight
+    if sizes.pipeline == 1:
+        return
+    yield Transfer("pipeline", "send", sizes.pipeline, _stream_bytes(model.config, share, work),
+                   min(2, sizes.pipeline - 1) * work.micro_steps(sizes))
+    if model.config.tie_embeddings and table.requires_grad:
+        yield Transfer("pipeline", "send", sizes.pipeline,
+                       FLOAT32 * table.numel() // (sizes.tensor * sizes.shard), 1)
 
 
 def _muon(share: Share, work: Work) -> Iterator[Transfer]:

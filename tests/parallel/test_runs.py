@@ -102,10 +102,18 @@ def test_some_layouts_give_the_run_of_one_process(kind, layout, place, alone):
 
 
 @pytest.mark.parallel
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "layout"), [
+    (kind, layout) for kind in KINDS for layout in LAYOUTS if (kind, layout) not in SHORT
+    and (kind, layout[:2]) != ("preferences", "CP")])
 def test_every_layout_gives_the_run_of_one_process(kind, layout, place, alone):
     compare(kind, layout, place, alone)
+
+
+@pytest.mark.parallel
+def test_preferences_are_not_cut_and_it_is_said(place):
+    with pytest.raises(AssertionError, match="preferences compare whole answers"):
+        train(2, "finetune", place, *KINDS["preferences"][1], "parallel.context=2",
+              "run.name=cut")
 
 
 def test_another_seed_is_another_run(place, alone):

@@ -182,6 +182,13 @@ def test_a_pipeline_hands_on_the_stream_and_its_gradient():
     assert sent(Sizes(pipeline=3))["pipeline"] == 2 * sent(Sizes(pipeline=2))["pipeline"]
 
 
+def test_the_ends_of_a_pipeline_tell_each_other_the_gradient_of_a_tied_table():
+    for sizes, parts in ((Sizes(pipeline=2), 1), (Sizes(pipeline=2, shard=2, tensor=2), 4)):
+        untied, tied = (bytes_by_axis(traffic(tiny_gpt(tie_embeddings=tie), sizes, Work(2)))
+                        for tie in (False, True))
+        assert tied["pipeline"] - untied["pipeline"] == 4 * V * C / parts
+
+
 def test_muon_sends_parts_of_matrices_to_their_owner_and_back():
     matrices = sum(p.numel() for p in tiny_gpt().blocks.parameters() if p.dim() > 1)
     for copies in (1, 2):
