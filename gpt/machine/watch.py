@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from gpt import launcher
 from gpt.errors import EXIT_FAILED, Stopped
 from gpt.launcher import Place
@@ -140,7 +142,8 @@ class Watch:
             if self._over.is_set():  # it has begun to end by itself
                 return
             if self.is_first_to_fail():
-                print(f"failed: {lost}", file=sys.__stderr__, flush=True)
+                tqdm.write(f"failed: {lost}", sys.stderr)  # on a line of its own
+                sys.stderr.flush()
             os._exit(EXIT_FAILED)
 
     def _take_leave(self, error: BaseException | None) -> None:
