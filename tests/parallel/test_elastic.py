@@ -15,11 +15,12 @@ place = test_runs.place  # the folder of datasets, as a fixture
 ONE = (1, ())
 DDP = (2, ("parallel.replicate=2",))
 FSDP = (2, ("parallel.shard=2",))
+TP = (2, ("parallel.tensor=2",))
 FSDP_4 = (4, ("parallel.shard=4",))
 HSDP = (4, ("parallel.replicate=2", "parallel.shard=2"))
 CHAINS = {
     "1 → 2 → 4 → 1": (ONE, DDP, FSDP_4, ONE),
-    "DDP → FSDP → 1": (DDP, FSDP, ONE),
+    "DDP → FSDP → TP → 1": (DDP, FSDP, TP, ONE),
     "HSDP → DDP → FSDP": (HSDP, DDP, FSDP),
 }
 # Five steps in an epoch: of 155 sequences, or of 38 examples. The second stop is at its edge. Three
