@@ -188,9 +188,8 @@ E = TypeVar("E", bound=Exception)
 
 
 def _alike(error: E, mine: bool) -> E:
-    """An error that all ranks end with: one of them tells."""
-    if not mine:
-        launcher.let_tell(lambda: False)
+    """An error that all ranks raise: one of them tells, whoever told of one before it."""
+    launcher.let_tell(lambda: mine)
     return error
 
 
