@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ import torch  # noqa: E402
 from benchmarks.runs import choose, no_more  # noqa: E402
 from gpt.errors import run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
+from tests.parallel.processes import free_port  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SHAPE: dict[str, Any] = {
@@ -42,10 +42,10 @@ SHAPE: dict[str, Any] = {
     "tie_embeddings": True, "qk_norm": False}
 SEQUENCES, MICRO_BATCH = 64, 4
 GOAL, TRAFFIC_GOAL = 0.9, 1.05
-# Arm: sizes of the layout; none: alone, as one process or as two at the same time.
-ARMS: dict[str, dict[str, int]] = {
-    "ours, one": {}, "ours, DDP 2": {"replicate": 2}, "ours, FSDP 2": {"shard": 2},
-    "limit, two alone": {}, "peer, one": {}, "peer, DDP 2": {"replicate": 2}}
+# Arm: (processes that work, sizes of their layout; none: each alone).
+ARMS: dict[str, tuple[int, dict[str, int]]] = {
+    "ours, one": (1, {}), "ours, DDP 2": (2, {"replicate": 2}), "ours, FSDP 2": (2, {"shard": 2}),
+    "limit, two alone": (2, {}), "peer, one": (1, {}), "peer, DDP 2": (2, {"replicate": 2})}
 LAYOUTS: dict[str, dict[str, int]] = {
     "DDP 2": {"replicate": 2}, "DDP 4": {"replicate": 4}, "FSDP 2": {"shard": 2},
     "FSDP 4": {"shard": 4}, "HSDP 2 x 2": {"replicate": 2, "shard": 2}, "TP 2": {"tensor": 2},
@@ -72,10 +72,7 @@ def main(argv: list[str]) -> None:
 
 def launched(processes: int, *words: Any) -> Any:
     """What rank 0 of so many workers prints, each of which is given these words."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
+    port, started = free_port(), []
     for rank in range(processes):
         told = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": rank,
                 "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -49,19 +49,23 @@ def layout_of(ranks: Ranks, sizes: dict[str, int]) -> Layout:
 
 def speeds(ranks: Ranks, arms: list[str], rounds: int) -> dict[str, list[float]]:
     """Tokens a second of a step in each round."""
-    steps = {arm: plain_step(ranks if ARMS[arm] else Ranks()) if arm.startswith("peer")
-             else our_step(layout_of(ranks, ARMS[arm]), "adamw")[0] for arm in arms}
+    steps = {}
+    for arm in arms:
+        layout = layout_of(ranks, ARMS[arm][1])
+        steps[arm] = (plain_step(layout.machine.ranks) if arm.startswith("peer")
+                      else our_step(layout, "adamw")[0])
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for number in range(rounds + 1):  # the first one warms up
         for arm, step in steps.items():
+            working, sizes = ARMS[arm]
             ranks.all(number)
             start = time.perf_counter()
-            if ranks.rank == 0 or not arm.endswith("one"):
+            if ranks.rank < working:
                 step(number)
-            if not arm.endswith("one"):
+            if working > 1:
                 ranks.all(number)
             seconds = time.perf_counter() - start
-            copies = ranks.size if arm.endswith("alone") else 1
+            copies = 1 if sizes else working
             found[arm].append(copies * SEQUENCES * SHAPE["block_size"] / seconds)
     return {arm: each[1:] for arm, each in found.items()}
 

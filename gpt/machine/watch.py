@@ -142,8 +142,8 @@ class Watch:
             if self._over.is_set():  # it has begun to end by itself
                 return
             if self.is_first_to_fail():
-                tqdm.write(f"failed: {lost}", sys.stderr)  # on a line of its own
-                sys.stderr.flush()
+                with tqdm.external_write_mode(sys.stderr):  # on a line of its own
+                    print(f"failed: {lost}", file=sys.__stderr__, flush=True)  # never silent
             os._exit(EXIT_FAILED)
 
     def _take_leave(self, error: BaseException | None) -> None:

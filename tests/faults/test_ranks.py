@@ -106,8 +106,8 @@ def test_a_rank_that_is_killed_or_hangs_ends_all_and_is_named_once(
 @pytest.mark.parametrize(("fault", "layout"), [
     pytest.param("in-step:0", DDP, marks=pytest.mark.slow),
     pytest.param("in-step:5", FSDP, marks=pytest.mark.slow),
-    pytest.param("in-evaluation:1", DDP, marks=pytest.mark.slow),
-    ("in-evaluation:1", FSDP),
+    ("in-evaluation:1", DDP),
+    pytest.param("in-evaluation:1", FSDP, marks=pytest.mark.slow),
     pytest.param("in-save:0", DDP, marks=pytest.mark.slow),
     pytest.param("in-save:0", FSDP, marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_all_after_one_save(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import re
+import sys
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from gpt import launcher
-from gpt.errors import UserError, WorkFailed
+from gpt.errors import Stopped, UserError, WorkFailed
 from gpt.launcher import ALONE, Place
 from gpt.machine import ranks as module
 from gpt.machine.device import Machine
 from gpt.machine.ranks import Ranks, joined, share_cores
 from gpt.machine.signals import Interrupted
+from gpt.machine.watch import Watch
 from tests.parallel.processes import free_port, run_ranks
 
 SIZES = [1, 2, 4]
@@ -108,6 +115,51 @@ def test_if_one_rank_ends_all_end_alike_and_that_one_tells(size, who, how, kind)
             assert (name, text) == ("WorkFailed", "another rank failed: a bug")
         else:
             assert (name, text) == (type(error).__name__, str(error))
+
+
+def ending_after(who: int) -> bool:
+    """Whether this rank tells of what all end with, after an error of one of them that they heard
+    of before and that ended nothing."""
+    ranks = group()
+    launcher.let_tell(lambda: True)
+    with contextlib.suppress(Interrupted):
+        ranks.together(lambda: raise_if(ranks.rank == who))
+    ranks.alike(Stopped("stopped by SIGTERM at step 8"))
+    return launcher.words_of_failure("it is over") is not None
+
+
+def raise_if(so: bool) -> None:
+    if so:
+        raise FAILURES["interrupted"]
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_rank_0_tells_of_the_end_whoever_was_heard_before(who):
+    assert run_ranks(2, ending_after, who) == [True, False]
+
+
+def restarted() -> int:
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = os.environ["RANK"]
+    with joined("cpu") as ranks:
+        return ranks.size
+
+
+def test_a_host_that_joins_a_run_which_was_restarted_meets_the_others():
+    assert run_ranks(2, restarted, join=False) == [2, 2]
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_rank_that_leaves_is_heard_on_a_line_of_its_own(is_silent, monkeypatch):
+    aloud = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", aloud)
+    monkeypatch.setattr(sys, "stderr", io.StringIO() if is_silent else aloud)
+    monkeypatch.setattr("os._exit", sys.exit)
+    watch = Watch(Mock(), Place(rank=1, world_size=2), ["here", "there"], 5.0)
+    watch._is_first = True
+    with tqdm(total=3, file=sys.stderr), pytest.raises(SystemExit, match="1"):
+        watch._leave("rank 0 on here does not answer")
+    said = re.split(r"[\r\n]+", aloud.getvalue())
+    assert "failed: rank 0 on here does not answer" in said
 
 
 def failing_later(who: int) -> tuple[str, list[int]]:
