@@ -33,7 +33,7 @@ def lm(request):
 
 
 def written(lm, prompt="a text", **settings):
-    settings = {"max_new_tokens": 200, **settings}
+    settings = {"max_new_tokens": 200, "seed": 0, **settings}
     asked = lm.request(lm.prompt_tokens(prompt), sampling_config(**settings))
     pieces = [piece for _, piece in lm.write([asked])]
     return "".join(piece.text for piece in pieces), pieces[-1].end
