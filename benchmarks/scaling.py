@@ -6,8 +6,8 @@ Speed: nanoGPT's model and steps for Shakespeare, 10.8 M parameters and 64 seque
 with GPT-2's layers, in float32, a thread for each process. "ours" in one process and in two (DDP,
 and FSDP2 over both); the peer is the hand-written GPT-2 in a plain DDP loop
 (benchmarks/plain_gpt.py); the limit is two processes that tell each other nothing. Efficiency is
-the speed of two over twice that of one. The same two processes take all arms in turn, a step of
-each, and one of them waits where one works alone; figures are medians over rounds.
+the speed of two over twice that of one in the same round. The same two processes take all arms in
+turn, a step of each, and one of them waits where one works alone; figures are medians over rounds.
 
 Traffic: bytes that a process hands to collectives in a step, for each layout, by those counted in
 torch.distributed, over what the calculator (gpt/parallel/traffic.py) says is the least: rings, and
@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.runs import choose, no_more  # noqa: E402
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
         from benchmarks.scaling_worker import work
         print(json.dumps(work(*map(json.loads, argv[1:]))))
         return
-    chosen = choose(argv, [*ARMS], rounds=5)
+    chosen = choose(argv, [*ARMS], rounds=7)
     no_more(chosen)
     speeds = launched(2, "speeds", chosen.arms, chosen.rounds)
     traffic = {}
@@ -91,19 +92,21 @@ def report(speeds: dict[str, list[float]], traffic: dict[str, dict[str, float]],
     from gpt.machine.device import choose_machine
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}
     efficiency = {}
-    for arm, speed in medians.items():
-        one = "peer, one" if arm.startswith("peer") else "ours, one"
-        efficiency[arm] = speed / medians.get(one, speed) / (1 if arm == one else 2)
-        print(f"{arm:18} {speed:8,.0f} tokens/s  efficiency {efficiency[arm]:.3f} (goal {GOAL})")
-    for name, found in traffic.items():
-        print(f"{name:22} {found['counted'] / 2**20:8.2f} MiB a step, least "
-              f"{found['least'] / 2**20:8.2f}: {found['counted'] / found['least']:.3f} "
+    for arm, found in speeds.items():
+        one = speeds.get("peer, one" if arm.startswith("peer") else "ours, one", found)
+        low, middle, high = efficiency[arm] = np.quantile(
+            np.divide(found, one) / ARMS[arm][0], [0.25, 0.5, 0.75]).tolist()
+        print(f"{arm:18} {medians[arm]:8,.0f} tokens/s  efficiency {middle:.3f} "
+              f"(half of the rounds: {low:.3f} to {high:.3f}; goal {GOAL})")
+    for name, sent in traffic.items():
+        print(f"{name:22} {sent['counted'] / 2**20:8.2f} MiB a step, least "
+              f"{sent['least'] / 2**20:8.2f}: {sent['counted'] / sent['least']:.3f} "
               f"(goal {TRAFFIC_GOAL})")
     if write:
         write_json(RESULTS, {
             "hardware": choose_machine(dtype="float32").describe(), "torch": torch.__version__,
             "when": time.strftime("%Y-%m-%d"), "tokens_per_second": medians, "all": speeds,
-            "efficiency": efficiency, "traffic_bytes": traffic})
+            "efficiency_quartiles": efficiency, "traffic_bytes": traffic})
 
 
 if __name__ == "__main__":
