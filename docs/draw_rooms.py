@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 Graph = Mapping[str, set[str]]  # what each room imports
@@ -51,25 +52,27 @@ def import_graph(package: Path) -> Graph:
     return graph
 
 
-def level(room: str, graph: Graph) -> int:
-    """How many rooms stand below one, on the longest way down. Imports never go in a circle."""
-    return max((level(other, graph) + 1 for other in graph[room]), default=0)
-
-
-def below(room: str, graph: Graph) -> set[str]:
-    """All that a room imports, directly or by way of others."""
-    return set().union(graph[room], *(below(other, graph) for other in graph[room]))
+def levels(graph: Graph) -> dict[str, int]:
+    """How many rooms stand below each, on the longest way down. Imports never go in a circle."""
+    found: dict[str, int] = {}
+    for room in TopologicalSorter(graph).static_order():
+        found[room] = max((found[other] + 1 for other in graph[room]), default=0)
+    return found
 
 
 def reduced(graph: Graph) -> Graph:
     """Without the imports that follow from others: the fewest arrows with the same paths."""
-    return {room: others - set().union(*(below(other, graph) for other in others))
+    below: dict[str, set[str]] = {}  # all that a room imports, directly or by way of others
+    for room in TopologicalSorter(graph).static_order():
+        below[room] = set().union(graph[room], *(below[other] for other in graph[room]))
+    return {room: others - set().union(*(below[other] for other in others))
             for room, others in graph.items()}
 
 
 def drawing(graph: Graph) -> str:
     """A Mermaid flowchart of the imports that do not follow from others, and a table of all."""
-    highest_first = sorted(graph, key=lambda room: (-level(room, graph), room))
+    height = levels(graph)
+    highest_first = sorted(graph, key=lambda room: (-height[room], room))
     arrows = {room: sorted(others - {EVERYWHERE}) for room, others in reduced(graph).items()}
     lines = [f"    {room} --> {' & '.join(arrows[room])}" for room in highest_first if arrows[room]]
     table = [f"| {room} | {', '.join(sorted(graph[room])) or 'none'} |" for room in highest_first]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,13 @@ def call_main(module: Any, *arguments: object, monkeypatch: Any,
 def command_line(script: str, *arguments: object) -> list[str]:
     """The command that runs a script of the project."""
     return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+def as_in_a_terminal() -> None:
+    """For a process that is started: what a shell starts in the background, and nohup, inherits
+    that Ctrl-C and the end of a terminal are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def script_environment(**changes: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ from tests.data.corpora import (
     many_files,
     recipe,
 )
-from tests.tiny import ROOT, script_environment
+from tests.tiny import ROOT, as_in_a_terminal, script_environment
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
 
@@ -67,7 +67,8 @@ def started(script: str, *arguments: str) -> subprocess.Popen[str]:
     """A process that leads a session of its own."""
     return subprocess.Popen([sys.executable, "-c", script, *arguments], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            start_new_session=True, env=script_environment())
+                            start_new_session=True, env=script_environment(),
+                            preexec_fn=as_in_a_terminal)
 
 
 def session(leader: int) -> list[int]:

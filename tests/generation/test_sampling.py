@@ -71,7 +71,7 @@ def test_filters_come_in_the_order_temperature_top_k_top_p_min_p():
     {}, {"temperature": 0.7, "top_k": 4}, {"top_p": 0.8}, {"min_p": 0.2, "temperature": 1.5},
     {"top_k": 3, "top_p": 0.9, "min_p": 0.1}], ids=str)
 def test_draws_follow_the_filtered_distribution(settings):
-    config, draws = SamplingConfig(**settings), 40_000
+    config, draws = SamplingConfig(**settings), 4_000
     expected = filtered(**settings).softmax(0)
     uniforms = torch.rand(draws, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     counts = choose(LOGITS.expand(draws, -1), config, uniforms).bincount(minlength=5)

@@ -294,7 +294,11 @@ def tokenizer_of(recipe: str) -> Tokenizer:
     return build_tokenizer(spec, [(ROOT / "README.md").read_text()])
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+# What differs from depth-12 is how wide it is, which takes a while.
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in ("depth-20",
+                                                                              "depth-24")))
+    for path in shipped()])
 @pytest.mark.parametrize("export", [export_huggingface, export_gguf])
 def test_every_shipped_configuration_can_be_exported(path, export, tmp_path):
     if export is export_gguf:

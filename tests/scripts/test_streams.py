@@ -18,7 +18,7 @@ from data import prepare
 from gpt import __main__ as verbs
 from gpt.errors import run_command
 from gpt.streams import Output
-from tests.tiny import ROOT, command_line, script_environment
+from tests.tiny import ROOT, as_in_a_terminal, command_line, script_environment
 
 SMALL = ["model.n_layer=1", "model.n_head=2", "model.n_embd=32", "model.block_size=48",
          "train.batch_size=8", "train.steps=4", "run.dtype=float32", "data.dataset=data"]
@@ -150,7 +150,8 @@ def test_a_terminal_that_is_closed_saves_and_one_that_nohup_left_goes_on(workpla
             command_line("train.py", *SMALL, "train.steps=100000", f"run.name={name}",
                          "checkpoint.every_steps=null", "eval.every_steps=null"),
             env=script_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if nohup else None)
+            preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if nohup
+            else as_in_a_terminal)
         metrics = workplace / "runs" / name / "metrics.jsonl"
         while not metrics.exists() or metrics.read_text().count("\n") < 3:
             time.sleep(0.05)
@@ -164,11 +165,6 @@ def test_a_terminal_that_is_closed_saves_and_one_that_nohup_left_goes_on(workpla
             process.kill()
         assert process.wait(timeout=60) == code
         assert any((workplace / "runs" / name / "checkpoints").glob("step-*")) == (not nohup)
-
-
-def hears_ctrl_c() -> None:
-    """As in a terminal: what a shell starts in the background inherits that it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("module", ["torch", "pydantic"])
@@ -186,7 +182,7 @@ def test_a_ctrl_c_while_something_is_imported_is_one_line(module, swallowed, wor
         script = words[:1] if words[0] == "-m" else [str(ROOT / words[0])]
         done = subprocess.run([sys.executable, *script, *words[1:]], text=True, check=False,
                               env=script_environment(PYTHONPATH=f"{workplace}:{ROOT}"),
-                              capture_output=True, preexec_fn=hears_ctrl_c)
+                              capture_output=True, preexec_fn=as_in_a_terminal)
         assert (done.returncode, done.stderr) == (130, "interrupted\n"), words
 
 

@@ -11,7 +11,7 @@ from gpt.tokenizer.unwritable import characters_with
                                      set(range(0x80, 0x100))])
 def test_every_character_with_such_a_byte_is_found_and_no_other(lacking):
     pattern = characters_with(lacking)
-    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000][::7]
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000][::31]
     assert [c for c in characters if pattern.match(c)] == [
         c for c in characters if lacking & set(c.encode())]
 
