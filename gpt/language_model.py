@@ -88,10 +88,12 @@ class LanguageModel:
         return (piece.text for _, piece in self.write([request]) if piece.text)
 
     def request(self, prompt: Sequence[int], config: SamplingConfig,
-                prefix: int | None = None) -> Request:
+                prefix: int | None = None, alternatives: int = 0, scored: bool = False
+                ) -> Request:
         """A prompt of token ids, read as the model was trained to read one.
 
-        prefix: of a conversation, the tokens before its first answer; None: all.
+        prefix: of a conversation, the tokens before its first answer; None: all. alternatives,
+        scored: as in Request.
 
         Processes that hold the model together draw alike, and so all have to ask.
         """
@@ -99,12 +101,17 @@ class LanguageModel:
             seed = self.machine.ranks.first(lambda: secrets.randbelow(2**31))
             config = config.model_copy(update={"seed": seed})
         prefix = len(prompt) if prefix is None else prefix
-        return Request(prompt, config, prefix if self._reads_both_ways else 0)
+        return Request(prompt, config, prefix if self._reads_both_ways else 0, alternatives, scored)
 
-    def writer(self, rows: int, max_tokens: int | None = None) -> Writer:
-        """What continues up to `rows` requests at a time, each up to max_tokens with its prompt."""
+    def writer(self, rows: int, max_tokens: int | None = None, in_turns: bool = False,
+               remember: int = 0) -> Writer:
+        """What continues up to `rows` requests at a time, each up to max_tokens with its prompt.
+
+        in_turns, remember: as in Engine.
+        """
         engine = Engine(self.model, self.machine, self.tokenizer.stop_tokens, self.never,
-                        rows=rows, max_tokens=max_tokens, grammar=self._grammar, draft=self.draft)
+                        rows=rows, max_tokens=max_tokens, grammar=self._grammar, draft=self.draft,
+                        in_turns=in_turns, remember=remember)
         return Writer(engine, self.tokenizer)
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Piece]]:
@@ -184,6 +191,13 @@ class LanguageModel:
                     logprobs = model.logits(part).float().log_softmax(dim=-1)
                     scores += logprobs.gather(1, ids.unsqueeze(1)).squeeze(1).tolist()
         return scores
+
+    def measured(self) -> LanguageModel:
+        """The model as scores are computed with it; itself, where that is the same."""
+        if self._exact is None:
+            return self
+        model, machine = self._measured
+        return LanguageModel(model, self.tokenizer, machine)
 
     @property
     def _measured(self) -> tuple[GPT, Machine]:

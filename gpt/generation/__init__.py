@@ -2,10 +2,10 @@
 
 from gpt.generation.beam import beam_search
 from gpt.generation.drafts import Draft, DraftModel, PromptLookup
-from gpt.generation.engine import Engine, room_for
+from gpt.generation.engine import Engine, Prepared, room_for
 from gpt.generation.grammar import grammars
 from gpt.generation.request import Generation, Request
 from gpt.generation.writer import Piece, Writer, pieces_of
 
-__all__ = ["Draft", "DraftModel", "Engine", "Generation", "Piece", "PromptLookup", "Request",
-           "Writer", "beam_search", "grammars", "native", "pieces_of", "room_for"]
+__all__ = ["Draft", "DraftModel", "Engine", "Generation", "Piece", "Prepared", "PromptLookup",
+           "Request", "Writer", "beam_search", "grammars", "native", "pieces_of", "room_for"]

@@ -12,7 +12,8 @@ from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation.controls import Controls
 
-End = Literal["stop", "length", "context"]
+End = Literal["stop", "length", "context", "error"]
+Alternatives = tuple[tuple[int, float], ...]  # (token, log-probability), the likeliest first
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,15 @@ class Request:
     """A prompt of token ids, never empty, and how to continue it.
 
     prefix: how many of its tokens read each other in both directions, as the model was trained.
+    alternatives: how many of the likeliest tokens are told beside each one. scored: whether those
+    of the prompt are told as well.
     """
 
     prompt: Sequence[int]
     config: SamplingConfig = field(default_factory=SamplingConfig)
     prefix: int = 0
+    alternatives: int = 0
+    scored: bool = False
 
     def check(self, context: int, vocab_size: int) -> None:
         """Raises UserError for what a model of this context and vocabulary cannot do."""
@@ -45,12 +50,18 @@ class Generation:
     """One new token, and what the model thought of it.
 
     logprob: natural logarithm, before temperature, filters and controls.
-    end: why it is the last one: a stop token, max_new_tokens, or a full context; None if it is not.
+    end: why it is the last one: a stop token, max_new_tokens, a full context, or an error, of which
+    this is no token; None if it is not.
+    likeliest: what the model would have had in its place. before: with the first token of a request
+    that is scored, those of its prompt, all but the first.
     """
 
     token: int
     logprob: float
     end: End | None = None
+    likeliest: Alternatives = ()
+    before: tuple[Generation, ...] = ()
+    error: UserError | None = None
 
 
 class Continuation:
@@ -63,6 +74,8 @@ class Continuation:
     def __init__(self, number: int, request: Request, context: int,
                  controls: Controls | None = None):
         self.number, self.config, self.controls = number, request.config, controls
+        self.alternatives, self.scored = request.alternatives, request.scored
+        self.before: list[Generation] = []  # the tokens of a prompt that is scored, as it is read
         self.tokens = list(request.prompt)
         self.start = self.read = 0
         self._prompt_length, self._context = len(self.tokens), context
@@ -85,6 +98,11 @@ class Continuation:
     def prefix(self) -> int:
         """How many of the unread tokens read each other in both directions: of a prompt alone."""
         return max(0, self._prefix - self.start) if self.made == 0 else 0
+
+    @property
+    def whole(self) -> object:
+        """What is alike for requests of which one prompt alone has to be read."""
+        return (self.prefix, self.alternatives, self.scored, tuple(self.tokens[self.start:]))
 
     @property
     def made(self) -> int:

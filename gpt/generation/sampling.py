@@ -15,6 +15,8 @@ from torch import Tensor
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 
+NOT_NUMBERS = ("the model's scores are not numbers (NaN), or too large: its weights are damaged, "
+               "or do not fit this number format; try dtype=float32")
 _LIKELIEST = 256  # of the vocabulary; they usually reach top_p, and sorting the rest costs more
 
 def choose(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
@@ -43,8 +45,7 @@ def refuse_nan(logprobs: Iterable[float]) -> None:
     """Raise UserError if one of them, of any token of each row, is NaN: one score that is no number
     or too large makes all of its row NaN."""
     if any(map(math.isnan, logprobs)):
-        raise UserError("the model's scores are not numbers (NaN), or too large: its weights are "
-                        "damaged, or do not fit this number format; try dtype=float32")
+        raise UserError(NOT_NUMBERS)
 
 
 def filtered_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -78,6 +79,7 @@ def _keep_top_p(logits: Tensor, p: float) -> Tensor:
         if reached[-1] >= p:
             break
     dropped = reached - ordered >= p
+    dropped[0] = False  # by a p that is nothing in float32
     kept = logits[tokens].masked_fill(dropped, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(0, tokens, kept)
 

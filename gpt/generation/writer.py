@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
-from gpt.generation.engine import Engine
-from gpt.generation.request import Generation, Request
+from gpt.generation.engine import Engine, Prepared
+from gpt.generation.request import End, Generation, Request
 from gpt.generation.text import TextStream
 from gpt.tokenizer import Tokenizer
 
@@ -19,12 +18,13 @@ class Piece:
     """What one token adds to a text.
 
     text: empty while a character is not complete, or while a stop text may have begun.
-    end: why it is the last one: "stop" for a stop token or text, "length", "context"; or None.
+    end: why it is the last one: "stop" for a stop token or text, "length", "context", "error", of
+    which there is no token; or None.
     """
 
     text: str
     new: Generation
-    end: Literal["stop", "length", "context"] | None
+    end: End | None
 
 
 class Text:
@@ -38,6 +38,8 @@ class Text:
         """The next token."""
         self._made += 1
         shown = ""
+        if new.error is not None:
+            return Piece("", new, "error")
         if new.token not in self._tokenizer.stop_tokens:
             shown = self._stream.push(self._tokenizer.decode_bytes([new.token]),
                                       may_stop=self._made > self._config.min_new_tokens)
@@ -58,11 +60,16 @@ class Writer:
         """Whether anything is left to do."""
         return self._engine.busy
 
-    def submit(self, request: Request) -> int:
+    def prepare(self, request: Request) -> Prepared:
+        """What `submit` takes without further ado; from any thread. Raises UserError."""
+        return self._engine.prepare(request)
+
+    def submit(self, request: Request | Prepared) -> int:
         """Queue a request; returns the number that its pieces will come with. Raises UserError."""
-        number = self._engine.submit(request)
-        if request.config.max_new_tokens:
-            self._texts[number] = Text(request.config, self._tokenizer)
+        prepared = self.prepare(request) if isinstance(request, Request) else request
+        number, config = self._engine.submit(prepared), prepared.request.config
+        if config.max_new_tokens:
+            self._texts[number] = Text(config, self._tokenizer)
         return number
 
     def cancel(self, number: int) -> None:
@@ -95,6 +102,8 @@ class Writer:
                 raise UserError(f"text {index + 1} of {len(requests)}: {error}") from error
         while self.busy:
             for number, piece in self.step():
+                if piece.new.error is not None:
+                    raise piece.new.error
                 yield indices[number], piece
 
 

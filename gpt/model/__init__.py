@@ -5,8 +5,8 @@ Beside them: visibility (which keys a query may read) and the cache of generatio
 
 from gpt.model.cache import KVCache, StaticCache
 from gpt.model.gpt import GPT
-from gpt.model.size import activation_bytes, flops_per_token, parameter_count
+from gpt.model.size import activation_bytes, cache_bytes, flops_per_token, parameter_count
 
 __all__ = ["GPT", "KVCache", "StaticCache", "activation_bytes", "adapted_linear", "attention",
-           "blockwise", "embedding", "flops_per_token", "int8", "lora", "parameter_count",
-           "visibility"]
+           "blockwise", "cache_bytes", "embedding", "flops_per_token", "int8", "lora",
+           "parameter_count", "visibility"]

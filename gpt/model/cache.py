@@ -67,6 +67,15 @@ class KVCache:
         for space in (*self.keys, *self.values):
             space[target, :, :length] = space[source, :, :length]
 
+    def part(self, row: int, start: int, stop: int) -> list[Tensor]:
+        """Keys and values of some tokens of a row, (n_kv_head, T, D) each: a copy."""
+        return [space[row, :, start:stop].clone() for space in (*self.keys, *self.values)]
+
+    def put(self, row: int, start: int, part: list[Tensor]) -> None:
+        """Write what `part` gave into a row, whose length stays as it is."""
+        for space, numbers in zip((*self.keys, *self.values), part, strict=True):
+            space[row, :, start:start + numbers.size(1)] = numbers
+
     def reorder(self, sources: Tensor) -> None:
         """Make row i what row sources[i] is, for the first rows.  (n,) int64"""
         n, length, chosen = len(sources), self.longest, sources.to(self._device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from gpt.configuration import ModelConfig
@@ -33,6 +34,12 @@ def flops_per_token(model: GPT, sequence_tokens: int | None = None) -> int:
         looked_up += model.embedding.token_embedding.weight.numel()
     multiplied = parameter_count(model) - looked_up
     return 6 * multiplied + 12 * config.n_head * config.head_dim * reach
+
+
+def cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes that a token's keys and values take in generation: in every layer, two vectors for each
+    head that has some."""
+    return 2 * config.n_layer * config.n_kv_head * config.head_dim * dtype.itemsize
 
 
 def activation_bytes(model: ModelConfig, recompute: bool) -> int:

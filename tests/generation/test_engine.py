@@ -108,6 +108,8 @@ def test_many_prompts_are_continued_alike_by_every_way_of_generating(count, monk
     monkeypatch.setattr(engine_module, "SHORT", 2)
     assert_same(model, requests, together(model, requests, rows=5), expected)
     some = count // 5
+    assert_same(model, requests, together(model, requests, rows=5, in_turns=True, remember=200),
+                expected)
     for draft in (PromptLookup(), DraftModel(tiny_gpt(seed=3), CPU), DraftModel(model, CPU)):
         assert_same(model, requests[:some], together(model, requests[:some], draft=draft),
                     expected[:some])
@@ -128,6 +130,8 @@ def test_every_architecture_is_continued_alike_in_every_way(changes, monkeypatch
     monkeypatch.setattr(engine_module, "SHORT", 3)
     for draft in (None, PromptLookup(), DraftModel(tiny_gpt(seed=3), CPU)):
         assert_same(model, requests, together(model, requests, draft=draft), expected)
+        assert_same(model, requests, together(model, requests, draft=draft, in_turns=True,
+                                              remember=60), expected)
 
 
 def test_batch_mates_change_nothing():
@@ -221,6 +225,136 @@ def test_short_neighbours_are_read_side_by_side_and_long_prompts_alone():
     assert list(spans([4], lambda row: 1, alike)) == [range(4, 5)]
     assert list(spans([0, 1, 2, 3], lambda row: 1, lambda row: row // 3)) == [range(3),
                                                                               range(3, 4)]
+
+
+# ----- Prompts in turns with other texts, and what is remembered of them
+
+def widths_read(model, monkeypatch):
+    """How many texts and tokens each call of the model reads, as they come."""
+    read, original = [], model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, *args, **kwargs: (
+        read.append(tuple(tokens.shape)), original(tokens, *args, **kwargs))[1])
+    return read
+
+
+def test_a_long_prompt_keeps_others_waiting_for_a_chunk_at_a_time(monkeypatch):
+    monkeypatch.setattr(engine_module, "CHUNK", 8)
+    for in_turns in (True, False):
+        model = tiny_gpt(block_size=128)
+        read = widths_read(model, monkeypatch)
+        engine = Engine(model, CPU, rows=3, in_turns=in_turns)
+        first = engine.submit(Request([1, 2], SamplingConfig(max_new_tokens=30)))
+        engine.step()
+        for seed in range(2):
+            engine.submit(Request(random_tokens(70, seed=seed).tolist(),
+                                  SamplingConfig(max_new_tokens=3)))
+        read.clear()
+        found = [number for number, _ in engine.step()]
+        if in_turns:
+            assert found == [first] and read == [(1, 8), (3, 1)]
+            for _ in range(6):
+                assert [number for number, _ in engine.step()] == [first]
+        else:  # both prompts, whole; then the first text
+            assert first not in found and len(read) == 18
+
+
+def test_prompts_that_come_later_are_not_behind_a_long_one(monkeypatch):
+    monkeypatch.setattr(engine_module, "CHUNK", 8)
+    engine = Engine(tiny_gpt(block_size=128), CPU, rows=2, in_turns=True)
+    engine.submit(Request(random_tokens(100).tolist(), SamplingConfig(max_new_tokens=1)))
+    engine.step()
+    short = engine.submit(Request([1] * 20, SamplingConfig(max_new_tokens=1)))
+    steps = [[number for number, _ in engine.step()] for _ in range(5)]
+    assert [short] in steps
+
+
+def test_what_prompts_begin_with_is_read_once_and_to_the_same_bits(monkeypatch):
+    monkeypatch.setattr(engine_module, "CHUNK", 8)
+    model, shared = tiny_gpt(block_size=64), random_tokens(20, seed=3).tolist()
+    read = widths_read(model, monkeypatch)
+
+    def made(engine, prompt, **more):
+        read.clear()
+        return list(engine.run([Request(prompt, SamplingConfig(max_new_tokens=2, seed=0),
+                                        **more)]))
+
+    engine = Engine(model, CPU, rows=2, remember=24)
+    made(engine, [*shared, 1, 2, 3])
+    for prompt, widths in (([*shared, 4, 5], [6]), ([*shared, 1, 2, 3], [7]), (shared[:16], [8]),
+                           (shared[:17], [1]), ([9, *shared], [8, 8, 5])):
+        found = made(engine, prompt)
+        assert read == [(1, width) for width in [*widths, 1]]
+        assert found == made(Engine(model, CPU), prompt)
+    assert len(engine._prefixes._known) == 3  # 24 tokens: the latest used
+    for first in ((1, 8), (1, 6)):
+        made(engine, [*shared, 4, 5])
+        assert read[0] == first
+    made(engine, random_tokens(24, seed=8).tolist())  # for which there is no room beside them
+    made(engine, [*shared, 4, 5])
+    assert read[0] == (1, 8)
+    for _ in range(2):
+        made(engine, [*shared, *range(5)])  # all that there is room for
+    made(engine, random_tokens(8, seed=7).tolist())  # for which the end of it has to go
+    made(engine, [*shared, *range(5)])
+    assert read == [(1, 8), (1, 1), (1, 1)]
+
+
+def test_what_is_read_in_both_directions_is_not_remembered(monkeypatch):
+    monkeypatch.setattr(engine_module, "CHUNK", 4)
+    model, tokens = tiny_gpt(), random_tokens(12).tolist()
+    engine = Engine(model, CPU, remember=100)
+    for prompt, prefix in ((tokens, 12), (tokens[:11], 11), (tokens, 0), (tokens, 12)):
+        request = Request(prompt, SamplingConfig(temperature=0, max_new_tokens=3), prefix)
+        assert list(engine.run([request])) == list(Engine(model, CPU).run([request]))
+
+
+# ----- What the model thought
+
+@torch.no_grad()
+def test_prompts_are_scored_and_likeliest_tokens_told(monkeypatch):
+    model, prompts = tiny_gpt(), [random_tokens(n, seed=n).tolist() for n in (9, 1, 9, 5)]
+    prompts[2] = prompts[0]
+    for chunk, settings in ((512, {}), (4, {"in_turns": True, "remember": 100})):
+        monkeypatch.setattr(engine_module, "CHUNK", chunk)
+        requests = [Request(prompt, SamplingConfig(temperature=0, max_new_tokens=3),
+                            alternatives=2 + (i == 3), scored=i < 3)
+                    for i, prompt in enumerate(prompts)]
+        made, engine = [[] for _ in prompts], Engine(model, CPU, rows=4, **settings)
+        list(engine.run([Request(prompts[0], SamplingConfig(max_new_tokens=1))]))  # is known now
+        for index, new in engine.run(requests):
+            made[index].append(new)
+        for request, found in zip(requests, made, strict=True):
+            text = [*request.prompt, *(new.token for new in found)]
+            logprobs = model(torch.tensor([text[:-1]]))[0].log_softmax(-1)
+            told = [*found[0].before, *found]
+            first = 1 if request.scored else len(request.prompt)
+            assert [new.token for new in told] == text[first:]
+            assert all(new.before == () for new in found[1:])
+            for new, expected in zip(told, logprobs[first - 1:], strict=True):
+                assert new.logprob == pytest.approx(expected[new.token].item(), abs=1e-5)
+                top = expected.topk(request.alternatives)
+                assert [i for i, _ in new.likeliest] == top.indices.tolist()
+                assert [p for _, p in new.likeliest] == pytest.approx(top.values.tolist(), abs=1e-5)
+        assert all(found[0].logprob == found[0].likeliest[0][1] for found in made)  # to the bit
+
+
+def test_an_error_in_one_request_ends_it_alone():
+    model = tiny_gpt()
+    fine = Request([1, 2], SamplingConfig(seed=0, max_new_tokens=6))
+    nothing_left = Request([3], SamplingConfig(seed=0, banned_tokens=[*range(61)]))
+    alone = together(model, [fine])[0]
+    engine = Engine(model, CPU, rows=3)
+    numbers = [engine.submit(request) for request in (fine, nothing_left, fine)]
+    made = {number: [] for number in numbers}
+    while engine.busy:
+        for number, new in engine.step():
+            made[number].append(new)
+    assert [new.token for new in made[numbers[0]]] == alone
+    assert [new.token for new in made[numbers[2]]] == alone
+    assert [new.end for new in made[numbers[1]]] == ["error"]
+    assert "no token is left" in str(made[numbers[1]][0].error)
+    with pytest.raises(UserError, match="no token is left"):
+        list(engine.run([fine, nothing_left]))
 
 
 # ----- Where a text ends
