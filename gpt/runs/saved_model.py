@@ -3,6 +3,7 @@ adapters of one in PEFT's layout."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,20 @@ class SavedModel:
             return read_model(self.path, dtype)
         return checkpoint.load_model(self.path).to(dtype)
 
-    def adapted_model(self) -> GPT | None:
+    def base(self) -> SavedModel:
+        """The model without its adapters; itself, if it has none."""
+        if self.peft is not None:
+            return SavedModel(self.path, self.is_ours)
+        found = checkpoint.load_adapter(self.path) if self.is_ours else None
+        return self if found is None else SavedModel(found[1], is_ours=True)
+
+    def adapted_model(self, base: GPT | None = None) -> GPT | None:
         """The model with its adapters beside its frozen weights, in float32; None if it has none.
+
+        base: the model that they adapt, which then shares its weights; None: they are read.
         """
         if self.peft is not None:
-            model = SavedModel(self.path, self.is_ours).model()
+            model = self.base().model() if base is None else sharing(base)
             adapter, tensors = read_peft(self.peft, model)
             adapt(model, adapter)
             load_adapter_state(model, tensors)
@@ -59,9 +69,8 @@ class SavedModel:
         found = checkpoint.load_adapter(self.path) if self.is_ours else None
         if found is None:
             return None
-        adapter, base = found
-        model = checkpoint.load_model(base)
-        adapt(model, adapter)
+        model = checkpoint.load_model(found[1]) if base is None else sharing(base)
+        adapt(model, found[0])
         checkpoint.load_weights(self.path, model)
         return model.eval()
 
@@ -84,6 +93,12 @@ class SavedModel:
         if self.peft is None:
             return digest
         return hashlib.sha256(f"{digest} {peft_digest(self.peft)}".encode()).hexdigest()
+
+
+def sharing(model: GPT) -> GPT:
+    """Another model of the same weights, which lie where they are."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def find_model(name: str) -> SavedModel:
