@@ -11,6 +11,7 @@ VERBS = {
     "import": ("importing", "turn a Hugging Face folder (GPT-2, Llama, Mistral, Qwen3) into a "
                             "checkpoint"),
     "export": ("exporting", "turn a run into a Hugging Face folder or a GGUF file, and prove it"),
+    "serve": ("serving", "answer clients of OpenAI's API: needs gpt-toolkit[serve]"),
     "verify": ("verifying", "compare every file of a dataset, a run or a checkpoint with its "
                             "recorded SHA-256"),
     "env": ("environment", "versions, hardware, and what a model costs on it"),

@@ -27,7 +27,7 @@ ROOMS = [
     ["generation", "runs"],
     ["language_model"],
     ["training"],
-    ["finetuning", "terminal"],
+    ["finetuning", "terminal", "serve"],
     ["verbs"],
     ["__init__", "__main__"],
 ]

@@ -1,0 +1,62 @@
+"""POST /v1/chat/completions: answers in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gpt.serve.answers import FINISHED, frame, told_tokens, usage
+from gpt.serve.fields import ChatCompletion, config_of
+from gpt.serve.models import Served
+from gpt.serve.texts import Prompt, Texts
+from gpt.serve.worker import Worker
+
+
+class ChatAnswer:
+    """What a request for an answer asks for, and how it is told."""
+
+    def __init__(self, body: ChatCompletion, served: Served, worker: Worker):
+        self._body, self._tokenizer = body, served.lm.tokenizer
+        tokens, prefix = served.asked([(turn.role, turn.text) for turn in body.messages])
+        most = (body.max_tokens if body.max_completion_tokens is None
+                else body.max_completion_tokens)
+        config = config_of(body.drawing(), served.context if most is None else most)
+        self.texts = Texts(worker, served, [Prompt(tokens, prefix)], config, body.n or 1,
+                           body.top_logprobs or 0)
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer as one object."""
+        choices = await self.texts.finished()
+        return frame("chatcmpl", "chat.completion", self._body.model) | {
+            "choices": [{"index": choice.index, "finish_reason": FINISHED[choice.end],
+                         "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                         "logprobs": self._logprobs(choice.made)} for choice in choices],
+            "usage": usage(self.texts.prompt_tokens, choices)}
+
+    async def parts(self) -> AsyncIterator[dict[str, Any]]:
+        """The answer as it grows."""
+        head = frame("chatcmpl", "chat.completion.chunk", self._body.model)
+        head |= {"usage": None} if self._body.tells_usage else {}
+
+        def part(index: int, delta: dict[str, str], **more: Any) -> dict[str, Any]:
+            return head | {"choices": [{"index": index, "delta": delta, "logprobs": None,
+                                        "finish_reason": None, **more}]}
+
+        for choice in self.texts.choices:
+            yield part(choice.index, {"role": "assistant", "content": ""})
+        async for choice, piece, new in self.texts.pieces():
+            if piece.text or (new and self._body.logprobs):
+                yield part(choice.index, {"content": piece.text}, logprobs=self._logprobs(new))
+            if piece.end is not None:
+                yield part(choice.index, {}, finish_reason=FINISHED[choice.end])
+        for choice in self.texts.choices:
+            if not choice.made and choice.end == "length":  # of which no token was asked for
+                yield part(choice.index, {}, finish_reason="length")
+        if self._body.tells_usage:
+            yield head | {"choices": [],
+                          "usage": usage(self.texts.prompt_tokens, self.texts.choices)}
+
+    def _logprobs(self, made: Any) -> dict[str, Any] | None:
+        if not self._body.logprobs:
+            return None
+        return {"content": told_tokens(made, self._tokenizer), "refusal": None}

@@ -1,0 +1,63 @@
+"""What goes wrong, as OpenAI's clients expect to be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpt.errors import UserError
+
+LONGEST = 200  # characters of what was given that are repeated
+
+
+class ApiError(Exception):
+    """An answer that is an error. param: the field that is wrong. headers: of the answer."""
+
+    def __init__(self, status: int, message: str, param: str | None = None,
+                 code: str | None = None, headers: dict[str, str] | None = None):
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+            status, "invalid_request_error" if status < 500 else "server_error")
+        self.content: dict[str, Any] = {"error": {
+            "message": message, "type": kind, "param": param, "code": code}}
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told of an error."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ValidationError):
+        return _of_fields(error)
+    if isinstance(error, UserError):
+        field, colon, _ = str(error).partition(": ")
+        return ApiError(400, str(error), field if colon and field.isidentifier() else None)
+    return ApiError(500, f"the server made a mistake: {type(error).__name__}; its log says more")
+
+
+def busy() -> ApiError:
+    """Too many texts wait already."""
+    return ApiError(429, "too many requests wait; try again in a second", code="queue_full",
+                    headers={"Retry-After": "1"})
+
+
+def _of_fields(error: ValidationError) -> ApiError:
+    """The first field that is wrong, by name."""
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"] if not _names_a_type(part))
+    if problem["type"] == "extra_forbidden":
+        return ApiError(400, f"{path} is unknown here, or not supported; leave it out", path,
+                        "unknown_parameter")
+    said = problem["msg"].removeprefix("Value error, ")
+    given = repr(problem["input"])
+    shown = "" if not path else f" (given: {given[:LONGEST]}{'…' if len(given) > LONGEST else ''})"
+    return ApiError(400, f"{path}: {said}{shown}" if path else said, path or None,
+                    "missing_required_parameter" if problem["type"] == "missing"
+                    else "invalid_value")
+
+
+def _names_a_type(part: int | str) -> bool:
+    """pydantic's places name the branch of a union that it tried, too."""
+    return (isinstance(part, str) and not part.isidentifier()) or part in (
+        "str", "constrained-str", "int")

@@ -1,0 +1,145 @@
+"""The models that are served, by name, and how texts of each are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+
+from gpt.chat import Chat, Message, choose_format, converses_in, saved_format
+from gpt.configuration import SamplingConfig
+from gpt.errors import UserError
+from gpt.generation import Request, Writer
+from gpt.language_model import LanguageModel, opened
+from gpt.machine.hardware import memory_bytes
+from gpt.model import cache_bytes
+from gpt.runs.saved_model import SavedModel, find_model
+
+REMEMBERED = 4  # contexts' worth of prompts whose keys and values are kept, per model
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server may take: texts at once and waiting, tokens of a text with its prompt."""
+
+    rows: int = 16
+    max_queue: int = 64
+    max_tokens: int = 8192
+
+
+class Served:
+    """A model under a name. writer: what continues its texts."""
+
+    def __init__(self, name: str, lm: LanguageModel, limits: Limits):
+        self.name, self.limits = name, limits
+        self.context = min(lm.block_size, limits.max_tokens)
+        form, self.notice = saved_format(lm.tokenizer), None
+        if form is None and lm.tokenizer.chat_template is not None:
+            chosen, form = choose_format("auto", True, lm.tokenizer)
+            self.notice = (f"{name}: turns are written as {chosen}, as its control tokens suggest: "
+                           "its own chat template, in Jinja, is not run here")
+        self._chat = Chat(form, lm.tokenizer) if form and converses_in(form) else None
+        self.lm = lm.with_tokenizer(self._chat.tokenizer) if self._chat else lm
+        self.kept_bytes = self._kept_bytes()
+        self.writer = self.lm.writer(limits.rows, self.context, in_turns=True,
+                                     remember=REMEMBERED * self.context)
+
+    def _kept_bytes(self) -> int:
+        """Of keys and values, at most. Raises UserError if the device has no room for them."""
+        tokens = (self.limits.rows + REMEMBERED) * self.context
+        needed = tokens * cache_bytes(self.lm.model.config, self.lm.machine.dtype)
+        weights = sum(each.nbytes for each in self.lm.model.parameters())
+        there = memory_bytes(self.lm.machine.device)
+        if weights + needed > there:
+            raise UserError(
+                f"{self.name}: keys and values of {self.limits.rows} texts of {self.context:,} "
+                f"tokens, and of prompts that are remembered, take up to {needed / 2**30:.1f} GiB "
+                f"beside {weights / 2**30:.1f} of weights, and the device has {there / 2**30:.1f}; "
+                "give smaller --max-tokens or --rows")
+        return needed
+
+    @cached_property
+    def scorer(self) -> Writer:
+        """The same in float32, for what is to be scored; the same one, where that is what
+        generates."""
+        exact = self.lm.measured()
+        return self.writer if exact is self.lm else exact.writer(
+            self.limits.rows, self.context, in_turns=True)
+
+    @property
+    def converses(self) -> bool:
+        """Whether it has a chat format."""
+        return self._chat is not None
+
+    def prompt(self, text: str | Sequence[int] | None) -> list[int]:
+        """Token ids of a prompt; ids are taken as they are."""
+        if text is None or isinstance(text, str):
+            return self.lm.prompt_tokens(text or "")
+        vocab_size = self.lm.model.vocab_size
+        if wrong := [i for i in text if not 0 <= i < vocab_size]:
+            raise UserError(f"prompt: there is no token {wrong[0]}; ids lie in 0 to "
+                            f"{vocab_size - 1}")
+        return list(text) or self.lm.prompt_tokens("")
+
+    def asked(self, messages: Sequence[tuple[str, str]]) -> tuple[list[int], int]:
+        """(token ids of a conversation, how many of them its first answer comes after).
+
+        messages: (role, text) each. Raises UserError if the model has no chat format.
+        """
+        if self._chat is None:
+            raise UserError(
+                f"the model {self.name} does not converse: it was not trained on conversations, or "
+                "its folder has no chat_format.json; ask /v1/completions")
+        turns = [Message("system" if role == "developer" else role, text)
+                 for role, text in messages]
+        first = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+        return self._chat.prompt(turns), len(self._chat.prompt(turns[:first]))
+
+    def request(self, prompt: Sequence[int], config: SamplingConfig, prefix: int | None = None,
+                alternatives: int = 0, scored: bool = False) -> Request:
+        """What an engine is asked for. Raises UserError for a prompt that is too long."""
+        if len(prompt) > self.context:
+            raise UserError(f"the prompt has {len(prompt)} tokens; this server reads "
+                            f"{self.context}, prompt and answer together")
+        return self.lm.request(prompt, config, prefix, alternatives, scored)
+
+
+def serve_models(specs: Sequence[str], limits: Limits, device: str, dtype: str,
+                 draft: str | None) -> dict[str, Served]:
+    """The models that RUN or NAME=RUN name. Raises UserError.
+
+    Adapters of one base share its weights, if several of these models have it.
+    """
+    named: dict[str, SavedModel] = {}
+    for spec in specs:
+        name, equals, run = spec.partition("=")
+        name, run = (name, run) if equals else (Path(spec.partition("@")[0]).name or spec, spec)
+        if name in named:
+            raise UserError(f"two models are to be called {name}; give names: NAME=RUN")
+        named[name] = find_model(run)
+    bases = {name: saved.base().weight_hash() for name, saved in named.items()}
+    shared: dict[str, LanguageModel] = {}
+    served = {}
+    for name, saved in named.items():
+        if Counter(bases.values())[bases[name]] == 1 or dtype == "int8":
+            lm = opened(saved, device, dtype, draft)
+        else:
+            if bases[name] not in shared:
+                shared[bases[name]] = opened(saved.base(), device, dtype, draft)
+            lm = _adapted(saved, shared[bases[name]])
+        served[name] = Served(name, lm, limits)
+    return served
+
+
+def _adapted(saved: SavedModel, base: LanguageModel) -> LanguageModel:
+    """A model whose adapters stand beside the weights of its base, which it shares."""
+    model = saved.adapted_model(base.model)
+    if model is None:
+        return base
+    exact = None if base.measured() is base else partial(saved.model, torch.float32)
+    return LanguageModel(model.to(base.machine.device), saved.tokenizer(), base.machine,
+                         base.draft, exact)

@@ -1,0 +1,69 @@
+"""What a client sends, within bounds: a body that is too long, too slow, too deep or no JSON is
+refused before anything is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from gpt.serve.errors import ApiError
+from gpt.serve.fields import Body
+
+B = TypeVar("B", bound=Body)
+
+LARGEST = 8 * 2**20  # bytes of a body
+DEEPEST = 64  # objects and arrays in each other
+SECONDS = 30.0  # until a body has arrived
+_SHAPE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+async def body_of(request: Request, fields: type[B]) -> B:
+    """The body of a request. Raises ApiError, pydantic's ValidationError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # which a page of another origin cannot send unasked
+        raise ApiError(415, "send JSON, with the header Content-Type: application/json")
+    try:
+        data = await asyncio.wait_for(_bytes_of(request), SECONDS)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body did not arrive in {SECONDS:.0f} seconds") from None
+    return fields.model_validate(_parsed(data))
+
+
+async def _bytes_of(request: Request) -> bytes:
+    """All of it: a client that is cut off while it sends does not read why."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size <= LARGEST:
+            parts.append(part)
+    if size > LARGEST:
+        raise ApiError(413, f"the body is larger than {LARGEST:,} bytes")
+    return b"".join(parts)
+
+
+def _parsed(data: bytes) -> object:
+    depth = 0
+    for found in _SHAPE.finditer(data):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+        if depth > DEEPEST:
+            raise ApiError(400, f"the body nests objects and arrays more than {DEEPEST} deep")
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refused)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise ApiError(400, "the body is not UTF-8, or names half a surrogate pair") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body is no JSON object")
+    return value
+
+
+def _refused(name: str) -> object:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,0 +1,101 @@
+"""The texts that one request asks for, written side by side with all others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from gpt.configuration import SamplingConfig
+from gpt.generation import Generation, Piece, Request
+from gpt.serve.answers import Choice
+from gpt.serve.errors import ApiError, busy
+from gpt.serve.fields import MOST_CHOICES
+from gpt.serve.models import Served
+from gpt.serve.worker import Job, Worker
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids, and how many of them stand before a conversation's first answer."""
+
+    tokens: list[int]
+    prefix: int | None = None
+
+
+class Texts:
+    """`count` texts behind each prompt, with seeds S, S + 1, …, as sample.py --num-samples has it.
+
+    alternatives: how many of the likeliest tokens are told beside each one. scored: whether those
+    of the prompts are told, too: all is then computed in float32.
+    """
+
+    def __init__(self, worker: Worker, served: Served, prompts: Sequence[Prompt],
+                 config: SamplingConfig, count: int = 1, alternatives: int = 0,
+                 scored: bool = False):
+        self._worker, self._served, self.prompts = worker, served, prompts
+        self._config, self._count, self._scored = config, count, scored
+        self._alternatives = alternatives
+        self._pieces: asyncio.Queue[tuple[Job, Piece]] = asyncio.Queue()
+        self._jobs: list[Job] = []
+        self.choices = [Choice(i, served.lm.tokenizer) for i in range(count * len(prompts))]
+        if len(self.choices) > MOST_CHOICES:
+            raise ApiError(400, f"n: {len(self.choices)} texts are more than the {MOST_CHOICES} "
+                                "that a request may ask for", "n")
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts, each counted once."""
+        return sum(len(prompt.tokens) for prompt in self.prompts)
+
+    def prompt_of(self, choice: Choice) -> Prompt:
+        """What a text follows."""
+        return self.prompts[choice.index // self._count]
+
+    async def start(self) -> None:
+        """Have them written. Raises UserError for what the model cannot do, ApiError if too many
+        texts wait already."""
+        writer = await asyncio.to_thread(
+            getattr, self._served, "scorer" if self._scored else "writer")
+        if self._worker.count(self._served, started=False) >= self._served.limits.max_queue:
+            raise busy()
+        prepared = await asyncio.to_thread(
+            lambda: [writer.prepare(request) for request in self._requests()])
+        if self._config.max_new_tokens or self._scored:
+            self._jobs = [Job(self._served, writer, each, self._pieces) for each in prepared]
+        for choice in self.choices if not self._jobs else ():
+            choice.end = "length"
+        for job in self._jobs:
+            self._worker.start(job)
+
+    def _requests(self) -> list[Request]:
+        """Of a prompt that is scored and not continued, one token is written, and left out."""
+        most = max(self._config.max_new_tokens, int(self._scored))
+        seed = self._config.seed
+        return [self._served.request(
+            prompt.tokens, self._config.model_copy(update={
+                "max_new_tokens": most, "seed": None if seed is None else seed + number}),
+            prompt.prefix, self._alternatives, self._scored)
+            for prompt in self.prompts for number in range(self._count)]
+
+    async def pieces(self) -> AsyncIterator[tuple[Choice, Piece, list[Generation]]]:
+        """(text, what came, its token if it is one) as it comes. Raises the error that ends one."""
+        of = dict(zip(self._jobs, self.choices, strict=False))
+        left = len(of)
+        while left:
+            job, piece = await self._pieces.get()
+            if piece.new.error is not None:
+                raise piece.new.error
+            left -= piece.end is not None
+            yield of[job], piece, of[job].add(piece, counts=self._config.max_new_tokens > 0)
+
+    async def finished(self) -> list[Choice]:
+        """All of them, whole."""
+        async for _ in self.pieces():
+            pass
+        return self.choices
+
+    def close(self) -> None:
+        """Nobody wants them any more, if they are not finished."""
+        for job in self._jobs:
+            self._worker.cancel(job)

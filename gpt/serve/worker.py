@@ -1,0 +1,127 @@
+"""The thread that computes: texts of all models and clients, a step of each engine in turn.
+
+The event loop hands it texts to write, and is handed their pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gpt.errors import UserError
+from gpt.generation import Generation, Piece, Prepared, Writer
+from gpt.serve.models import Served
+
+
+class Job:
+    """A text that is being written; its pieces go into a queue of the event loop.
+
+    model: whose it is. started: whether it has a piece. latest: when that came, or the job.
+    """
+
+    def __init__(self, model: Served, writer: Writer, prepared: Prepared,
+                 pieces: asyncio.Queue[tuple[Job, Piece]]):
+        self.model, self.writer, self.prepared, self.pieces = model, writer, prepared, pieces
+        self.started, self.latest = False, time.monotonic()
+
+
+class Worker:
+    """Writes what it is given until it is closed. Its methods are the event loop's to call.
+
+    observe: is told of each piece: its job, and seconds since the one before or the job itself.
+    """
+
+    def __init__(self, observe: Callable[[Job, float], object] = lambda job, seconds: None) -> None:
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._numbers: dict[Writer, dict[int, Job]] = {}  # the thread's own
+        self.jobs: set[Job] = set()  # the event loop's own
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def start(self, job: Job) -> None:
+        """Queue a text."""
+        self.jobs.add(job)
+        self._orders.put(lambda: self._submit(job))
+
+    def cancel(self, job: Job) -> None:
+        """Forget a text, if it has not ended: within a step."""
+        if job in self.jobs:
+            self.jobs.discard(job)
+            self._orders.put(lambda: self._forget(job))
+
+    def count(self, model: Served, started: bool) -> int:
+        """Texts of a model that have a piece already, or none yet."""
+        return sum(job.model is model and job.started == started for job in self.jobs)
+
+    def close(self) -> None:
+        """End the thread, after its step."""
+        self._orders.put(None)
+        self._thread.join()
+
+    # ----- In the thread
+
+    def _work(self) -> None:
+        while True:
+            try:
+                busy = any(writer.busy for writer in self._numbers)
+                while True:
+                    order = self._orders.get(block=not busy)
+                    if order is None:
+                        return
+                    order()
+                    busy = any(writer.busy for writer in self._numbers)
+            except queue.Empty:
+                pass
+            for writer, jobs in self._numbers.items():
+                if writer.busy:
+                    self._deliver(self._step(writer, jobs))
+
+    def _submit(self, job: Job) -> None:
+        number = job.writer.submit(job.prepared)
+        self._numbers.setdefault(job.writer, {})[number] = job
+
+    def _forget(self, job: Job) -> None:
+        jobs = self._numbers.get(job.writer, {})
+        for number in [number for number, one in jobs.items() if one is job]:
+            job.writer.cancel(number)
+            del jobs[number]
+
+    def _step(self, writer: Writer, jobs: dict[int, Job]) -> list[tuple[Job, Piece]]:
+        """What a step brings. One that fails as a whole ends all texts that took part in it."""
+        try:
+            made = [(jobs[number], piece) for number, piece in writer.step()]
+        except Exception as error:
+            made = [(job, failure(error)) for job in jobs.values()]
+            for number in jobs:
+                writer.cancel(number)
+        ended = {id(job) for job, piece in made if piece.end is not None}
+        for number in [number for number, job in jobs.items() if id(job) in ended]:
+            del jobs[number]
+        return made
+
+    def _deliver(self, made: Sequence[tuple[Job, Piece]]) -> None:
+        if made:
+            self._loop.call_soon_threadsafe(self._hand_out, made)
+
+    def _hand_out(self, made: Sequence[tuple[Job, Piece]]) -> None:
+        """In the event loop."""
+        now = time.monotonic()
+        for job, piece in made:
+            self._observe(job, now - job.latest)
+            job.started, job.latest = True, now
+            job.pieces.put_nowait((job, piece))
+            if piece.end is not None:
+                self.jobs.discard(job)
+
+
+def failure(error: Exception) -> Piece:
+    """The last piece of a text that cannot be written."""
+    told = error if isinstance(error, UserError) else UserError(
+        f"the model could not go on: {type(error).__name__}: {error}")
+    return Piece("", replace(Generation(0, 0.0), end="error", error=told), "error")

@@ -1,0 +1,72 @@
+"""python -m gpt serve: models, spoken to by clients of OpenAI's API."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gpt.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN …, where to listen, and how much to take."""
+    parser.add_argument("runs", metavar="RUN", nargs="+",
+                        help="run, checkpoint or Hugging Face folder; NAME=RUN gives it a name")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free (%(default)s)")
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument("--api-key", metavar="KEY", help="what clients have to give")
+    key.add_argument("--api-key-file", metavar="FILE", help="a file that holds it")
+    parser.add_argument("--insecure", action="store_true",
+                        help="listen beyond this machine without a key")
+    parser.add_argument("--cors", metavar="ORIGIN", action="append", default=[],
+                        help="pages that may ask, such as https://example.org; * is all")
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate, for https")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key")
+    parser.add_argument("--any-model-name", action="store_true",
+                        help="requests for unknown models go to the first one")
+    parser.add_argument("--rows", type=int, default=16, metavar="N",
+                        help="texts at once, for each model (%(default)s)")
+    parser.add_argument("--max-queue", type=int, default=64, metavar="N",
+                        help="texts that may wait, before others are refused (%(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=8192, metavar="N",
+                        help="of a text, prompt included, up to the model's context (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--dtype", default="auto",
+                        help="auto, float32, bfloat16, float16 or int8 (weights alone)")
+    parser.add_argument("--draft", metavar="RUN", help="guess tokens ahead, as sample.py does")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load, listen, answer until a signal comes."""
+    try:
+        from gpt.serve import Limits, Place, serve_models
+        from gpt.serve import run as serve
+    except ImportError as error:
+        raise UserError(f"serving needs the package {error.name}: pip install "
+                        "'gpt-toolkit[serve]'") from error
+    for name in ("rows", "max_queue", "max_tokens"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
+    place = Place(options.host, options.port, _key(options), tuple(options.cors), options.tls_cert,
+                  options.tls_key, options.any_model_name)
+    if place.key is None and not place.is_loopback and not options.insecure:
+        raise UserError(f"--host {options.host} can be reached from elsewhere: give --api-key, or "
+                        "--insecure to let everybody in")
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise UserError("--tls-cert and --tls-key go together")
+    limits = Limits(options.rows, options.max_queue, options.max_tokens)
+    models = serve_models(options.runs, limits, options.device, options.dtype, options.draft)
+    serve(models, place)
+
+
+def _key(options: argparse.Namespace) -> str | None:
+    key: str | None = options.api_key
+    if options.api_key_file:
+        try:
+            key = Path(options.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"cannot read --api-key-file: {error}") from error
+    if key is not None and not (key and key.isascii() and key.isprintable()):
+        raise UserError("the key is empty, or has characters that a header cannot hold")
+    return key
