@@ -61,7 +61,7 @@ class Generation:
     end: End | None = None
     likeliest: Alternatives = ()
     before: tuple[Generation, ...] = ()
-    error: UserError | None = None
+    error: Exception | None = None
 
 
 class Continuation:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpt.errors import UserError
+from gpt.errors import UserError, WorkFailed
 
 LONGEST = 200  # characters of what was given that are repeated
 
@@ -33,6 +33,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, UserError):
         field, colon, _ = str(error).partition(": ")
         return ApiError(400, str(error), field if colon and field.isidentifier() else None)
+    if isinstance(error, WorkFailed):
+        return ApiError(500, str(error))
     return ApiError(500, f"the server made a mistake: {type(error).__name__}; its log says more")
 
 

@@ -55,18 +55,22 @@ class Texts:
     async def start(self) -> None:
         """Have them written. Raises UserError for what the model cannot do, ApiError if too many
         texts wait already."""
+        self._refuse_if_full()
         writer = await asyncio.to_thread(
             getattr, self._served, "scorer" if self._scored else "writer")
-        if self._worker.count(self._served, started=False) >= self._served.limits.max_queue:
-            raise busy()
         prepared = await asyncio.to_thread(
             lambda: [writer.prepare(request) for request in self._requests()])
+        self._refuse_if_full()  # others have come meanwhile
         if self._config.max_new_tokens or self._scored:
             self._jobs = [Job(self._served, writer, each, self._pieces) for each in prepared]
         for choice in self.choices if not self._jobs else ():
             choice.end = "length"
         for job in self._jobs:
             self._worker.start(job)
+
+    def _refuse_if_full(self) -> None:
+        if self._worker.count(self._served, started=False) >= self._served.limits.max_queue:
+            raise busy()
 
     def _requests(self) -> list[Request]:
         """Of a prompt that is scored and not continued, one token is written, and left out."""

@@ -6,15 +6,17 @@ The event loop hands it texts to write, and is handed their pieces.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from gpt.errors import UserError
+from gpt.errors import WorkFailed
 from gpt.generation import Generation, Piece, Prepared, Writer
 from gpt.serve.models import Served
+
+_log = logging.getLogger("gpt.serve")
 
 
 class Job:
@@ -97,6 +99,7 @@ class Worker:
         try:
             made = [(jobs[number], piece) for number, piece in writer.step()]
         except Exception as error:
+            _log.exception("a step of the model failed")
             made = [(job, failure(error)) for job in jobs.values()]
             for number in jobs:
                 writer.cancel(number)
@@ -122,6 +125,5 @@ class Worker:
 
 def failure(error: Exception) -> Piece:
     """The last piece of a text that cannot be written."""
-    told = error if isinstance(error, UserError) else UserError(
-        f"the model could not go on: {type(error).__name__}: {error}")
-    return Piece("", replace(Generation(0, 0.0), end="error", error=told), "error")
+    told = WorkFailed(f"the model could not go on: {type(error).__name__}: {error}")
+    return Piece("", Generation(0, 0.0, "error", error=told), "error")

@@ -135,6 +135,21 @@ def test_more_texts_than_may_wait_are_refused_with_a_time_to_come_back(running):
     raise AssertionError("the texts of a client that left go on")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_that_fails_ends_its_texts_and_nothing_else(running, monkeypatch, stream):
+    def fails():
+        monkeypatch.undo()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(running.models["base"].writer, "step", fails)
+    answer = asked(running, max_tokens=5, stream=stream)
+    error = (json.loads(answer.text.removeprefix("data: ")) if stream else answer.json())["error"]
+    assert answer.status_code == (200 if stream else 500)
+    assert error["message"] == "the model could not go on: RuntimeError: out of memory"
+    assert error["type"] == "server_error"
+    assert asked(running, max_tokens=5).status_code == 200
+
+
 def test_nothing_is_left_of_a_client_that_does_not_wait_for_its_answer(running):
     def busy():
         found = _metrics(running)
