@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
@@ -14,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as HttpResponse
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gpt.serve.answers import events, finite, token_text
 from gpt.serve.chats import ChatAnswer
@@ -37,6 +38,8 @@ from gpt.serve.reading import body_of
 from gpt.serve.responses import ResponseAnswer
 from gpt.serve.texts import Prompt, Texts
 from gpt.serve.worker import Worker
+
+SEND_SECONDS = 60.0  # until a client has read on
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[HttpResponse]]
@@ -222,13 +225,25 @@ class Stream(StreamingResponse):
     def __init__(self, parts: AsyncIterator[bytes], end: Callable[[], None]):
         super().__init__(parts, media_type="text/event-stream",
                          headers={"Cache-Control": "no-cache"})
-        self._end = end
+        self._end, self._since = end, math.inf  # when it began to wait for its reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """As ASGI has it; a reader that stops for SEND_SECONDS is left."""
+
+        async def sent(message: Message) -> None:
+            self._since = time.monotonic()
+            await send(message)
+            self._since = math.inf
+
+        writing = asyncio.create_task(super().__call__(scope, receive, sent))
         try:
-            await super().__call__(scope, receive, send)
+            while not (await asyncio.wait({writing}, timeout=SEND_SECONDS / 2))[0]:
+                if time.monotonic() - self._since > SEND_SECONDS:
+                    _log.warning("a client does not read on: its answer is cut off")
+                    return
+            writing.result()
         finally:
+            writing.cancel()
             self._end()
 
 

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from gpt.serve import Place, reading, server
+from gpt.serve import Place, app, reading, server
 from tests.serve.conftest import Running, model_of
 
 CLIENT = httpx.Client(timeout=60)  # making one takes a while
@@ -133,6 +133,27 @@ def test_more_texts_than_may_wait_are_refused_with_a_time_to_come_back(running):
             return
         time.sleep(0.05)
     raise AssertionError("the texts of a client that left go on")
+
+
+def test_a_client_that_does_not_read_is_left(running, monkeypatch):
+    monkeypatch.setattr(app, "SEND_SECONDS", 0.5)
+    body = json.dumps({"model": "base", "prompt": "a", "n": 128, "max_tokens": 190, "stream": True,
+                       "logprobs": 20, "logit_bias": {"256": -100}}).encode()
+    before = len(asyncio.all_tasks(running.loop))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", running.port))
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: "
+                       b"application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        begun = time.monotonic()
+        while not _metrics(running)['gpt_rows{model="base"}']:
+            time.sleep(0.01)
+        while _metrics(running)['gpt_rows{model="base"}'] or len(
+                asyncio.all_tasks(running.loop)) > before + 1:
+            time.sleep(0.05)
+            assert time.monotonic() - begun < 20
+    written = _metrics(running)['gpt_tokens_total{kind="written",model="base"}']
+    assert asked(running, max_tokens=1).status_code == 200 and written > 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
