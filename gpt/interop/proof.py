@@ -21,6 +21,7 @@ from gpt.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # of the largest value where that is above 1: float32 sums in another order
 _TOKENS = 256
+_LETTERS, _DIGITS, _MARKS = "aß", "12", ".*"
 _AWKWARD = """The price rose from 3.14 to 1,234.50 € — didn't it? Ünïcödé, naïve café (e\u0301).
 北京的天气很好。 日本語のテキスト。 Привет, мир! \u200bשלום\u200f. 👩\u200d👩\u200d👧 🇪🇺 👍🏽
 مَرْحَبًا بِكُمْ. ภาษาไทยไม่มีช่องว่าง नमस्ते दुनिया தமிழ் மொழி İstanbul ŞIŞLI ǅ
@@ -36,14 +37,28 @@ def sample_text(tokenizer: Tokenizer) -> str:
 
 
 def _every_token(tokenizer: Tokenizer) -> str:
-    """The tokens that are whole characters, a line each, twice: a piece that is one token by itself
-    may be looked up rather than merged. Then the names of control tokens, which stay text."""
-    lines = []
+    """The tokens that are whole characters, a line each, with something behind: a piece that is one
+    token by itself may be looked up rather than merged. That is the token again or, where other
+    merges then come first, a letter, a digit or a mark. Then the names of control tokens, which
+    stay text."""
+    tokens = {}
     for i in sorted(tokenizer.text_ids):
         with contextlib.suppress(UnicodeDecodeError):
-            token = tokenizer.decode_bytes([i]).decode()
-            lines.append(token + token.strip())
-    return "\n".join([*lines, *tokenizer.specials])
+            tokens[i] = tokenizer.decode_bytes([i]).decode()
+    lines = {i: token + token.strip() for i, token in tokens.items()}
+    hidden = [*tokens]
+    for attempt in range(1 + len(_MARKS)):
+        if attempt:
+            lines |= {i: tokens[i] + _alike(tokens[i])[attempt - 1] for i in hidden}
+        found = tokenizer.encode_arrays([lines[i] for i in hidden])
+        hidden = [i for i, ids in zip(hidden, found, strict=True) if i not in ids]
+    return "\n".join([*lines.values(), *tokenizer.specials])
+
+
+def _alike(token: str) -> str:
+    """Characters that stay in one piece with the end of a token."""
+    last = token[-1:]
+    return _LETTERS if last.isalpha() else _DIGITS if last.isdecimal() else _MARKS
 
 
 def sample_tokens(tokenizer: Tokenizer, block_size: int, vocab_size: int) -> Tensor:

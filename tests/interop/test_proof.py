@@ -247,3 +247,15 @@ def test_transformers_warnings_are_held_back_and_come_again(monkeypatch):
         assert not logging.is_progress_bar_enabled()
     assert logging.get_verbosity() == logging.WARNING
     assert logging.is_progress_bar_enabled()
+
+
+def test_a_token_whose_double_is_merged_otherwise_is_needed_in_the_sample():
+    """Doubled, ' `' is ' ' and '``' where that is merged first."""
+    text = "``` ```` ``" * 50 + "\nan `a` or `b` in 1 `c`" * 5
+    tokenizer = build_tokenizer("bpe:270", [text])
+    fence, tick = (tokenizer.encode(part) for part in ("``", " `"))
+    assert len(fence) == len(tick) == 1 and fence[0] < tick[0]
+    assert tick[0] not in tokenizer.encode(" ``")
+    lines = proof.sample_text(tokenizer).split("\n")
+    assert any(tick[0] in tokenizer.encode(line) and line[:2] == " `" and line[2] != "a"
+               for line in lines)
