@@ -6,11 +6,13 @@ import asyncio
 import json
 import socket
 import time
+import tracemalloc
 
 import httpx
 import pytest
 
 from gpt.serve import Place, app, reading, server
+from gpt.serve.errors import ApiError
 from tests.serve.conftest import Running, model_of
 
 CLIENT = httpx.Client(timeout=60)  # making one takes a while
@@ -66,6 +68,20 @@ def test_bodies_that_are_no_json_or_too_large_are_refused_at_once(running, data,
                         headers={"content-type": "application/json"})
     assert answer.status_code == status and answer.json()["error"]["message"]
     assert time.monotonic() - begun < 5
+
+
+def test_a_body_that_is_too_large_is_not_kept_in_memory():
+    class Sent:
+        async def stream(self):
+            for _ in range(100):
+                yield bytes(2**20)
+
+    tracemalloc.start()
+    with pytest.raises(ApiError, match="larger than"):
+        asyncio.run(reading._bytes_of(Sent()))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < reading.LARGEST + 4 * 2**20
 
 
 def test_pages_of_other_origins_cannot_ask(running):
