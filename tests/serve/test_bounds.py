@@ -167,8 +167,8 @@ def test_a_client_that_does_not_read_is_left(running, monkeypatch):
         while _metrics(running)['gpt_rows{model="base"}'] or len(
                 asyncio.all_tasks(running.loop)) > before + 1:
             time.sleep(0.05)
-            assert time.monotonic() - begun < 20
-    written = _metrics(running)['gpt_tokens_total{kind="written",model="base"}']
+            assert time.monotonic() - begun < 100
+    written = _written(running)
     assert asked(running, max_tokens=1).status_code == 200 and written > 0
 
 
@@ -200,10 +200,10 @@ def test_nothing_is_left_of_a_client_that_does_not_wait_for_its_answer(running):
                        b"application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         while not busy():
             time.sleep(0.001)
-    began = _metrics(running)['gpt_tokens_total{kind="written",model="base"}']
+    began = _written(running)
     for _ in range(100):
         if not busy() and len(asyncio.all_tasks(running.loop)) <= before + 1:  # ours asks
-            assert _metrics(running)['gpt_tokens_total{kind="written",model="base"}'] < began + 3800
+            assert _written(running) < began + 3800
             return
         time.sleep(0.05)
     raise AssertionError(asyncio.all_tasks(running.loop))
@@ -224,6 +224,10 @@ def test_what_is_counted_can_be_read(running):
     assert more('gpt_time_to_first_token_seconds_count{model="base"}') == 1
     assert more('gpt_time_per_token_seconds_count{model="base"}') == 2
     assert after['gpt_rows{model="base"}'] == after['gpt_queue{model="base"}'] == 0
+
+
+def _written(running):
+    return _metrics(running).get('gpt_tokens_total{kind="written",model="base"}', 0)
 
 
 def _metrics(running):
