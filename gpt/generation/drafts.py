@@ -21,12 +21,12 @@ from gpt.model import GPT, KVCache
 
 
 class Draft(Protocol):
-    """Guesses tokens."""
+    """Guesses tokens, for as many engines as like."""
 
     def propose(self, continuation: Continuation, most: int) -> list[int]:
         """Up to `most` tokens that may follow."""
 
-    def forget(self, number: int) -> None:
+    def forget(self, continuation: Continuation) -> None:
         """A request has ended: what is known of it is of no more use."""
 
 
@@ -40,15 +40,15 @@ class PromptLookup:
         """tokens: how many to guess. longest: so many of the last tokens, or fewer, are found."""
         self._tokens, self._longest = tokens, longest
         # By request: how much of its text is known, and where each ending in it was last seen.
-        self._known: dict[int, tuple[int, dict[tuple[int, ...], int]]] = {}
+        self._known: dict[Continuation, tuple[int, dict[tuple[int, ...], int]]] = {}
 
     def propose(self, continuation: Continuation, most: int) -> list[int]:
         """What followed the latest other place of the longest ending that has one."""
         tokens, longest = continuation.tokens, self._longest
-        known, places = self._known.get(continuation.number, (1, {}))
+        known, places = self._known.get(continuation, (1, {}))
         for end in range(known, len(tokens)):
             places |= {tuple(tokens[end - n:end]): end for n in range(1, min(longest, end) + 1)}
-        self._known[continuation.number] = len(tokens), places
+        self._known[continuation] = len(tokens), places
         for n in range(min(longest, len(tokens)), 0, -1):
             place = places.get(tuple(tokens[-n:]))
             if place is not None:
@@ -56,9 +56,9 @@ class PromptLookup:
                 return [followed[i % len(followed)] for i in range(min(self._tokens, most))]
         return []
 
-    def forget(self, number: int) -> None:
+    def forget(self, continuation: Continuation) -> None:
         """Its text is of no more use."""
-        self._known.pop(number, None)
+        self._known.pop(continuation, None)
 
 
 class DraftModel:
@@ -73,7 +73,8 @@ class DraftModel:
         self._model, self._machine = fastest(model, machine.dtype), machine
         self._new_cache = model.new_cache
         self._never, self._tokens = [*never], tokens
-        self._known: dict[int, tuple[KVCache, list[int]]] = {}  # and the tokens that it has read
+        # By request: its cache, and the tokens that this has read.
+        self._known: dict[Continuation, tuple[KVCache, list[int]]] = {}
 
     def propose(self, continuation: Continuation, most: int) -> list[int]:
         """The draft model's own continuation."""
@@ -82,7 +83,7 @@ class DraftModel:
         count = min(self._tokens, most, config.block_size - len(context))
         if count <= 0:
             return []
-        cache, read = self._known.get(continuation.number) or (
+        cache, read = self._known.get(continuation) or (
             self._new_cache(1, config.block_size, machine.device, machine.dtype), [])
         shared = min(_agreement(read, context), len(context) - 1)
         cache.lengths[0], unread, guesses = shared, context[shared:], list[int]()
@@ -93,7 +94,7 @@ class DraftModel:
             uniform = torch.tensor([continuation.uniform(len(guesses))], dtype=torch.float64)
             guesses += choose(logits, continuation.config, uniform).tolist()
             unread = guesses[-1:]
-        self._known[continuation.number] = cache, context + guesses[:-1]
+        self._known[continuation] = cache, context + guesses[:-1]
         return guesses
 
     def _read(self, tokens: Sequence[int], cache: KVCache) -> torch.Tensor:
@@ -104,9 +105,9 @@ class DraftModel:
         logits[:, self._never] = -torch.inf
         return logits
 
-    def forget(self, number: int) -> None:
+    def forget(self, continuation: Continuation) -> None:
         """Free the space of a request's keys and values."""
-        self._known.pop(number, None)
+        self._known.pop(continuation, None)
 
 
 def _agreement(a: Sequence[int], b: Sequence[int]) -> int:

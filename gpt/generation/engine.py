@@ -143,7 +143,7 @@ class Engine:
     def _leave(self, one: Continuation) -> None:
         self._rows[self._rows.index(one)] = None
         if self._draft is not None:
-            self._draft.forget(one.number)
+            self._draft.forget(one)
 
     @property
     def _running(self) -> list[Continuation]:

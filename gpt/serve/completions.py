@@ -30,14 +30,15 @@ class CompletionAnswer:
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
         choices = self._best(await self.texts.finished())
-        return self._frame([self._told(choice, choice.made, choice.text, first=True)
-                            for choice in choices], index=True) | {
+        return frame("cmpl", "text_completion", self._model) | {
+            "choices": [self._told(choice, choice.made, choice.text, first=True) | {"index": i}
+                        for i, choice in enumerate(choices)],
             "usage": usage(self.texts.prompt_tokens, self.texts.choices)}
 
     async def parts(self) -> AsyncIterator[dict[str, Any]]:
         """The answer as it grows."""
         begun: set[int] = set()
-        head = self._frame([])
+        head = frame("cmpl", "text_completion", self._model)
         async for choice, piece, new in self.texts.pieces():
             first = choice.index not in begun
             begun.add(choice.index)
@@ -59,11 +60,6 @@ class CompletionAnswer:
             ordered = sorted(choices[start:start + each], key=lambda one: -one.likelihood)
             found += (ordered if self._body.best_of else choices[start:start + each])[:self._count]
         return found
-
-    def _frame(self, choices: list[dict[str, Any]], index: bool = False) -> dict[str, Any]:
-        if index:
-            choices = [choice | {"index": i} for i, choice in enumerate(choices)]
-        return frame("cmpl", "text_completion", self._model) | {"choices": choices}
 
     def _told(self, choice: Choice, made: Sequence[Generation], text: str, first: bool
               ) -> dict[str, Any]:

@@ -122,10 +122,11 @@ def serve_models(specs: Sequence[str], limits: Limits, device: str, dtype: str,
             raise UserError(f"two models are to be called {name}; give names: NAME=RUN")
         named[name] = find_model(run)
     bases = {name: saved.base().weight_hash() for name, saved in named.items()}
+    users = Counter(bases.values())
     shared: dict[str, LanguageModel] = {}
     served = {}
     for name, saved in named.items():
-        if Counter(bases.values())[bases[name]] == 1 or dtype == "int8":
+        if users[bases[name]] == 1 or dtype == "int8":
             lm = opened(saved, device, dtype, draft)
         else:
             if bases[name] not in shared:

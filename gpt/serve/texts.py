@@ -56,8 +56,9 @@ class Texts:
         """Have them written. Raises UserError for what the model cannot do, ApiError if too many
         texts wait already."""
         self._refuse_if_full()
-        writer = await asyncio.to_thread(
-            getattr, self._served, "scorer" if self._scored else "writer")
+        writer = self._served.writer
+        if self._scored:  # whose weights may have to be read
+            writer = await asyncio.to_thread(lambda: self._served.scorer)
         prepared = await asyncio.to_thread(
             lambda: [writer.prepare(request) for request in self._requests()])
         self._refuse_if_full()  # others have come meanwhile

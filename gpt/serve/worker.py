@@ -37,29 +37,29 @@ class Worker:
     observe: is told of each piece: its job, and seconds since the one before or the job itself.
     """
 
-    def __init__(self, observe: Callable[[Job, float], object] = lambda job, seconds: None) -> None:
+    def __init__(self, observe: Callable[[Job, float], object]) -> None:
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._numbers: dict[Writer, dict[int, Job]] = {}  # the thread's own
-        self.jobs: set[Job] = set()  # the event loop's own
+        self._jobs: set[Job] = set()  # the event loop's own
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def start(self, job: Job) -> None:
         """Queue a text."""
-        self.jobs.add(job)
+        self._jobs.add(job)
         self._orders.put(lambda: self._submit(job))
 
     def cancel(self, job: Job) -> None:
         """Forget a text, if it has not ended: within a step."""
-        if job in self.jobs:
-            self.jobs.discard(job)
+        if job in self._jobs:
+            self._jobs.discard(job)
             self._orders.put(lambda: self._forget(job))
 
     def count(self, model: Served, started: bool) -> int:
         """Texts of a model that have a piece already, or none yet."""
-        return sum(job.model is model and job.started == started for job in self.jobs)
+        return sum(job.model is model and job.started == started for job in self._jobs)
 
     def close(self) -> None:
         """End the thread, after its step."""
@@ -70,19 +70,18 @@ class Worker:
 
     def _work(self) -> None:
         while True:
+            busy = any(writer.busy for writer in self._numbers)
             try:
-                busy = any(writer.busy for writer in self._numbers)
-                while True:
-                    order = self._orders.get(block=not busy)
-                    if order is None:
-                        return
-                    order()
-                    busy = any(writer.busy for writer in self._numbers)
+                order = self._orders.get(block=not busy)
             except queue.Empty:
-                pass
-            for writer, jobs in self._numbers.items():
-                if writer.busy:
-                    self._deliver(self._step(writer, jobs))
+                for writer, jobs in self._numbers.items():
+                    if writer.busy:
+                        made = self._step(writer, jobs)
+                        self._loop.call_soon_threadsafe(self._hand_out, made)
+                continue
+            if order is None:
+                return
+            order()
 
     def _submit(self, job: Job) -> None:
         number = job.writer.submit(job.prepared)
@@ -108,10 +107,6 @@ class Worker:
             del jobs[number]
         return made
 
-    def _deliver(self, made: Sequence[tuple[Job, Piece]]) -> None:
-        if made:
-            self._loop.call_soon_threadsafe(self._hand_out, made)
-
     def _hand_out(self, made: Sequence[tuple[Job, Piece]]) -> None:
         """In the event loop."""
         now = time.monotonic()
@@ -120,7 +115,7 @@ class Worker:
             job.started, job.latest = True, now
             job.pieces.put_nowait((job, piece))
             if piece.end is not None:
-                self.jobs.discard(job)
+                self._jobs.discard(job)
 
 
 def failure(error: Exception) -> Piece:

@@ -195,6 +195,20 @@ def test_a_prompt_look_up_guesses_what_followed_the_same_tokens():
     assert guess([4, 1, 2, 1, 2]) == [1, 2, 1, 2, 1]  # what repeats goes on
 
 
+@pytest.mark.parametrize("make", [PromptLookup, lambda: DraftModel(tiny_gpt(seed=3), CPU)])
+def test_engines_that_share_a_draft_do_not_mix_up_their_texts(make):
+    draft, model = make(), tiny_gpt()
+    engines = [Engine(model, CPU, rows=1, draft=draft) for _ in range(2)]
+    for engine, length in zip(engines, (25, 2), strict=True):  # their texts have the same number
+        engine.submit(Request(([1, 2] * 13)[:length], SamplingConfig(seed=0, max_new_tokens=6)))
+    known = []
+    while any(engine.busy for engine in engines):
+        for engine in engines:
+            engine.step()
+        known.append(len(draft._known))
+    assert max(known) == 2 and known[-1] == 0
+
+
 def test_a_look_up_that_has_read_along_guesses_as_one_that_begins():
     generator, along = random.Random(0), PromptLookup()
     text = Continuation(0, Request([1]), 300)
