@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
         from gpt.serve import Limits, Place, serve_models
         from gpt.serve import run as serve
     except ImportError as error:
-        raise UserError(f"serving needs the package {error.name}: pip install "
+        package = str(error.name).partition(".")[0]
+        raise UserError(f"serving needs the package {package}: pip install "
                         "'gpt-toolkit[serve]'") from error
     for name in ("rows", "max_queue", "max_tokens"):
         if getattr(options, name) < 1:

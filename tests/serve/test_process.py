@@ -145,6 +145,15 @@ def test_keys_and_values_that_no_device_holds_are_refused(folder, monkeypatch):
             serve_models([str(folder)], Limits(rows=3), "cpu", "float32", None)
 
 
+def test_a_package_that_is_missing_is_named_with_the_way_to_get_it():
+    done = subprocess.run([sys.executable, "-c", (
+        "import sys; sys.modules['starlette'] = None; sys.argv = ['gpt', 'serve', 'run']\n"
+        "from gpt.__main__ import main; from gpt.errors import run_command; run_command(main)")],
+        cwd=ROOT, capture_output=True, text=True, env=script_environment(), timeout=120)
+    assert (done.returncode, done.stderr) == (2, (
+        "error: serving needs the package starlette: pip install 'gpt-toolkit[serve]'\n"))
+
+
 def test_a_port_that_is_taken_is_one_line(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = subprocess.run(
