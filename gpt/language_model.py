@@ -88,20 +88,20 @@ class LanguageModel:
         return (piece.text for _, piece in self.write([request]) if piece.text)
 
     def request(self, prompt: Sequence[int], config: SamplingConfig,
-                prefix: int | None = None, alternatives: int = 0, scored: bool = False
-                ) -> Request:
+                prefix: int | None = None, **asks: Any) -> Request:
         """A prompt of token ids, read as the model was trained to read one.
 
-        prefix: of a conversation, the tokens before its first answer; None: all. alternatives,
-        scored: as in Request.
+        prefix: of a conversation, the tokens before its first answer; None: all. asks: as in
+        Request.
 
         Processes that hold the model together draw alike, and so all have to ask.
         """
         if config.seed is None and config.temperature and self.machine.ranks.size > 1:
             seed = self.machine.ranks.first(lambda: secrets.randbelow(2**31))
             config = config.model_copy(update={"seed": seed})
-        prefix = len(prompt) if prefix is None else prefix
-        return Request(prompt, config, prefix if self._reads_both_ways else 0, alternatives, scored)
+        if prefix is None:
+            prefix = len(prompt) - asks.get("written", 0)
+        return Request(prompt, config, prefix if self._reads_both_ways else 0, **asks)
 
     def writer(self, rows: int, max_tokens: int | None = None, in_turns: bool = False,
                remember: int = 0) -> Writer:

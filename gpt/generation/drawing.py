@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gpt.errors import UserError
 from gpt.generation.request import Alternatives, Continuation, Generation
-from gpt.generation.sampling import NOT_NUMBERS, choose
+from gpt.generation.sampling import NOT_NUMBERS, choose, probabilities
 from gpt.machine.device import Machine
 
 
@@ -55,9 +56,13 @@ class Draws:
         found = dict(zip(order, both, strict=True))
         likeliest = self._likeliest(logprobs, running)
         damaged = UserError(NOT_NUMBERS)
-        return [Generation(int(found[row][0]), found[row][1], likeliest=likeliest.get(row, ()),
+        made = [Generation(int(found[row][0]), found[row][1], likeliest=likeliest.get(row, ()),
                            error=damaged if math.isnan(found[row][1]) else failed.get(row))
                 for row in range(len(running))]
+        for row, one in enumerate(running):
+            if one.chances and made[row].error is None:
+                made[row] = _with_chances(made[row], one, logprobs[row], changed[row])
+        return made
 
     def judged(self, one: Continuation, scores: Tensor, targets: Sequence[int]
                ) -> Iterator[Generation]:
@@ -85,3 +90,18 @@ class Draws:
         if self.device == self._machine.device:
             return self._machine.to_device(numbers)
         return numbers.to(self.device)
+
+
+def _with_chances(new: Generation, one: Continuation, logprobs: Tensor, changed: Tensor
+                  ) -> Generation:
+    """The same, with what is drawn most among its likeliest tokens, and the chance of each.
+
+    logprobs, changed: (V,), the model's own and the scores that the token was drawn by.
+    """
+    drawn = probabilities(changed.unsqueeze(0), one.config).squeeze(0)
+    most = drawn.topk(min(one.alternatives, len(drawn))).indices
+    ids = torch.tensor([new.token, *(token for token, _ in new.likeliest)], device=drawn.device)
+    ids = torch.cat((ids, most[drawn[most] > 0])).unique()
+    ids = ids[logprobs[ids].argsort(descending=True, stable=True)]
+    told = zip(ids.tolist(), logprobs[ids].tolist(), strict=True)
+    return replace(new, likeliest=tuple(told), chances=tuple(drawn[ids].tolist()))

@@ -133,8 +133,11 @@ class Engine:
     def _begin(self, number: int, prepared: Prepared, row: int) -> Continuation:
         request, controls = prepared.request, None
         if Controls.needed(request.config):
-            controls = Controls(request.config, request.prompt, self._stop_tokens,
+            begun = len(request.prompt) - request.written
+            controls = Controls(request.config, request.prompt[:begun], self._stop_tokens,
                                 self._model.vocab_size, self._draws.device, prepared.grammar)
+            for token in request.prompt[begun:]:
+                controls.accept(token)
         one = Continuation(number, request, self._context, controls)
         if not (one.prefix or one.scored):
             one.read += self._prefixes.recall(one.tokens[one.start:], self._cache, row)

@@ -21,8 +21,9 @@ class Request:
     """A prompt of token ids, never empty, and how to continue it.
 
     prefix: how many of its tokens read each other in both directions, as the model was trained.
-    alternatives: how many of the likeliest tokens are told beside each one. scored: whether those
-    of the prompt are told as well.
+    alternatives: how many of the likeliest tokens are told beside each one; chances: and how likely
+    each is to be drawn. scored: whether the prompt's own are told as well. written: how many of its
+    last tokens count as made: of a text that is gone on with.
     """
 
     prompt: Sequence[int]
@@ -30,6 +31,8 @@ class Request:
     prefix: int = 0
     alternatives: int = 0
     scored: bool = False
+    chances: bool = False
+    written: int = 0
 
     def check(self, context: int, vocab_size: int) -> None:
         """Raises UserError for what a model of this context and vocabulary cannot do."""
@@ -52,14 +55,17 @@ class Generation:
     logprob: natural logarithm, before temperature, filters and controls.
     end: why it is the last one: a stop token, max_new_tokens, a full context, or an error, of which
     this is no token; None if it is not.
-    likeliest: what the model would have had in its place. before: with the first token of a request
-    that is scored, those of its prompt, all but the first.
+    likeliest: what the model would have had in its place. chances: the probability with which each
+    of those is drawn, after temperature, filters and controls, where that is asked for: those that
+    are drawn most are then among them. before: with the first token of a request that is scored,
+    those of its prompt, all but the first.
     """
 
     token: int
     logprob: float
     end: End | None = None
     likeliest: Alternatives = ()
+    chances: tuple[float, ...] = ()
     before: tuple[Generation, ...] = ()
     error: Exception | None = None
 
@@ -74,11 +80,12 @@ class Continuation:
     def __init__(self, number: int, request: Request, context: int,
                  controls: Controls | None = None):
         self.number, self.config, self.controls = number, request.config, controls
-        self.alternatives, self.scored = request.alternatives, request.scored
+        self.alternatives, self.chances = request.alternatives, request.chances
+        self.scored, self._written = request.scored, request.written
         self.before: list[Generation] = []  # the tokens of a prompt that is scored, as it is read
         self.tokens = list(request.prompt)
         self.start = self.read = 0
-        self._prompt_length, self._context = len(self.tokens), context
+        self._prompt_length, self._context = len(self.tokens) - self._written, context
         self._prefix = request.prefix
         if len(self.tokens) > context:
             self._slide()
@@ -97,7 +104,7 @@ class Continuation:
     @property
     def prefix(self) -> int:
         """How many of the unread tokens read each other in both directions: of a prompt alone."""
-        return max(0, self._prefix - self.start) if self.made == 0 else 0
+        return max(0, self._prefix - self.start) if self.made == self._written else 0
 
     @property
     def whole(self) -> object:

@@ -28,10 +28,16 @@ def choose(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
     """
     if config.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = filtered_logits(logits, config).softmax(dim=-1)
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    cumulative = probabilities(logits, config).cumsum(dim=-1, dtype=torch.float64)
     drawn = uniforms.unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, drawn, right=True).squeeze(1)
+
+
+def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """What tokens are drawn with.  (n, V) -> (n, V)"""
+    if config.temperature == 0:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    return filtered_logits(logits, config).softmax(dim=-1)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
