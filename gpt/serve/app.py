@@ -1,27 +1,26 @@
-"""The routes, and how each request becomes an answer."""
+"""The addresses, and how each request becomes an answer."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as HttpResponse
-from starlette.responses import StreamingResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
 
-from gpt.serve.answers import events, finite, token_text
-from gpt.serve.chats import ChatAnswer
-from gpt.serve.completions import CompletionAnswer
-from gpt.serve.errors import ApiError, as_api_error
-from gpt.serve.fields import (
+from gpt.generation import Worker
+from gpt.serve.metrics import Metrics
+from gpt.serve.models import Served
+from gpt.serve.openapi import Endpoint, Handler, described
+from gpt.serve.page.look import Look, LookAnswer
+from gpt.serve.protocol.chats import ChatAnswer
+from gpt.serve.protocol.completions import CompletionAnswer
+from gpt.serve.protocol.errors import ApiError, as_api_error
+from gpt.serve.protocol.fields import (
     ChatCompletion,
     Completion,
     Detokenize,
@@ -29,20 +28,15 @@ from gpt.serve.fields import (
     Response,
     Score,
     Tokenize,
-    config_of,
 )
-from gpt.serve.metrics import Metrics
-from gpt.serve.models import Served
-from gpt.serve.openapi import described
+from gpt.serve.protocol.responses import ResponseAnswer
+from gpt.serve.protocol.scores import score
+from gpt.serve.protocol.texts import Texts
 from gpt.serve.reading import body_of
-from gpt.serve.responses import ResponseAnswer
-from gpt.serve.texts import Prompt, Texts
-from gpt.serve.worker import Worker
+from gpt.serve.sending import Stream, as_json, events, unless_gone
 
-SEND_SECONDS = 60.0  # until a client has read on
+STREAMED = ("application/json", "text/event-stream")
 
-T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[HttpResponse]]
 _log = logging.getLogger("gpt.serve")
 
 
@@ -61,32 +55,49 @@ class Answer(Protocol):
 class Api:
     """The server's answers.
 
-    models: by name; the first one also answers to any other name, if `any_name`.
+    models: by name. aliases: other names of the first one, which answers to any name if `any_name`.
     """
 
-    def __init__(self, models: dict[str, Served], any_name: bool = False):
+    def __init__(self, models: dict[str, Served], aliases: tuple[str, ...] = (),
+                 any_name: bool = False):
         self._models, self._any_name, self._started = models, any_name, int(time.time())
-        self._metrics = Metrics(models)
+        self._first = next(iter(models))
+        self._aliases = dict.fromkeys(aliases, self._first)
+        self._metrics = Metrics()
         self._worker = Worker(self._metrics.observe)
-        self._metrics.watch(self._worker)
+        self._metrics.watch(self._worker, models)
+        self.endpoints = self._endpoints()
 
     def close(self) -> None:
         """Compute no more."""
         self._worker.close()
 
+    def _endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint("/v1/completions", "Texts that follow texts",
+                     self.asks(Completion, CompletionAnswer), Completion, STREAMED),
+            Endpoint("/v1/chat/completions", "Answers in a conversation",
+                     self.asks(ChatCompletion, ChatAnswer), ChatCompletion, STREAMED),
+            Endpoint("/v1/responses", "The same, in OpenAI's newer layout",
+                     self.asks(Response, ResponseAnswer), Response, STREAMED),
+            Endpoint("/v1/score", "Log-probabilities of a text", self._score, Score),
+            Endpoint("/playground/tokens", "A text, and what could have stood in each place of it",
+                     self.asks(Look, LookAnswer), Look, ("text/event-stream",)),
+            Endpoint("/tokenize", "Text to token ids", self._tokenize, Tokenize),
+            Endpoint("/detokenize", "Token ids to text", self._detokenize, Detokenize),
+            Endpoint("/v1/models", "The models", self._list_models),
+            Endpoint("/v1/models/{name}", "One of them", self._show_model),
+            Endpoint("/tokenizer_info", "How texts begin and end", self._tokenizer_info),
+            Endpoint("/health", "Whether the process lives", self._ready),
+            Endpoint("/ready", "Whether it takes requests", self._ready),
+            Endpoint("/metrics", "Counts, for Prometheus", self._show_metrics, None,
+                     ("text/plain",)),
+            Endpoint("/openapi.json", "This", self._openapi)]
+
     def routes(self) -> list[Route]:
         """All addresses."""
-        posts = {"/v1/completions": self._asks(Completion, CompletionAnswer),
-                 "/v1/chat/completions": self._asks(ChatCompletion, ChatAnswer),
-                 "/v1/responses": self._asks(Response, ResponseAnswer), "/v1/score": self._score,
-                 "/tokenize": self._tokenize, "/detokenize": self._detokenize}
-        gets = {"/v1/models": self._list_models, "/v1/models/{name:path}": self._show_model,
-                "/tokenizer_info": self._tokenizer_info, "/health": self._ready,
-                "/ready": self._ready, "/metrics": self._show_metrics,
-                "/openapi.json": self._openapi}
-        return [Route(path, self._told(handler), methods=[method])
-                for method, handlers in (("POST", posts), ("GET", gets))
-                for path, handler in handlers.items()]
+        return [Route(one.path.replace("{name}", "{name:path}"), self._told(one.handler),
+                      methods=[one.method]) for one in self.endpoints]
 
     def _told(self, handler: Handler) -> Handler:
         """The same, counted, with errors as answers."""
@@ -110,19 +121,20 @@ class Api:
 
     def _model(self, name: str | None, request: Request) -> Served:
         """The model of a name; the first one, of none. Raises ApiError."""
-        served = self._models.get(name or next(iter(self._models)))
-        if served is None and self._any_name:
-            served = next(iter(self._models.values()))
+        name = self._first if name is None else self._aliases.get(name, name)
+        served = self._models.get(self._first if self._any_name and name not in self._models
+                                  else name)
         if served is None:
             raise ApiError(404, f"there is no model {name!r} here; there are "
-                                f"{', '.join(self._models)}", "model", "model_not_found")
+                                f"{', '.join([*self._models, *self._aliases])}", "model",
+                           "model_not_found")
         request.scope["model"] = served.name
         return served
 
     # ----- Texts
 
-    def _asks(self, fields: type[Any], make: Callable[[Any, Served, Worker], Answer]) -> Handler:
-        """A route whose requests ask for texts."""
+    def asks(self, fields: type[Any], make: Callable[[Any, Served, Worker], Answer]) -> Handler:
+        """What answers requests for texts."""
 
         async def answer(request: Request) -> HttpResponse:
             body: Drawing = await body_of(request, fields)
@@ -132,10 +144,10 @@ class Api:
             await asked.texts.start()
 
             def end() -> None:
-                self._ended(asked, served, body, time.monotonic() - begun)
+                self._ended(asked.texts, served, body, time.monotonic() - begun)
 
             if body.stream:
-                return Stream(streamed(asked.parts(), named=fields is Response), end)
+                return Stream(events(asked.parts(), named=fields is Response), end)
             try:
                 return as_json(await unless_gone(request, asked.whole()))
             finally:
@@ -143,21 +155,27 @@ class Api:
 
         return answer
 
-    def _ended(self, asked: Answer, served: Served, body: Drawing, seconds: float) -> None:
+    def _ended(self, texts: Texts, served: Served, body: Drawing, seconds: float) -> None:
         """Nothing more is wanted of a request."""
-        asked.texts.close()
-        written = sum(len(choice.made) for choice in asked.texts.choices)
-        self._metrics.tokens.labels(served.name, "read").inc(asked.texts.prompt_tokens)
+        texts.close()
+        written = sum(len(choice.made) for choice in texts.choices)
+        self._metrics.tokens.labels(served.name, "read").inc(texts.prompt_tokens)
         self._metrics.tokens.labels(served.name, "written").inc(written)
         _log.info("%s%s: %d tokens read, %d written, %.2f s", served.name,
-                  f", for {body.user!r}" if body.user else "", asked.texts.prompt_tokens, written,
+                  f", for {body.user!r}" if body.user else "", texts.prompt_tokens, written,
                   seconds)
+
+    async def _score(self, request: Request) -> HttpResponse:
+        body = await body_of(request, Score)
+        served = self._model(body.model, request)
+        return as_json(await unless_gone(request, score(body, served, self._worker)))
 
     # ----- Everything else
 
     async def _list_models(self, request: Request) -> HttpResponse:
         return as_json({"object": "list", "data": [
-            self._shown(*each) for each in self._models.items()]})
+            self._shown(name, served) for name, served in self._models.items()] + [
+            self._shown(name, self._models[of]) for name, of in self._aliases.items()]})
 
     async def _show_model(self, request: Request) -> HttpResponse:
         name = request.path_params["name"]
@@ -165,28 +183,8 @@ class Api:
 
     def _shown(self, name: str, served: Served) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "gpt",
-                "max_model_len": served.context, "converses": served.converses}
-
-    async def _score(self, request: Request) -> HttpResponse:
-        body = await body_of(request, Score)
-        served = self._model(body.model, request)
-        lm = served.lm
-        begin = True if body.begin is None else body.begin
-        tokens = await asyncio.to_thread(lm.prompt_tokens, body.text, begin)
-        texts = Texts(self._worker, served, [Prompt(tokens)], config_of({}, 0), scored=True)
-        try:
-            await texts.start()
-            choice = (await unless_gone(request, texts.finished()))[0]
-        finally:
-            texts.close()
-        unknown = tokens[:len(tokens) - len(choice.before)] if not begin else []
-        told = [*((i, None) for i in unknown), *((new.token, finite(new.logprob))
-                                                 for new in choice.before)]
-        return as_json({
-            "object": "score", "model": body.model, "tokens": [i for i, _ in told],
-            "texts": [token_text(lm.tokenizer, i) for i, _ in told],
-            "logprobs": [logprob for _, logprob in told],
-            "total": sum(logprob for _, logprob in told if logprob is not None)})
+                "max_model_len": served.context, "converses": served.converses,
+                "root": served.run, "checkpoint": served.checkpoint, "watched": served.watched}
 
     async def _tokenize(self, request: Request) -> HttpResponse:
         body = await body_of(request, Tokenize)
@@ -196,6 +194,11 @@ class Api:
         tokens = await asyncio.to_thread(encode, body.prompt)
         return as_json({"tokens": tokens, "count": len(tokens), "max_model_len": served.context})
 
+    async def _detokenize(self, request: Request) -> HttpResponse:
+        body = await body_of(request, Detokenize)
+        lm = self._model(body.model, request).lm
+        return as_json({"prompt": lm.tokenizer.decode(body.tokens)})
+
     async def _tokenizer_info(self, request: Request) -> HttpResponse:
         tokenizer = self._model(None, request).lm.tokenizer
         names = {i: name for name, i in tokenizer.specials.items()}
@@ -204,11 +207,6 @@ class Api:
                         "bos_token": None if begin is None else names[begin], "pad_token": None,
                         "chat_template": tokenizer.chat_template})
 
-    async def _detokenize(self, request: Request) -> HttpResponse:
-        body = await body_of(request, Detokenize)
-        lm = self._model(body.model, request).lm
-        return as_json({"prompt": lm.tokenizer.decode(body.tokens)})
-
     async def _ready(self, request: Request) -> HttpResponse:
         return as_json({"status": "ready"})  # models are there before anything is listened to
 
@@ -216,75 +214,4 @@ class Api:
         return HttpResponse(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _openapi(self, request: Request) -> HttpResponse:
-        return as_json(described())
-
-
-class Stream(StreamingResponse):
-    """Server-sent events. end: called after them, also where nobody has read any."""
-
-    def __init__(self, parts: AsyncIterator[bytes], end: Callable[[], None]):
-        super().__init__(parts, media_type="text/event-stream",
-                         headers={"Cache-Control": "no-cache"})
-        self._end, self._since = end, math.inf  # when it began to wait for its reader
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it; a reader that stops for SEND_SECONDS is left."""
-
-        async def sent(message: Message) -> None:
-            self._since = time.monotonic()
-            await send(message)
-            self._since = math.inf
-
-        writing = asyncio.create_task(super().__call__(scope, receive, sent))
-        try:
-            while not (await asyncio.wait({writing}, timeout=SEND_SECONDS / 2))[0]:
-                if time.monotonic() - self._since > SEND_SECONDS:
-                    _log.warning("a client does not read on: its answer is cut off")
-                    return
-            writing.result()
-        finally:
-            writing.cancel()
-            self._end()
-
-
-async def streamed(parts: AsyncIterator[dict[str, Any]], named: bool) -> AsyncIterator[bytes]:
-    """The parts of an answer as events, and an error as the last one."""
-    try:
-        async for part in events(parts, named):
-            yield part
-    except Exception as error:
-        content = as_api_error(error).content | ({"type": "error"} if named else {})
-        yield f"data: {json.dumps(content)}\n\n".encode()
-
-
-async def not_found(request: Request, error: Exception) -> HttpResponse:
-    """For addresses and methods that are not there."""
-    assert isinstance(error, HTTPException)
-    told = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}; "
-                                       "/openapi.json lists what is here")
-    return as_json(told.content, told.status, dict(error.headers or {}))
-
-
-def as_json(content: object, status: int = 200, headers: dict[str, str] | None = None
-            ) -> HttpResponse:
-    """An answer."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    return HttpResponse(text.encode(), status, headers, "application/json")
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of some work, which ends when the client is gone. Raises ClientDisconnect."""
-    working, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in (working, gone):
-            task.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        return as_json(described(self.endpoints))

@@ -8,10 +8,11 @@ import ipaddress
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gpt.serve.app import as_json
-from gpt.serve.errors import ApiError
+from gpt.serve.protocol.errors import ApiError
+from gpt.serve.sending import as_json
 
-OPEN = {"/", "/health", "/ready"}  # to all who reach the port; the page asks for the key
+OPEN = ("/", "/health", "/ready")  # to all who reach the port
+PAGE = "/playground/"  # what the page is made of, too: it asks for the key
 
 
 class Guard:
@@ -39,8 +40,9 @@ class Guard:
                                      "--api-key to be called by another name")
             return None
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if scope["path"] in OPEN or scope["method"] == "OPTIONS" or hmac.compare_digest(
-                given.encode(), self._key.encode()):
+        if (scope["path"] in OPEN or scope["method"] == "OPTIONS" or (
+                scope["method"] == "GET" and scope["path"].startswith(PAGE)) or hmac.compare_digest(
+                    given.encode(), self._key.encode())):
             return None
         return ApiError(401, "give the server's key: Authorization: Bearer KEY", None,
                         "invalid_api_key")

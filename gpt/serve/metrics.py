@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from gpt.serve.models import Served
-from gpt.serve.worker import Job, Worker
+from gpt.generation import Job, Worker
 
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -16,8 +16,7 @@ _BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 class Metrics:
     """Counts by model."""
 
-    def __init__(self, models: dict[str, Served]):
-        self._names = {served: name for name, served in models.items()}
+    def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("gpt_requests", "answered, by status", ["model", "status"],
                                 registry=registry)
@@ -30,17 +29,16 @@ class Metrics:
 
     def observe(self, job: Job, seconds: float) -> None:
         """A piece came."""
-        kind = self._between if job.started else self._first
-        kind.labels(self._names[job.model]).observe(seconds)
+        (self._between if job.started else self._first).labels(job.owner).observe(seconds)
 
-    def watch(self, worker: Worker) -> None:
-        """Tell what a worker does at the time."""
+    def watch(self, worker: Worker, models: Iterable[str]) -> None:
+        """Tell what a worker does at the time, by model."""
         queue, rows = (Gauge(f"gpt_{name}", meaning, ["model"], registry=self._registry)
                        for name, meaning in (("queue", "texts that wait for a row"),
                                              ("rows", "texts that are being written")))
-        for served, name in self._names.items():
-            queue.labels(name).set_function(partial(worker.count, served, started=False))
-            rows.labels(name).set_function(partial(worker.count, served, started=True))
+        for name in models:
+            queue.labels(name).set_function(partial(worker.count, name, started=False))
+            rows.labels(name).set_function(partial(worker.count, name, started=True))
 
     def text(self) -> bytes:
         """In Prometheus's format."""

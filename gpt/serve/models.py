@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,10 +33,13 @@ class Limits:
 
 
 class Served:
-    """A model under a name. writer: what continues its texts."""
+    """A model under a name. writer: what continues its texts. run: what names it on disk.
+    checkpoint: which of the run's it is. watched: whether newer ones take its place."""
 
-    def __init__(self, name: str, lm: LanguageModel, limits: Limits):
+    def __init__(self, name: str, lm: LanguageModel, limits: Limits, run: str = "",
+                 checkpoint: str = "", watched: bool = False):
         self.name, self.limits = name, limits
+        self.run, self.checkpoint, self.watched = run, checkpoint, watched
         self.context = min(lm.block_size, limits.max_tokens)
         form, self.notice = saved_format(lm.tokenizer), None
         if form is None and lm.tokenizer.chat_template is not None:
@@ -100,39 +104,52 @@ class Served:
         return self._chat.prompt(turns), len(self._chat.prompt(turns[:first]))
 
     def request(self, prompt: Sequence[int], config: SamplingConfig, prefix: int | None = None,
-                alternatives: int = 0, scored: bool = False) -> Request:
-        """What an engine is asked for. Raises UserError for a prompt that is too long."""
+                **asks: Any) -> Request:
+        """What an engine is asked for; asks: as in Request. Raises UserError for a prompt that is
+        too long."""
         if len(prompt) > self.context:
             raise UserError(f"the prompt has {len(prompt)} tokens; this server reads "
                             f"{self.context}, prompt and answer together")
-        return self.lm.request(prompt, config, prefix, alternatives, scored)
+        return self.lm.request(prompt, config, prefix, **asks)
 
 
-def serve_models(specs: Sequence[str], limits: Limits, device: str, dtype: str,
-                 draft: str | None) -> dict[str, Served]:
+@dataclass(frozen=True)
+class Opening:
+    """How models are opened, as sample.py has it."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    draft: str | None = None
+
+    def opened(self, saved: SavedModel) -> LanguageModel:
+        """A model. Raises UserError."""
+        return opened(saved, self.device, self.dtype, self.draft)
+
+
+def serve_models(specs: Sequence[str], limits: Limits, how: Opening) -> dict[str, Served]:
     """The models that RUN or NAME=RUN name. Raises UserError.
 
     Adapters of one base share its weights, if several of these models have it.
     """
-    named: dict[str, SavedModel] = {}
+    named: dict[str, tuple[str, SavedModel]] = {}
     for spec in specs:
         name, equals, run = spec.partition("=")
         name, run = (name, run) if equals else (Path(spec.partition("@")[0]).name or spec, spec)
         if name in named:
             raise UserError(f"two models are to be called {name}; give names: NAME=RUN")
-        named[name] = find_model(run)
-    bases = {name: saved.base().weight_hash() for name, saved in named.items()}
+        named[name] = run, find_model(run)
+    bases = {name: saved.base().weight_hash() for name, (_, saved) in named.items()}
     users = Counter(bases.values())
     shared: dict[str, LanguageModel] = {}
     served = {}
-    for name, saved in named.items():
-        if users[bases[name]] == 1 or dtype == "int8":
-            lm = opened(saved, device, dtype, draft)
+    for name, (run, saved) in named.items():
+        if users[bases[name]] == 1 or how.dtype == "int8":
+            lm = how.opened(saved)
         else:
             if bases[name] not in shared:
-                shared[bases[name]] = opened(saved.base(), device, dtype, draft)
+                shared[bases[name]] = how.opened(saved.base())
             lm = _adapted(saved, shared[bases[name]])
-        served[name] = Served(name, lm, limits)
+        served[name] = Served(name, lm, limits, run, saved.path.name)
     return served
 
 

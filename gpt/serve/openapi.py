@@ -1,56 +1,64 @@
-"""What /openapi.json says: made of the fields that requests are read by."""
+"""Addresses, and what /openapi.json says of them: made of the fields that requests are read by."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response as HttpResponse
 
-from gpt.serve.fields import ChatCompletion, Completion, Detokenize, Response, Score, Tokenize
+from gpt.serve.protocol.fields import Body
 
-ASKED: dict[str, tuple[type[BaseModel], str]] = {
-    "/v1/completions": (Completion, "Texts that follow texts"),
-    "/v1/chat/completions": (ChatCompletion, "Answers in a conversation"),
-    "/v1/responses": (Response, "The same, in OpenAI's newer layout"),
-    "/v1/score": (Score, "Log-probabilities of a text"),
-    "/tokenize": (Tokenize, "Text to token ids"),
-    "/detokenize": (Detokenize, "Token ids to text")}
-READ = {"/v1/models": "The models", "/v1/models/{name}": "One of them",
-        "/tokenizer_info": "How texts begin and end", "/health": "Whether the process lives",
-        "/ready": "Whether it takes requests", "/metrics": "Counts, for Prometheus",
-        "/openapi.json": "This"}
-_ERROR = {"description": "what is wrong, in OpenAI's error object",
-          "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+Handler = Callable[[Request], Awaitable[HttpResponse]]
+
+_TEXT = {"type": ["string", "null"]}
+_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {
+    "type": "object", "required": ["message", "type", "param", "code"],
+    "properties": {"message": {"type": "string"}, "type": {"type": "string"},
+                   "param": _TEXT, "code": _TEXT}}}}
+_STATUSES = ("400", "401", "404", "408", "413", "415", "429", "500", "503")
 
 
-def described() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Endpoint:
+    """An address. fields: what is sent to it; None: it is read."""
+
+    path: str
+    summary: str
+    handler: Handler
+    fields: type[Body] | None = None
+    media: tuple[str, ...] = ("application/json",)
+
+    @property
+    def method(self) -> str:
+        """Of HTTP."""
+        return "GET" if self.fields is None else "POST"
+
+
+def described(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The whole description."""
-    _, schemas = models_json_schema([(fields, "validation") for fields, _ in ASKED.values()],
+    _, schemas = models_json_schema([(one.fields, "validation") for one in endpoints if one.fields],
                                     ref_template="#/components/schemas/{model}")
-    text = {"type": ["string", "null"]}
-    error = {"type": "object", "required": ["error"], "properties": {"error": {
-        "type": "object", "required": ["message", "type", "param", "code"],
-        "properties": {"message": {"type": "string"}, "type": {"type": "string"},
-                       "param": text, "code": text}}}}
-    paths: dict[str, Any] = {path: {"get": _operation(path, summary)}
-                             for path, summary in READ.items()}
-    for path, (fields, summary) in ASKED.items():
-        paths[path] = {"post": _operation(path, summary) | {"requestBody": {
-            "required": True, "content": {"application/json": {
-                "schema": {"$ref": f"#/components/schemas/{fields.__name__}"}}}}}}
-    return {"openapi": "3.1.0", "info": {"title": "gpt", "version": "1"}, "paths": paths,
-            "components": {"schemas": schemas["$defs"] | {"Error": error}}}
+    return {"openapi": "3.1.0", "info": {"title": "gpt", "version": "1"},
+            "paths": {one.path: {one.method.lower(): _operation(one)} for one in endpoints},
+            "components": {"schemas": schemas["$defs"] | {"Error": _ERROR}}}
 
 
-def _operation(path: str, summary: str) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
-    if path == "/metrics":
-        content = {"text/plain": {}}
-    found: dict[str, Any] = {"summary": summary, "responses": {
-        "200": {"description": "done", "content": content},
-        **dict.fromkeys(("400", "401", "404", "408", "413", "415", "429", "500", "503"), _ERROR)}}
-    if "{name}" in path:
+def _operation(one: Endpoint) -> dict[str, Any]:
+    error = {"description": "what is wrong, in OpenAI's error object", "content": _json("Error")}
+    found: dict[str, Any] = {"summary": one.summary, "responses": {
+        "200": {"description": "done", "content": {kind: {} for kind in one.media}},
+        **dict.fromkeys(_STATUSES, error)}}
+    if one.fields is not None:
+        found["requestBody"] = {"required": True, "content": _json(one.fields.__name__)}
+    if "{name}" in one.path:
         found["parameters"] = [{"name": "name", "in": "path", "required": True,
                                 "schema": {"type": "string"}}]
     return found
+
+
+def _json(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from gpt.serve.errors import ApiError
-from gpt.serve.fields import Body
+from gpt.serve.protocol.errors import ApiError
+from gpt.serve.protocol.fields import Body
 
 B = TypeVar("B", bound=Body)
 

@@ -22,9 +22,12 @@ from starlette.middleware.cors import CORSMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt.errors import Stopped, UserError
-from gpt.serve.app import Api, not_found
+from gpt.serve.app import Api
 from gpt.serve.guard import Guard, is_loopback
-from gpt.serve.models import Served
+from gpt.serve.models import Opening, Served
+from gpt.serve.page import page_routes
+from gpt.serve.sending import not_found
+from gpt.serve.watching import watch
 
 HEADER_SECONDS = 10.0  # until a request's headers have arrived
 HEADER_BYTES = 2**15
@@ -41,6 +44,7 @@ class Place:
     origins: tuple[str, ...] = ()
     certificate: str | None = None
     certificate_key: str | None = None
+    aliases: tuple[str, ...] = ()
     any_name: bool = False
 
     @property
@@ -116,11 +120,14 @@ class Server(uvicorn.Server):
         self.cut_off = self.force_exit or time.monotonic() - begun >= GRACE_SECONDS
 
 
-def run(models: dict[str, Served], place: Place) -> None:
-    """Serve until a signal comes. Raises UserError, Stopped if texts had to be cut off."""
+def run(models: dict[str, Served], place: Place, watched: Opening | None = None) -> None:
+    """Serve until a signal comes. Raises UserError, Stopped if texts had to be cut off.
+
+    watched: how newer checkpoints of the models are opened; None: they are not looked for.
+    """
     listening = listen(place)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.INFO)
-    server = server_of(models, place)
+    server = server_of(models, place, watched)
     for name, served in models.items():
         print(f"{name}: {served.limits.rows} texts of up to {served.context:,} tokens at once; "
               f"keys and values take up to {served.kept_bytes / 2**20:,.0f} MiB", file=sys.stderr)
@@ -135,11 +142,11 @@ def run(models: dict[str, Served], place: Place) -> None:
         raise Stopped(f"stopped by {server.stopped_by}; texts that were being written are cut off")
 
 
-def server_of(models: dict[str, Served], place: Place) -> Server:
+def server_of(models: dict[str, Served], place: Place, watched: Opening | None = None) -> Server:
     """All that listens, and does not do so yet."""
     return Server(uvicorn.Config(
-        application(models, place), http=_Connection, ws="none", lifespan="on", log_config=None,
-        log_level="warning", access_log=False, h11_max_incomplete_event_size=HEADER_BYTES,
+        application(models, place, watched), http=_Connection, ws="none", lifespan="on",
+        log_config=None, log_level="warning", access_log=False, h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=GRACE_SECONDS, server_header=False,
         ssl_certfile=place.certificate, ssl_keyfile=place.certificate_key))
 
@@ -155,13 +162,17 @@ def listen(place: Place) -> socket.socket:
                         "--port") from error
 
 
-def application(models: dict[str, Served], place: Place) -> Starlette:
+def application(models: dict[str, Served], place: Place, watched: Opening | None = None
+                ) -> Starlette:
     """All addresses, behind what guards them."""
     @contextlib.asynccontextmanager
     async def working(app: Starlette) -> AsyncIterator[None]:
-        api = Api(models, place.any_name)
-        app.router.routes.extend(api.routes())
+        api = Api(models, place.aliases, place.any_name)
+        app.router.routes.extend([*api.routes(), *page_routes()])
+        watching = asyncio.create_task(watch(models, watched)) if watched else None
         yield
+        if watching is not None:
+            watching.cancel()
         api.close()
 
     middleware = [Middleware(Guard, place.key, place.is_loopback)]

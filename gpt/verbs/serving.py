@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="pages that may ask, such as https://example.org; * is all")
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, for https")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
+    parser.add_argument("--watch", action="store_true",
+                        help="of a run in training, serve each new checkpoint once it is there")
+    parser.add_argument("--served-model-name", metavar="NAME", action="append", default=[],
+                        help="another name of the first model")
     parser.add_argument("--any-model-name", action="store_true",
                         help="requests for unknown models go to the first one")
     parser.add_argument("--rows", type=int, default=16, metavar="N",
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load, listen, answer until a signal comes."""
     try:
-        from gpt.serve import Limits, Place, serve_models
+        from gpt.serve import Limits, Opening, Place, mark_runs, serve_models
         from gpt.serve import run as serve
     except ImportError as error:
         package = str(error.name).partition(".")[0]
@@ -50,15 +54,20 @@ def run(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
     place = Place(options.host, options.port, _key(options), tuple(options.cors), options.tls_cert,
-                  options.tls_key, options.any_model_name)
+                  options.tls_key, tuple(options.served_model_name), options.any_model_name)
     if place.key is None and not place.is_loopback and not options.insecure:
         raise UserError(f"--host {options.host} can be reached from elsewhere: give --api-key, or "
                         "--insecure to let everybody in")
     if bool(options.tls_cert) != bool(options.tls_key):
         raise UserError("--tls-cert and --tls-key go together")
     limits = Limits(options.rows, options.max_queue, options.max_tokens)
-    models = serve_models(options.runs, limits, options.device, options.dtype, options.draft)
-    serve(models, place)
+    how = Opening(options.device, options.dtype, options.draft)
+    models = serve_models(options.runs, limits, how)
+    if taken := sorted({*models}.intersection(place.aliases)):
+        raise UserError(f"--served-model-name {taken[0]}: a model is called so already")
+    if options.watch:
+        mark_runs(models)
+    serve(models, place, how if options.watch else None)
 
 
 def _key(options: argparse.Namespace) -> str | None:

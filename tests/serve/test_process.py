@@ -23,11 +23,12 @@ from gpt.chat import FORMATS
 from gpt.errors import UserError
 from gpt.language_model import load
 from gpt.runs import checkpoint
-from gpt.serve import Limits, serve_models
+from gpt.serve import Limits, Opening, serve_models
 from gpt.tokenizer import build_tokenizer
 from gpt.verbs import serving
 from tests.tiny import ROOT, as_in_a_terminal, call_main, script_environment, tiny_gpt
 
+OPENING = Opening("cpu", "float32")
 LONG = {"model": "tiny", "prompt": "a", "max_tokens": 3000, "stream": True,
         "logit_bias": {"256": -100}}
 
@@ -140,11 +141,11 @@ def test_keys_and_values_that_no_device_holds_are_refused(folder, monkeypatch):
     for there, fits in ((weights + needed, True), (weights + needed - 1, False)):
         monkeypatch.setattr(models, "memory_bytes", lambda device, there=there: there)
         if fits:
-            served = serve_models([str(folder)], Limits(rows=3), "cpu", "float32", None)["tiny"]
+            served = serve_models([str(folder)], Limits(rows=3), OPENING)["tiny"]
             assert served.kept_bytes == needed
             continue
         with pytest.raises(UserError, match="tiny: keys and values of 3 texts of 4,096 tokens"):
-            serve_models([str(folder)], Limits(rows=3), "cpu", "float32", None)
+            serve_models([str(folder)], Limits(rows=3), OPENING)
 
 
 def test_a_package_that_is_missing_is_named_with_the_way_to_get_it():
@@ -180,7 +181,7 @@ def test_adapters_of_one_base_share_its_weights_and_answer_as_they_do_alone(
             "optim.warmup_steps=0", "finetune.answers=0", "run.dtype=float32",
             monkeypatch=monkeypatch, capsys=capsys)
         assert code == 0, errors
-    models = serve_models(["base", "a=runs/a", "b=runs/b"], Limits(), "cpu", "float32", None)
+    models = serve_models(["base", "a=runs/a", "b=runs/b"], Limits(), OPENING)
     matrices = {name: served.lm.model.blocks[0].feedforward.down_proj.weight.data_ptr()
                 for name, served in models.items()}
     assert len(set(matrices.values())) == 1
@@ -190,5 +191,5 @@ def test_adapters_of_one_base_share_its_weights_and_answer_as_they_do_alone(
     assert texts == {name: load(run, "cpu", "float32").generate(
         "3 and ", temperature=0, max_new_tokens=12)
         for name, run in (("base", "base"), ("a", "runs/a"), ("b", "runs/b"))}
-    alone = serve_models(["a=runs/a"], Limits(), "cpu", "float32", None)["a"]
+    alone = serve_models(["a=runs/a"], Limits(), OPENING)["a"]
     assert alone.lm.model.adapter is None  # merged, which is faster

@@ -7,12 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from gpt.generation import Generation
-from gpt.serve.answers import told_tokens
-from gpt.serve.fields import Response, config_of
+from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
-from gpt.serve.texts import Prompt, Texts
-from gpt.serve.worker import Worker
+from gpt.serve.protocol.answers import told_tokens
+from gpt.serve.protocol.fields import Response, config_of
+from gpt.serve.protocol.texts import Prompt, Texts
 
 
 class ResponseAnswer:

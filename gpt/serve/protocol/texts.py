@@ -5,37 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gpt.configuration import SamplingConfig
-from gpt.generation import Generation, Piece, Request
-from gpt.serve.answers import Choice
-from gpt.serve.errors import ApiError, busy
-from gpt.serve.fields import MOST_CHOICES
+from gpt.generation import Generation, Job, Piece, Request, Worker
 from gpt.serve.models import Served
-from gpt.serve.worker import Job, Worker
+from gpt.serve.protocol.answers import Choice
+from gpt.serve.protocol.errors import ApiError, busy
+from gpt.serve.protocol.fields import MOST_CHOICES
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, and how many of them stand before a conversation's first answer."""
+    """Token ids. prefix: how many of them stand before a conversation's first answer. written: how
+    many of the last ones were made before, of a text that is gone on with."""
 
     tokens: list[int]
     prefix: int | None = None
+    written: int = 0
 
 
 class Texts:
     """`count` texts behind each prompt, with seeds S, S + 1, …, as sample.py --num-samples has it.
 
-    alternatives: how many of the likeliest tokens are told beside each one. scored: whether those
-    of the prompts are told, too: all is then computed in float32.
+    asks: what is told beside the tokens, as in Request. Where prompts are scored, all is computed
+    in float32.
     """
 
     def __init__(self, worker: Worker, served: Served, prompts: Sequence[Prompt],
-                 config: SamplingConfig, count: int = 1, alternatives: int = 0,
-                 scored: bool = False):
+                 config: SamplingConfig, count: int = 1, **asks: Any):
         self._worker, self._served, self.prompts = worker, served, prompts
-        self._config, self._count, self._scored = config, count, scored
-        self._alternatives = alternatives
+        self._config, self._count, self._asks = config, count, asks
+        self._scored = bool(asks.get("scored"))
         self._pieces: asyncio.Queue[tuple[Job, Piece]] = asyncio.Queue()
         self._jobs: list[Job] = []
         self.choices = [Choice(i, served.lm.tokenizer) for i in range(count * len(prompts))]
@@ -63,14 +64,14 @@ class Texts:
             lambda: [writer.prepare(request) for request in self._requests()])
         self._refuse_if_full()  # others have come meanwhile
         if self._config.max_new_tokens or self._scored:
-            self._jobs = [Job(self._served, writer, each, self._pieces) for each in prepared]
+            self._jobs = [Job(self._served.name, writer, each, self._pieces) for each in prepared]
         for choice in self.choices if not self._jobs else ():
             choice.end = "length"
         for job in self._jobs:
             self._worker.start(job)
 
     def _refuse_if_full(self) -> None:
-        if self._worker.count(self._served, started=False) >= self._served.limits.max_queue:
+        if self._worker.count(self._served.name, started=False) >= self._served.limits.max_queue:
             raise busy()
 
     def _requests(self) -> list[Request]:
@@ -80,7 +81,7 @@ class Texts:
         return [self._served.request(
             prompt.tokens, self._config.model_copy(update={
                 "max_new_tokens": most, "seed": None if seed is None else seed + number}),
-            prompt.prefix, self._alternatives, self._scored)
+            prompt.prefix, written=prompt.written, **self._asks)
             for prompt in self.prompts for number in range(self._count)]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, Piece, list[Generation]]]:

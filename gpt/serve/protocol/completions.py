@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from gpt.generation import Generation
-from gpt.serve.answers import FINISHED, Choice, finite, frame, token_text, usage
-from gpt.serve.fields import Completion, config_of
+from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
-from gpt.serve.texts import Prompt, Texts
-from gpt.serve.worker import Worker
+from gpt.serve.protocol.answers import FINISHED, Choice, finite, frame, token_text, usage
+from gpt.serve.protocol.fields import Completion, config_of
+from gpt.serve.protocol.texts import Prompt, Texts
 
 MOST = 16  # tokens, where a request does not say: as OpenAI has it
 
@@ -24,7 +23,8 @@ class CompletionAnswer:
         self._count = body.n or 1
         self.texts = Texts(
             worker, served, [Prompt(served.prompt(one)) for one in prompts_of(body.prompt)],
-            config_of(body.drawing(), most), body.best_of or self._count, body.logprobs or 0,
+            config_of(body.drawing(), most), body.best_of or self._count,
+            alternatives=body.logprobs or 0,
             scored=bool(body.echo) and body.logprobs is not None)
 
     async def whole(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The thread that computes: texts of all models and clients, a step of each engine in turn.
+"""A thread that computes for an event loop: texts of many writers, a step of each in turn.
 
 The event loop hands it texts to write, and is handed their pieces.
 """
@@ -13,21 +13,22 @@ import time
 from collections.abc import Callable, Sequence
 
 from gpt.errors import WorkFailed
-from gpt.generation import Generation, Piece, Prepared, Writer
-from gpt.serve.models import Served
+from gpt.generation.engine import Prepared
+from gpt.generation.request import Generation
+from gpt.generation.writer import Piece, Writer
 
-_log = logging.getLogger("gpt.serve")
+_log = logging.getLogger(__name__)
 
 
 class Job:
     """A text that is being written; its pieces go into a queue of the event loop.
 
-    model: whose it is. started: whether it has a piece. latest: when that came, or the job.
+    owner: whose it is. started: whether it has a piece. latest: when that came, or the job.
     """
 
-    def __init__(self, model: Served, writer: Writer, prepared: Prepared,
+    def __init__(self, owner: str, writer: Writer, prepared: Prepared,
                  pieces: asyncio.Queue[tuple[Job, Piece]]):
-        self.model, self.writer, self.prepared, self.pieces = model, writer, prepared, pieces
+        self.owner, self.writer, self.prepared, self.pieces = owner, writer, prepared, pieces
         self.started, self.latest = False, time.monotonic()
 
 
@@ -57,9 +58,9 @@ class Worker:
             self._jobs.discard(job)
             self._orders.put(lambda: self._forget(job))
 
-    def count(self, model: Served, started: bool) -> int:
-        """Texts of a model that have a piece already, or none yet."""
-        return sum(job.model is model and job.started == started for job in self._jobs)
+    def count(self, owner: str, started: bool) -> int:
+        """Texts of an owner that have a piece already, or none yet."""
+        return sum(job.owner == owner and job.started == started for job in self._jobs)
 
     def close(self) -> None:
         """End the thread, after its step."""
@@ -70,14 +71,13 @@ class Worker:
 
     def _work(self) -> None:
         while True:
-            busy = any(writer.busy for writer in self._numbers)
             try:
-                order = self._orders.get(block=not busy)
+                order = self._orders.get(block=not self._numbers)
             except queue.Empty:
-                for writer, jobs in self._numbers.items():
-                    if writer.busy:
-                        made = self._step(writer, jobs)
-                        self._loop.call_soon_threadsafe(self._hand_out, made)
+                for writer, jobs in list(self._numbers.items()):
+                    made = self._step(writer, jobs)
+                    self._loop.call_soon_threadsafe(self._hand_out, made)
+                    self._leave_if_idle(writer)
                 continue
             if order is None:
                 return
@@ -92,6 +92,11 @@ class Worker:
         for number in [number for number, one in jobs.items() if one is job]:
             job.writer.cancel(number)
             del jobs[number]
+        self._leave_if_idle(job.writer)
+
+    def _leave_if_idle(self, writer: Writer) -> None:
+        if not self._numbers.get(writer, True):
+            del self._numbers[writer]
 
     def _step(self, writer: Writer, jobs: dict[int, Job]) -> list[tuple[Job, Piece]]:
         """What a step brings. One that fails as a whole ends all texts that took part in it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from gpt.serve.answers import FINISHED, frame, told_tokens, usage
-from gpt.serve.fields import ChatCompletion, config_of
+from gpt.generation import Worker
 from gpt.serve.models import Served
-from gpt.serve.texts import Prompt, Texts
-from gpt.serve.worker import Worker
+from gpt.serve.protocol.answers import FINISHED, frame, told_tokens, usage
+from gpt.serve.protocol.fields import ChatCompletion, config_of
+from gpt.serve.protocol.texts import Prompt, Texts
 
 
 class ChatAnswer:
@@ -22,7 +22,7 @@ class ChatAnswer:
                 else body.max_completion_tokens)
         config = config_of(body.drawing(), served.context if most is None else most)
         self.texts = Texts(worker, served, [Prompt(tokens, prefix)], config, body.n or 1,
-                           body.top_logprobs or 0)
+                           alternatives=body.top_logprobs or 0)
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpt.generation import Generation, Piece
@@ -92,17 +91,3 @@ def usage(prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, int]:
     written = sum(len(choice.made) for choice in choices)
     return {"prompt_tokens": prompt_tokens, "completion_tokens": written,
             "total_tokens": prompt_tokens + written}
-
-
-async def events(objects: AsyncIterator[dict[str, Any]], named: bool = False
-                 ) -> AsyncIterator[bytes]:
-    """Server-sent events. named: each is called what its type says, and none says that it is the
-    last. In ASCII: some clients end lines at U+2028, too.
-
-    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
-    """
-    async for content in objects:
-        name = f"event: {content['type']}\n" if named else ""
-        yield f"{name}data: {json.dumps(content)}\n\n".encode()
-    if not named:
-        yield b"data: [DONE]\n\n"

@@ -1,0 +1,79 @@
+"""POST /playground/tokens: a text token by token, and what could have stood in each place."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gpt.generation import Generation, Worker
+from gpt.serve.models import Served
+from gpt.serve.protocol.answers import finite, token_text
+from gpt.serve.protocol.fields import Alternatives, ChatMessage, Sampling, config_of
+from gpt.serve.protocol.texts import Prompt, Texts
+from gpt.tokenizer import Tokenizer
+
+
+class Look(Sampling):
+    """POST /playground/tokens"""
+
+    stream: Literal[True]
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = Field(
+        None, description="instead of a prompt: the text is an answer")
+    written: list[int] = Field([], description="token ids that the text begins with")
+    alternatives: Alternatives = Field(10, description="tokens told for each place")
+    n: Literal[1] | None = None
+
+
+class LookAnswer:
+    """A text that is looked at."""
+
+    def __init__(self, body: Look, served: Served, worker: Worker):
+        self._tokenizer = served.lm.tokenizer
+        tokens, prefix = ((served.prompt(body.prompt), None) if body.messages is None else
+                          served.asked([(turn.role, turn.text) for turn in body.messages]))
+        written = served.prompt(body.written) if body.written else []
+        most = (served.context if body.max_tokens is None else body.max_tokens) + len(written)
+        self.texts = Texts(
+            worker, served, [Prompt([*tokens, *written], prefix, len(written))],
+            config_of(body.drawing(), most), alternatives=body.alternatives, chances=True)
+        self._characters = Characters(self._tokenizer)
+        for token in written:
+            self._characters.of(token)
+
+    async def whole(self) -> dict[str, Any]:
+        """All tokens."""
+        return {"tokens": [part async for part in self.parts()]}
+
+    async def parts(self) -> AsyncIterator[dict[str, Any]]:
+        """Token by token. places: [id, text, probability as the model has it, chance with the
+        settings] of those that could have been drawn."""
+        async for _, piece, _ in self.texts.pieces():
+            yield self._told(piece.new, piece.end)
+
+    def _told(self, new: Generation, end: str | None) -> dict[str, Any]:
+        is_text = new.token in self._tokenizer.text_ids
+        return {"token": new.token, "end": end, "logprob": finite(new.logprob),
+                "text": self._characters.of(new.token) if is_text else
+                token_text(self._tokenizer, new.token),
+                "places": [[token, token_text(self._tokenizer, token), math.exp(logprob), chance]
+                           for (token, logprob), chance
+                           in zip(new.likeliest, new.chances, strict=True)]}
+
+
+class Characters:
+    """What each token adds to a text; what is a part of a character, nothing."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def of(self, token: int) -> str:
+        """The characters that it completes."""
+        if token not in self._tokenizer.text_ids:
+            return ""
+        return self._decoder.decode(self._tokenizer.decode_bytes([token]))

@@ -1,0 +1,143 @@
+// The page: what is asked, of one column or two.
+
+import { ask } from "./api.js";
+import { differing } from "./branch.js";
+import { Column, made } from "./column.js";
+
+const WATCHED = 20;  // samples that are kept
+const form = document.getElementById("ask");
+const field = (name) => form.elements[name];
+
+const page = {
+  columns: [],
+
+  get common() {
+    return { max_tokens: Number(field("max_tokens").value), seed: Number(field("seed").value) };
+  },
+
+  // What is in the form: for a chat, behind what was said in a column.
+  asked(column) {
+    const prompt = field("prompt").value;
+    if (field("kind").value === "text") return { prompt };
+    const said = column.branch?.root.asked.messages;
+    const system = field("system").value;
+    const before = said ? [...said, { role: "assistant", content: column.branch.text }]
+      : system ? [{ role: "system", content: system }] : [];
+    return { messages: [...before, { role: "user", content: prompt }] };
+  },
+
+  // A text has grown, or another is shown.
+  changed() {
+    document.getElementById("stop").disabled = !page.columns.some(({ writing }) => writing);
+    const [first, second] = page.columns.map(({ branch }) => branch?.path ?? []);
+    if (!second) return;
+    page.columns[0].mark(second.length ? differing(first, second) : new Set());
+    page.columns[1].mark(first.length ? differing(second, first) : new Set());
+  },
+};
+
+function addColumn(models) {
+  const column = new Column(page, models);
+  page.columns.push(column);
+  document.getElementById("columns").append(column.element);
+  column.find("[name=model]").selectedIndex = Math.min(page.columns.length, models.length) - 1;
+  column.element.setAttribute("aria-label", page.columns.length === 1 ? "First" : "Second");
+  column.look();
+}
+
+function compare(models, two) {
+  if (two) addColumn(models);
+  else {
+    const column = page.columns.pop();
+    column.stop();
+    column.element.remove();
+    page.columns[0].mark(new Set());
+  }
+  document.getElementById("columns").classList.toggle("two", two);
+}
+
+async function write() {
+  const asked = page.columns.map((column) => page.asked(column));
+  if (field("kind").value === "chat") {
+    if (!field("prompt").value) return;
+    field("prompt").value = "";
+  }
+  await Promise.all(page.columns.map((column, i) => column.begin(asked[i])));
+}
+
+function choose(kind) {
+  document.getElementById("asked").textContent = kind === "chat" ? "Message" : "Prompt";
+  document.getElementById("system").hidden = kind !== "chat";
+  begin();
+}
+
+// Forget what is shown; its branches are kept.
+function begin() {
+  for (const column of page.columns) {
+    column.stop();
+    column.branch = column.place = null;
+    column.find(".text").replaceChildren();
+    column.drawBranches();
+    column.look();
+  }
+  field("prompt").focus();
+}
+
+function turnTheme() {
+  const button = document.getElementById("theme");
+  const themes = ["auto", "light", "dark"];
+  const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % 3];
+  document.documentElement.dataset.theme = next;
+  button.textContent = `Theme: ${next}`;
+  button.setAttribute("aria-label", `Theme: ${next === "auto" ? "as the system has it" : next}`);
+}
+
+// Of a run in training: what each new checkpoint writes.
+async function watch(seen) {
+  const models = (await ask("v1/models")).data.filter(({ watched }) => watched);
+  document.getElementById("watch").hidden = models.length === 0;
+  for (const { id, checkpoint } of models) {
+    if (seen[id] === checkpoint) continue;
+    seen[id] = checkpoint;
+    const prompt = field("kind").value === "text" ? field("prompt").value : "";
+    const { choices: [{ text }] } = await ask("v1/completions", {
+      model: id, prompt, ...page.common, ...page.columns[0].settings });
+    const samples = document.getElementById("samples");
+    samples.prepend(made("article", {}, made("b", {}, `${id}, ${checkpoint}`),
+      made("pre", {}, prompt + text)));
+    while (samples.children.length > WATCHED) samples.lastChild.remove();
+  }
+  if (models.length) setTimeout(() => watch(seen).catch(() => watchLater(seen)), 3000);
+}
+
+const watchLater = (seen) => setTimeout(() => watch(seen).catch(() => watchLater(seen)), 10000);
+
+async function start() {
+  const models = (await ask("v1/models")).data;
+  addColumn(models);
+  document.getElementById("compare").onchange = (event) => compare(models, event.target.checked);
+  document.getElementById("theme").onclick = turnTheme;
+  document.getElementById("again").onclick = begin;
+  document.getElementById("stop").onclick = () => page.columns.forEach((column) => column.stop());
+  const chat = form.querySelector("[value=chat]");
+  chat.disabled = !models.some(({ converses }) => converses);
+  form.querySelectorAll("[name=kind]").forEach((radio) => {
+    radio.onchange = () => choose(radio.value);
+  });
+  field("prompt").oninput = () => page.columns.forEach((column) => {
+    if (!column.branch) column.lookSoon();
+  });
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    write();
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+    if (event.key === "Escape") page.columns.forEach((column) => column.stop());
+  });
+  watch({}).catch(() => watchLater({}));
+}
+
+start().catch((error) => {
+  document.getElementById("columns").append(made("p", { className: "status" }, error.message));
+});

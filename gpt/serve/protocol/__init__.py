@@ -1,0 +1,1 @@
+"""OpenAI's protocol: what can be asked, and how it is answered."""
