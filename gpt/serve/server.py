@@ -146,8 +146,8 @@ def server_of(models: dict[str, Served], place: Place, watched: Opening | None =
     """All that listens, and does not do so yet."""
     return Server(uvicorn.Config(
         application(models, place, watched), http=_Connection, ws="none", lifespan="on",
-        log_config=None, log_level="warning", access_log=False, h11_max_incomplete_event_size=HEADER_BYTES,
-        timeout_graceful_shutdown=GRACE_SECONDS, server_header=False,
+        log_config=None, log_level="warning", access_log=False, server_header=False,
+        h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=GRACE_SECONDS,
         ssl_certfile=place.certificate, ssl_keyfile=place.certificate_key))
 
 

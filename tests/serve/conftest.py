@@ -28,14 +28,18 @@ def model_of(form=None, seed=0, **changes):
 
 
 class Running:
-    """A server that listens, and the models that it serves."""
+    """A server that listens, and the models that it serves.
 
-    def __init__(self, models, place):
-        self.models = {name: Served(name, lm, LIMITS) for name, lm in models.items()}
+    models: by name, of some runs or made here. watched: how newer checkpoints are opened.
+    """
+
+    def __init__(self, models, place, watched=None):
+        self.models = {name: one if isinstance(one, Served) else Served(name, one, LIMITS)
+                       for name, one in models.items()}
         self._socket = listen(place)
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.server = server_of(self.models, place)
+        self.server = server_of(self.models, place, watched)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
         while not self.server.started:

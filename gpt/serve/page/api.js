@@ -67,5 +67,3 @@ function askForKey() {
   });
   return asking;
 }
-
-export const hasKey = () => Boolean(key);

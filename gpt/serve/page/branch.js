@@ -44,7 +44,7 @@ export class Branch {
   }
 }
 
-// Which tokens of `a` are in no longest common subsequence with `b`: a set of places.
+// Which tokens of `a` and of `b` are not in their longest common subsequence: two sets of places.
 export function differing(a, b) {
   const rows = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--) {
@@ -53,11 +53,11 @@ export function differing(a, b) {
         : Math.max(rows[i + 1][j], rows[i][j + 1]);
     }
   }
-  const found = new Set();
-  for (let i = 0, j = 0; i < a.length;) {
-    if (j < b.length && a[i].text === b[j].text) i++, j++;
-    else if (j < b.length && rows[i][j + 1] > rows[i + 1][j]) j++;
-    else found.add(i++);
+  const found = [new Set(), new Set()];
+  for (let i = 0, j = 0; i < a.length || j < b.length;) {
+    if (i < a.length && j < b.length && a[i].text === b[j].text) i++, j++;
+    else if (i < a.length && (j === b.length || rows[i + 1][j] >= rows[i][j + 1])) found[0].add(i++);
+    else found[1].add(j++);
   }
   return found;
 }

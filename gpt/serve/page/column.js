@@ -1,6 +1,6 @@
 // One model with its settings: a text, what could stand in each of its places, and its branches.
 
-import { ask, stream } from "./api.js";
+import { stream } from "./api.js";
 import { Branch, Root } from "./branch.js";
 import { shared } from "./share.js";
 
@@ -219,9 +219,9 @@ export class Column {
     const focused = [...this.find(".places").querySelectorAll("button")].indexOf(
       document.activeElement);
     this.find(".place").textContent = here
-      ? `In place of ${JSON.stringify(here.text)}` : "Next token";
+      ? `In place of “${visible(here.text)}”` : "Next token";
     this.find(".places").replaceChildren(...places.map(([token, text, before, after]) => {
-      const row = made("button", { type: "button" }, made("code", {}, JSON.stringify(text).slice(1, -1)),
+      const row = made("button", { type: "button" }, made("code", {}, visible(text)),
         made("span", { className: "bars" }, bar("before", before), bar("after", after)),
         made("span", { className: "numbers" }, `${percent(before)} → ${percent(after)}`));
       if (token === here?.token) row.setAttribute("aria-current", "true");
@@ -300,5 +300,8 @@ function bar(className, share) {
   element.style.setProperty("--share", share);
   return element;
 }
+
+const visible = (text) => text.replace(/[\x00-\x1f\x7f]/g, (sign) => ({ "\n": "\\n", "\t": "\\t" }[sign]
+  ?? `\\x${sign.charCodeAt(0).toString(16).padStart(2, "0")}`));
 
 const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 2 : 1)} %`;

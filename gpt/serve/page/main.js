@@ -31,8 +31,8 @@ const page = {
     document.getElementById("stop").disabled = !page.columns.some(({ writing }) => writing);
     const [first, second] = page.columns.map(({ branch }) => branch?.path ?? []);
     if (!second) return;
-    page.columns[0].mark(second.length ? differing(first, second) : new Set());
-    page.columns[1].mark(first.length ? differing(second, first) : new Set());
+    const differs = first.length && second.length ? differing(first, second) : [];
+    page.columns.forEach((column, i) => column.mark(differs[i] ?? new Set()));
   },
 };
 
@@ -89,7 +89,6 @@ function turnTheme() {
   const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % 3];
   document.documentElement.dataset.theme = next;
   button.textContent = `Theme: ${next}`;
-  button.setAttribute("aria-label", `Theme: ${next === "auto" ? "as the system has it" : next}`);
 }
 
 // Of a run in training: what each new checkpoint writes.

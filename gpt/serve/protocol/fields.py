@@ -106,6 +106,7 @@ class Sampling(Drawing):
     logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,8}$")],
                      Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, description="added to the scores of token ids")
+    forced_tokens: list[Count] | None = Field(None, description="ids that the text begins with")
     response_format: ResponseFormat | None = None
     stream_options: StreamOptions | None = None
 
@@ -118,7 +119,7 @@ class Sampling(Drawing):
     def drawing(self) -> dict[str, Any]:
         """As SamplingConfig takes it."""
         found = super().drawing() | {name: getattr(self, name) for name in (
-            "presence_penalty", "frequency_penalty", "repetition_penalty")}
+            "presence_penalty", "frequency_penalty", "repetition_penalty", "forced_tokens")}
         found["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
         found["seed"] = None if self.seed is None else self.seed % SEEDS
         found["logit_bias"] = {int(i): bias for i, bias in (self.logit_bias or {}).items()}
