@@ -16,7 +16,6 @@ from gpt.generation import Worker
 from gpt.serve.metrics import Metrics
 from gpt.serve.models import Served
 from gpt.serve.openapi import Endpoint, Handler, described
-from gpt.serve.page.look import Look, LookAnswer
 from gpt.serve.protocol.chats import ChatAnswer
 from gpt.serve.protocol.completions import CompletionAnswer
 from gpt.serve.protocol.errors import ApiError, as_api_error
@@ -29,6 +28,7 @@ from gpt.serve.protocol.fields import (
     Score,
     Tokenize,
 )
+from gpt.serve.protocol.look import Look, LookAnswer
 from gpt.serve.protocol.responses import ResponseAnswer
 from gpt.serve.protocol.scores import score
 from gpt.serve.protocol.texts import Texts

@@ -184,7 +184,7 @@ def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(pa
     first = page.text()
     page.all(".token")[4].click()
     page.until(lambda: "In place of" in page.one(".place").text)
-    texts, before, _ = page.until(lambda: page.one(".places [aria-current]") and likeliest(page))
+    texts, before, _ = page.until(lambda: page.all(".places [aria-current]") and likeliest(page))
     assert list(before) == sorted(before, reverse=True)
     other = next(i for i, text in enumerate(texts) if text.isalpha() and text != first[4])
     page.all(".places button")[other].click()
@@ -206,7 +206,7 @@ def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(pa
 def test_sliders_show_at_once_what_they_do_to_the_next_token(page):
     page.write("The ", max_tokens=5, seed=1)
     page.all(".token")[2].click()
-    _, before, after = page.until(lambda: page.one(".places [aria-current]") and likeliest(page))
+    _, before, after = page.until(lambda: page.all(".places [aria-current]") and likeliest(page))
     assert before == after
     page.set(top_k=2)
     _, again, after = page.until(lambda: (found := likeliest(page))[1] != found[2] and found)

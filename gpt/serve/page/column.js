@@ -205,17 +205,18 @@ export class Column {
     const written = path.slice(0, this.place ?? path.length).map(({ token }) => token);
     if (this.writing || path.at(this.place ?? -1)?.end === "context") return;
     try {
-      for await (const { places } of stream("playground/tokens", {
+      for await (const { token, places } of stream("playground/tokens", {
         model: this.model.id, ...this.page.common, ...this.settings, ...asked, written,
         alternatives: ALTERNATIVES, max_tokens: 1 }, looking.signal)) {
-        this.drawPlaces(places, here);
+        this.drawPlaces(places, here, token);
       }
     } catch (error) {
       if (error.name !== "AbortError") this.say(error.message);
     }
   }
 
-  drawPlaces(places, here) {
+  // drawn: the token that this seed chooses; it is underlined.
+  drawPlaces(places, here, drawn = here.token) {
     const focused = [...this.find(".places").querySelectorAll("button")].indexOf(
       document.activeElement);
     this.find(".place").textContent = here
@@ -224,7 +225,7 @@ export class Column {
       const row = made("button", { type: "button" }, made("code", {}, visible(text)),
         made("span", { className: "bars" }, bar("before", before), bar("after", after)),
         made("span", { className: "numbers" }, `${percent(before)} → ${percent(after)}`));
-      if (token === here?.token) row.setAttribute("aria-current", "true");
+      if (token === drawn) row.setAttribute("aria-current", "true");
       row.onclick = () => this.goOn(token, text, Math.log(before), places);
       return made("li", {}, row);
     }));
@@ -240,7 +241,7 @@ export class Column {
     const place = this.place ?? this.branch.path.length;
     this.stop();
     this.write(this.branch.fork(place, { token, text, logprob, places, end: null }));
-    this.find(".token")?.focus();
+    this.tokens()[place].focus();
   }
 
   // ----- Branches
@@ -301,7 +302,8 @@ function bar(className, share) {
   return element;
 }
 
-const visible = (text) => text.replace(/[\x00-\x1f\x7f]/g, (sign) => ({ "\n": "\\n", "\t": "\\t" }[sign]
-  ?? `\\x${sign.charCodeAt(0).toString(16).padStart(2, "0")}`));
+const SHOWN = { "\n": "\\n", "\t": "\\t", " ": "·" };
+const visible = (text) => text.replace(/[\x00-\x20\x7f]/g, (sign) => SHOWN[sign]
+  ?? `\\x${sign.charCodeAt(0).toString(16).padStart(2, "0")}`);
 
 const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 2 : 1)} %`;
