@@ -212,6 +212,38 @@ def test_json_is_what_its_schema_asks_for(client):
     assert json.loads(made.choices[0].message.content)["a"] in (1, 2)
 
 
+def test_an_answer_can_be_given_back_as_it_came(client, running):
+    first, last = {"role": "user", "content": "Hello?"}, {"role": "user", "content": "Why?"}
+    answer = client.chat.completions.create(model="chat", messages=[first], seed=1,
+                                            max_tokens=9).choices[0].message
+    expected, _ = answer_of(running.lm("chat"), ("user", "Hello?"), ("assistant", answer.content),
+                            ("user", "Why?"), temperature=0, max_new_tokens=20)
+    for given in (answer, answer.model_dump(), answer.to_dict() | {"annotations": []}):
+        made = client.chat.completions.create(model="chat", messages=[first, given, last],
+                                              temperature=0, max_tokens=20)
+        assert made.choices[0].message.content == expected
+    response = client.responses.create(model="chat", input="Hello?", top_logprobs=2,
+                                       max_output_tokens=9, extra_body={"temperature": 0})
+    expected, _ = answer_of(running.lm("chat"), ("user", "Hello?"),
+                            ("assistant", response.output_text), ("user", "Why?"),
+                            temperature=0, max_new_tokens=20)
+    for output in (response.output, [item.model_dump() for item in response.output]):
+        made = client.responses.create(model="chat", input=[first, *output, last], temperature=0,
+                                       max_output_tokens=20)
+        assert made.output_text == expected
+
+
+def test_null_is_what_leaving_a_field_out_is_also_for_fields_that_are_not_known(client):
+    nulls = dict.fromkeys(("n", "functions", "audio", "tools", "nonsense", "response_format"))
+    asked = {"model": "chat", "messages": [{"role": "user", "content": "Hi", "name": None}],
+             "seed": 1, "max_tokens": 5}
+    made = [client.chat.completions.create(**asked, extra_body=extra).choices[0].message.content
+            for extra in ({}, nulls)]
+    assert made[0] == made[1]
+    with pytest.raises(openai.BadRequestError, match="audio is unknown here"):
+        client.chat.completions.create(**asked, extra_body={"audio": {}})
+
+
 # ----- Many at once
 
 def test_the_same_seed_gives_the_same_text_whatever_the_load(client, running):

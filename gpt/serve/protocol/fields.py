@@ -26,12 +26,21 @@ Count = Annotated[int, Field(ge=0, le=2**31)]
 Alternatives = Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(max_length=256)]
+Nothing = Annotated[list[Any], Field(max_length=0)]
 
 
 class Body(BaseModel):
     """A JSON object without unknown fields, in which no type stands for another."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        """Of any field: clients send all that they know, and give answers back with their nulls."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class StreamOptions(Body):
@@ -159,6 +168,8 @@ class TextPart(Body):
 
     type: Literal["text", "input_text", "output_text"]
     text: str
+    annotations: Nothing | None = None
+    logprobs: list[Any] | None = Field(None, description="of an answer that is given back")
 
 
 class ChatMessage(Body):
@@ -167,6 +178,10 @@ class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     type: Literal["message"] | None = None
+    id: Name | None = Field(None, description="of an answer that is given back, as its status")
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+    annotations: Nothing | None = None
+    tool_calls: Nothing | None = None
 
     @property
     def text(self) -> str:
@@ -185,7 +200,7 @@ class ChatCompletion(Sampling):
     top_logprobs: Alternatives | None = None
     store: Literal[False] | None = None
     modalities: list[Literal["text"]] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
 
@@ -225,7 +240,7 @@ class Response(Drawing):
                         Field(max_length=16)] | None = Field(None, description="given back")
     text: TextOptions | None = None
     store: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
