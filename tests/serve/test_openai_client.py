@@ -61,7 +61,9 @@ def test_zero_null_and_absent_are_told_apart(client, running):
         assert completed(client, **free, **zero).choices[0].text == greedy
     assert completed(client, max_tokens=0).choices[0].text == ""
     assert len(completed(client, max_tokens=None, logprobs=0).choices[0].logprobs.tokens) <= 16
-    assert completed(client, logprobs=0).choices[0].logprobs.top_logprobs[0] is None
+    told = completed(client, logprobs=0).choices[0].logprobs  # the written tokens alone
+    assert told.top_logprobs == [{token: logprob} for token, logprob in zip(
+        told.tokens, told.token_logprobs, strict=True)]
     assert completed(client).choices[0].logprobs is None
 
 

@@ -80,7 +80,7 @@ class CompletionAnswer:
             found["text_offset"].append(choice.pass_by(new.token))
             found["tokens"].append(token_text(self._tokenizer, new.token))
             found["token_logprobs"].append(None if unknown else finite(new.logprob))
-            found["top_logprobs"].append(None if unknown or not self._body.logprobs else {
+            found["top_logprobs"].append(None if unknown else {
                 token_text(self._tokenizer, token): finite(logprob)
                 for token, logprob in (*new.likeliest, (new.token, new.logprob))})
         return found
