@@ -261,3 +261,14 @@ def test_tokens_and_texts_become_each_other(running):
     assert back["prompt"] == "héllo"
     wrong = CLIENT.post(running.url + "/detokenize", json={"tokens": [5, 10**6]})
     assert wrong.status_code == 400 and "1000000" in wrong.json()["error"]["message"]
+
+
+def test_the_tokens_that_texts_end_with_can_be_looked_up_by_name(running):
+    """And nothing but a lookup makes a control token of a text."""
+    end = CLIENT.get(running.url + "/tokenizer_info").json()["eos_token"]
+    for prompt, more, expected in ((end, {"add_special_tokens": False}, [256]),
+                                   (end, {}, [*end.encode()]),
+                                   (end + " ", {"add_special_tokens": False}, [*end.encode(), 32])):
+        found = asked(running, "/tokenize", prompt=prompt, **more).json()
+        assert found["tokens"] == expected and found["count"] == len(expected)
+    assert asked(running, prompt=end, max_tokens=1).json()["usage"]["prompt_tokens"] == len(end)

@@ -259,7 +259,9 @@ class Tokenize(Body):
     model: Name | None = None
     prompt: str
     add_special_tokens: bool | None = Field(
-        None, description="what a prompt begins with, if the model has such a token; default true")
+        None, description="what a prompt begins with, if the model has such a token; default true. "
+                          "With false, the name of a control token alone is that token: clients "
+                          "look up so what /tokenizer_info names")
 
 
 class Detokenize(Body):
