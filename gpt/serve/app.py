@@ -121,7 +121,7 @@ class Api:
 
     def _model(self, name: str | None, request: Request) -> Served:
         """The model of a name; the first one, of none. Raises ApiError."""
-        name = self._first if name is None else self._aliases.get(name, name)
+        name = self._first if not name else self._aliases.get(name, name)
         served = self._models.get(self._first if self._any_name and name not in self._models
                                   else name)
         if served is None:
@@ -139,6 +139,7 @@ class Api:
         async def answer(request: Request) -> HttpResponse:
             body: Drawing = await body_of(request, fields)
             served = self._model(body.model, request)
+            body.model = body.model or served.name
             begun = time.monotonic()  # long texts take a while to become tokens
             asked = await asyncio.to_thread(make, body, served, self._worker)
             await asked.texts.start()
@@ -162,7 +163,7 @@ class Api:
         self._metrics.tokens.labels(served.name, "read").inc(texts.prompt_tokens)
         self._metrics.tokens.labels(served.name, "written").inc(written)
         _log.info("%s%s: %d tokens read, %d written, %.2f s", served.name,
-                  f", for {body.user!r}" if body.user else "", texts.prompt_tokens, written,
+                  f", for {body.asker!r}" if body.asker else "", texts.prompt_tokens, written,
                   seconds)
 
     async def _score(self, request: Request) -> HttpResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import openai
 import pytest
 
@@ -246,6 +247,38 @@ def test_null_is_what_leaving_a_field_out_is_also_for_fields_that_are_not_known(
         client.chat.completions.create(**asked, extra_body={"audio": {}})
 
 
+def test_fields_that_ask_for_what_happens_anyway_are_taken_with_no_other_value(client, caplog):
+    def answer(**more):
+        return client.chat.completions.create(model="chat", messages=[
+            {"role": "user", "content": "Hi"}], seed=1, max_tokens=5, **more
+            ).choices[0].message.content
+
+    with caplog.at_level("INFO", "gpt.serve"):
+        assert answer() == answer(reasoning_effort="none", verbosity="medium",
+                                  prompt_cache_key="k", safety_identifier="somebody")
+    assert "chat, for 'somebody': " in caplog.text
+    for name, value in (("reasoning_effort", "high"), ("verbosity", "low"), ("store", True)):
+        with pytest.raises(openai.BadRequestError, match=name):
+            answer(**{name: value})
+
+
+def test_a_response_includes_log_probabilities_if_it_is_told_to(client):
+    asked = {"model": "chat", "input": "Hi", "temperature": 0, "max_output_tokens": 5}
+    parts = [client.responses.create(**asked, **more).output[0].content[0] for more in (
+        {"include": ["message.output_text.logprobs"]}, {"top_logprobs": 0}, {})]
+    assert len(parts[0].logprobs) == 5 and parts[0].logprobs == parts[1].logprobs
+    assert parts[2].logprobs == []
+
+
+def test_a_request_that_names_no_model_is_for_the_first(running):
+    for path, body in (("completions", {"prompt": "abc", "max_tokens": 3}),
+                       ("score", {"text": "abc"})):
+        answers = [httpx.post(f"{running.url}/v1/{path}", json=body | named).json()
+                   for named in ({}, {"model": ""}, {"model": "base"})]
+        assert [answer["model"] for answer in answers] == ["base"] * 3
+    assert httpx.post(f"{running.url}/v1/completions", json={"model": "other"}).status_code == 404
+
+
 # ----- Many at once
 
 def test_the_same_seed_gives_the_same_text_whatever_the_load(client, running):
@@ -268,7 +301,6 @@ def _patient(ask):
 
 
 def test_scores_of_a_text_are_those_of_score(client, running):
-    import httpx
     lm, text = running.lm("base"), "Who's there?"
     found = httpx.post(f"{running.url}/v1/score", json={"model": "base", "text": text}).json()
     assert found["logprobs"] == pytest.approx(lm.score(text), abs=1e-4)

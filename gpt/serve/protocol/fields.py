@@ -82,7 +82,7 @@ class ResponseFormat(Body):
 class Drawing(Body):
     """How tokens are drawn, in every request for text."""
 
-    model: Name
+    model: Name = Field("", description="none: the first one that is served")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         None, description="0: always the likeliest token; default 1")
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -90,9 +90,17 @@ class Drawing(Body):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stream: bool | None = None
     user: Name | None = Field(None, description="named in the server's log")
+    safety_identifier: Name | None = Field(None, description="the same, as OpenAI calls it now")
     regex: Annotated[str, Field(max_length=10_000)] | None = Field(
         None, description="only text that this regular expression matches")
     service_tier: Literal["auto", "default"] | None = None
+    prompt_cache_key: Name | None = Field(
+        None, description="prompts are remembered by what they begin with, whatever the key")
+
+    @property
+    def asker(self) -> str | None:
+        """Whom the server's log names."""
+        return self.safety_identifier or self.user
 
     def drawing(self) -> dict[str, Any]:
         """What is not left to its default, as SamplingConfig takes it."""
@@ -200,6 +208,8 @@ class ChatCompletion(Sampling):
     top_logprobs: Alternatives | None = None
     store: Literal[False] | None = None
     modalities: list[Literal["text"]] | None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: Literal["medium"] | None = None
     tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
@@ -227,6 +237,7 @@ class TextOptions(Body):
     """`text` of a response."""
 
     format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 class Response(Drawing):
@@ -236,6 +247,7 @@ class Response(Drawing):
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     top_logprobs: Alternatives | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
     metadata: Annotated[dict[Name, Annotated[str, Field(max_length=512)]],
                         Field(max_length=16)] | None = Field(None, description="given back")
     text: TextOptions | None = None
@@ -274,7 +286,7 @@ class Detokenize(Body):
 class Score(Body):
     """POST /v1/score: log-probabilities of a text that is given."""
 
-    model: Name
+    model: Name = ""
     text: str
     begin: bool | None = Field(None, description="as the beginning of a document; default true")
 

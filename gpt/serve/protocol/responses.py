@@ -19,7 +19,7 @@ class ResponseAnswer:
 
     def __init__(self, body: Response, served: Served, worker: Worker):
         self._body, self._tokenizer = body, served.lm.tokenizer
-        self._told_logprobs = body.top_logprobs is not None
+        self._told_logprobs = body.top_logprobs is not None or bool(body.include)
         turns = ([("user", body.input)] if isinstance(body.input, str)
                  else [(turn.role, turn.text) for turn in body.input])
         if body.instructions:

@@ -25,7 +25,7 @@ async def score(body: Score, served: Served, worker: Worker) -> dict[str, Any]:
     told = [(new.token, finite(new.logprob)) for new in known]
     before = [] if begin else [(token, None) for token in tokens[:len(tokens) - len(known)]]
     return {
-        "object": "score", "model": body.model,
+        "object": "score", "model": body.model or served.name,
         "tokens": [token for token, _ in [*before, *told]],
         "texts": [token_text(lm.tokenizer, token) for token, _ in [*before, *told]],
         "logprobs": [logprob for _, logprob in [*before, *told]],
