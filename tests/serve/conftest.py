@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from gpt.chat import FORMATS
+from gpt.chat import FORMATS, Chat, Message
+from gpt.configuration import sampling_config
 from gpt.language_model import LanguageModel
 from gpt.serve import Limits, Place, Served
 from gpt.serve.server import listen, server_of
@@ -25,6 +26,19 @@ def model_of(form=None, seed=0, **changes):
         tokenizer.chat_format = FORMATS[form].model_dump_json()
     return LanguageModel(tiny_gpt(seed=seed, **{
         "vocab_size": tokenizer.vocab_size, "block_size": 200} | changes), tokenizer, CPU)
+
+
+def pieces_of(lm, *turns, **settings):
+    """(the pieces of a model's answer, how many tokens it has read), without a server."""
+    prompt = Chat(FORMATS["turns"], lm.tokenizer).prompt([Message(*turn) for turn in turns])
+    asked = lm.request(prompt, sampling_config(**settings))
+    return [piece for _, piece in lm.write([asked])], len(prompt)
+
+
+def answer_of(lm, *turns, **settings):
+    """The same, as text."""
+    pieces, length = pieces_of(lm, *turns, **settings)
+    return "".join(piece.text for piece in pieces), length
 
 
 class Running:

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from gpt.chat import FORMATS, Chat, Message
+from tests.serve.conftest import answer_of
 
 
 @pytest.fixture(scope="module")
@@ -138,19 +138,6 @@ def test_a_stop_text_ends_a_text_before_it(client, running):
 
 
 # ----- Conversations
-
-def answer_of(lm, *turns, **settings):
-    prompt = Chat(FORMATS["turns"], lm.tokenizer).prompt([Message(*turn) for turn in turns])
-    made = [""]
-    for _, piece in lm.write([lm.request(prompt, _config(**settings))]):
-        made[0] += piece.text
-    return made[0], len(prompt)
-
-
-def _config(**settings):
-    from gpt.configuration import sampling_config
-    return sampling_config(**settings)
-
 
 def test_answers_are_given_in_the_models_own_format(client, running):
     expected, length = answer_of(running.lm("chat"), ("system", "Be brief."), ("user", "Hello?"),
