@@ -34,7 +34,7 @@ quickstart: .venv/installed
 	$(PY) sample.py runs/quickstart --prompt-file configs/quickstart-prompt.txt --max-new-tokens 150 --temperature 0.7 --top-p 0.9 --seed 1
 	$(PY) sample.py runs/quickstart-docstrings --prompt-file configs/quickstart-signature.txt --max-new-tokens 40 --temperature 0
 
-test: .venv/installed-dev
+test: .venv/installed-dev build/axe-core
 	$(PYTEST)
 
 test-bfloat16: .venv/installed-dev
@@ -87,6 +87,15 @@ gpu:
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable '.[dev]'
 	touch .venv/installed $@
+
+# What tests of the playground need besides: Chromium (Debian's, where that can be installed) and what
+# looks for faults of accessibility. They are skipped where these cannot be had.
+build/axe-core:
+	command -v chromedriver >/dev/null || test "$$(id -u)" != 0 \
+		|| (apt-get update -qq && apt-get install -y -qq chromium chromium-driver) >/dev/null || true
+	mkdir -p build
+	cd build && file=$$(npm pack --silent --fetch-retries=1 axe-core@4.11.0) && tar xzf $$file \
+		&& mv package axe-core && rm $$file || true
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 10) else 0)'

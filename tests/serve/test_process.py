@@ -122,6 +122,8 @@ def test_a_second_signal_cuts_them_off_with_code_75(folder):
     (["--tls-cert", "x"], "--tls-cert and --tls-key go together"),
     (["--host", "256.1.1.1", "--insecure"], "cannot listen at 256.1.1.1"),
     (["--port", "99999"], "cannot listen at 127.0.0.1:99999"),
+    (["--watch"], "--watch is for the folder of a run"),
+    (["--served-model-name", "tiny"], "--served-model-name tiny: a model is called so already"),
     (["other=nowhere"], "nowhere"), (["{folder}"], "two models are to be called tiny")])
 def test_what_cannot_be_is_one_line(folder, words, told):
     parser = argparse.ArgumentParser()

@@ -89,6 +89,7 @@ export class Column {
     branch.body = { model: this.model.id, ...this.page.common, ...this.settings,
       written: branch.path.map(({ token }) => token) };
     this.show(branch);
+    this.say("reading");
     const begun = performance.now();
     try {
       for await (const token of stream("playground/tokens", {
