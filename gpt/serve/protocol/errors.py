@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from gpt.errors import UserError, WorkFailed
 
 LONGEST = 200  # characters of what was given that are repeated
+MOST_TOLD = 10_000  # mistakes in one request, of which the first is told
 
 
 class ApiError(Exception):
@@ -46,6 +47,8 @@ def busy() -> ApiError:
 
 def _of_fields(error: ValidationError) -> ApiError:
     """The first field that is wrong, by name."""
+    if error.error_count() > MOST_TOLD:  # a list of them takes a gigabyte for a body of eight MiB
+        return ApiError(400, f"{error.error_count():,} values of the body are wrong or unknown")
     problem = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in problem["loc"] if not _names_a_type(part))
     if problem["type"] == "extra_forbidden":

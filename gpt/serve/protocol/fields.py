@@ -27,6 +27,7 @@ Alternatives = Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(max_length=256)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
+Ids = Annotated[list[int], Field(fail_fast=True)]  # millions may be wrong: the first is told
 
 
 class Body(BaseModel):
@@ -123,7 +124,8 @@ class Sampling(Drawing):
     logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,8}$")],
                      Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, description="added to the scores of token ids")
-    forced_tokens: list[Count] | None = Field(None, description="ids that the text begins with")
+    forced_tokens: Annotated[list[Count], Field(fail_fast=True)] | None = Field(
+        None, description="ids that the text begins with")
     response_format: ResponseFormat | None = None
     stream_options: StreamOptions | None = None
 
@@ -152,7 +154,8 @@ class Sampling(Drawing):
 class Completion(Sampling):
     """POST /v1/completions"""
 
-    prompt: (str | list[int] | list[str] | list[list[int]] | None) = Field(
+    prompt: (str | Ids | Annotated[list[str], Field(fail_fast=True)]
+             | Annotated[list[Ids], Field(fail_fast=True)] | None) = Field(
         None, description="text or token ids, or several; none: the start of a document")
     best_of: Annotated[int, Field(ge=0, le=MOST_CHOICES)] | None = Field(
         None, description="texts of which the n likeliest, per token, are returned; 0: n")
@@ -163,6 +166,9 @@ class Completion(Sampling):
 
     @model_validator(mode="after")
     def _chooses(self) -> Completion:
+        if (isinstance(self.prompt, list) and len(self.prompt) > MOST_CHOICES
+                and not isinstance(self.prompt[0], int)):
+            raise ValueError(f"prompt holds more than {MOST_CHOICES} prompts")
         if self.best_of:
             if self.best_of < (self.n or 1):
                 raise ValueError("best_of is less than n")
@@ -184,7 +190,7 @@ class ChatMessage(Body):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     type: Literal["message"] | None = None
     id: Name | None = Field(None, description="of an answer that is given back, as its status")
     status: Literal["completed", "incomplete", "in_progress"] | None = None
@@ -207,7 +213,7 @@ class ChatCompletion(Sampling):
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
     store: Literal[False] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     reasoning_effort: Literal["none"] | None = None
     verbosity: Literal["medium"] | None = None
     tools: Nothing | None = None
@@ -280,7 +286,7 @@ class Detokenize(Body):
     """POST /detokenize"""
 
     model: Name | None = None
-    tokens: list[int]
+    tokens: Ids
 
 
 class Score(Body):

@@ -12,7 +12,7 @@ from pydantic import Field
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
 from gpt.serve.protocol.answers import finite, token_text
-from gpt.serve.protocol.fields import Alternatives, ChatMessage, Sampling, config_of
+from gpt.serve.protocol.fields import Alternatives, ChatMessage, Ids, Sampling, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
 from gpt.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ class Look(Sampling):
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = Field(
         None, description="instead of a prompt: the text is an answer")
-    written: list[int] = Field([], description="token ids that the text begins with")
+    written: Ids = Field([], description="token ids that the text begins with")
     alternatives: Alternatives = Field(10, description="tokens told for each place")
     n: Literal[1] | None = None
 
