@@ -32,7 +32,7 @@ from gpt.serve.protocol.look import Look, LookAnswer
 from gpt.serve.protocol.responses import ResponseAnswer
 from gpt.serve.protocol.scores import score
 from gpt.serve.protocol.texts import Texts
-from gpt.serve.reading import body_of
+from gpt.serve.reading import body_of, release
 from gpt.serve.sending import Stream, as_json, events, unless_gone
 
 STREAMED = ("application/json", "text/event-stream")
@@ -112,6 +112,8 @@ class Api:
                 if told.status == 500:
                     _log.exception("%s %s", request.method, request.url.path)
                 response = as_json(told.content, told.status, told.headers)
+            finally:
+                release(request)
             model = request.scope.get("model")
             if model is not None:
                 self._metrics.requests.labels(model, response.status_code).inc()

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from gpt.serve.protocol.errors import ApiError
+from gpt.serve.protocol.errors import ApiError, busy
 from gpt.serve.protocol.fields import Body
 
 B = TypeVar("B", bound=Body)
@@ -17,9 +17,12 @@ B = TypeVar("B", bound=Body)
 LARGEST = 8 * 2**20  # bytes of a body
 DEEPEST = 64  # objects and arrays in each other
 MOST = 100_000  # objects and arrays in all
+SMALL = 2**16  # bytes up to which a body always finds room
+ROOM = 64 * 2**20  # bytes of all larger ones that are being read or made something of
 SECONDS = 30.0  # until a body has arrived
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes({*range(256)} - {*b"[]{}"})
+_held: dict[int, int] = {}  # bytes of larger bodies, by request
 
 
 async def body_of(request: Request, fields: type[B]) -> B:
@@ -37,14 +40,32 @@ async def body_of(request: Request, fields: type[B]) -> B:
 async def _bytes_of(request: Request) -> bytes:
     """All of it: a client that is cut off while it sends does not read why."""
     parts: list[bytes] = []
-    size = 0
+    size, fits = 0, True
     async for part in request.stream():
         size += len(part)
-        if size <= LARGEST:
+        fits = fits and size <= LARGEST and _hold(request, size)
+        if fits:
             parts.append(part)
+        else:
+            parts.clear()
+            release(request)
     if size > LARGEST:
         raise ApiError(413, f"the body is larger than {LARGEST:,} bytes")
+    if not fits:
+        raise busy()
     return b"".join(parts)
+
+
+def _hold(request: Request, size: int) -> bool:
+    """Whether there is room for so much of a body."""
+    if size > SMALL:
+        _held[id(request)] = size
+    return size <= SMALL or sum(_held.values()) <= ROOM
+
+
+def release(request: Request) -> None:
+    """Nothing of the body is needed any more."""
+    _held.pop(id(request), None)
 
 
 def _parsed(data: bytes) -> object:

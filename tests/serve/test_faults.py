@@ -11,6 +11,8 @@ from gpt.serve.errors import as_api_error
 from gpt.serve.fields import Completion
 from tests.serve.launched import (
     HEAD,
+    ask,
+    connected,
     request_of,
     talk,
 )
@@ -52,3 +54,23 @@ def test_of_a_million_mistakes_one_is_kept():
     with pytest.raises(ValueError) as raised:
         Completion.model_validate({"model": "x"} | {str(i): 1 for i in range(20_000)})
     assert as_api_error(raised.value).message == "20,000 values of the body are wrong or unknown"
+
+
+def test_larger_bodies_have_room_for_so_many_and_small_ones_always(running, monkeypatch):
+    monkeypatch.setattr(reading, "ROOM", 250_000)
+    large = request_of(model="base", prompt="a" * 150_000)
+
+    async def tried():
+        async with connected(running.port, large[:-1]) as (reader, writer):
+            while not reading._held:
+                await asyncio.sleep(0.01)
+            refused = await talk(running.port, large)
+            small = await ask(running.port, model="base", prompt="a")
+            writer.write(large[-1:])
+            first = await reader.read()
+        return refused, small, first, await talk(running.port, large)
+
+    refused, small, first, later = asyncio.run(tried())
+    assert refused.status == 429 and b"retry-after: 1" in refused.headers
+    assert small.status == 200 and b" 400 " in first[:20] and later.status == 400
+    assert not reading._held
