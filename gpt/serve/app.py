@@ -192,9 +192,10 @@ class Api:
     async def _tokenize(self, request: Request) -> HttpResponse:
         body = await body_of(request, Tokenize)
         served = self._model(body.model, request)
-        tokenizer = served.lm.tokenizer
-        encode = tokenizer.encode if body.add_special_tokens is False else served.prompt
-        control = tokenizer.specials.get(body.prompt) if body.add_special_tokens is False else None
+        lm = served.lm
+        encode = lm.tokenizer.encode if body.add_special_tokens is False else lm.prompt_tokens
+        control = (lm.tokenizer.specials.get(body.prompt)
+                   if body.add_special_tokens is False else None)
         tokens = ([control] if control is not None
                   else await asyncio.to_thread(encode, body.prompt))
         return as_json({"tokens": tokens, "count": len(tokens), "max_model_len": served.context})

@@ -79,9 +79,24 @@ class Served:
         """Whether it has a chat format."""
         return self._chat is not None
 
+    @cached_property
+    def _most_bytes(self) -> int:
+        """Of a text that may fit: as many of the longest token as there is room for. Four times
+        that, as some tokenizers shorten texts first."""
+        tokenizer = self.lm.tokenizer
+        return 4 * self.context * max(len(tokenizer.decode_bytes([i]))
+                                      for i in tokenizer.text_ids)
+
+    def _refuse_if_long(self, text: str) -> None:
+        """Before it is made tokens of, which takes seconds for millions of characters."""
+        if len(text) > self._most_bytes:
+            raise UserError(f"the prompt has {len(text):,} characters; this server reads "
+                            f"{self.context} tokens, prompt and answer together")
+
     def prompt(self, text: str | Sequence[int] | None) -> list[int]:
         """Token ids of a prompt; ids are taken as they are."""
         if text is None or isinstance(text, str):
+            self._refuse_if_long(text or "")
             return self.lm.prompt_tokens(text or "")
         vocab_size = self.lm.model.vocab_size
         if wrong := [i for i in text if not 0 <= i < vocab_size]:
@@ -98,6 +113,7 @@ class Served:
             raise UserError(
                 f"the model {self.name} does not converse: it was not trained on conversations, or "
                 "its folder has no chat_format.json; ask /v1/completions")
+        self._refuse_if_long("".join(text for _, text in messages))
         turns = [Message("system" if role == "developer" else role, text)
                  for role, text in messages]
         first = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), len(turns))

@@ -31,7 +31,8 @@ ENDLESS = {"model": "base", "prompt": "a", "max_tokens": 190, "logit_bias": {"25
     (BEGIN + b"[" + b'"",' * 1_000_000 + b'""]}', "more than 128 prompts"),
     (b"{" + b",".join(b'"%d": 1' % i for i in range(100_000)) + b"}", "100,001 values of the body"),
     (BEGIN + b'"a", "logit_bias": {' + b",".join(b'"x%d": 1' % i for i in range(100_000)) + b"}}",
-     "100,000 values of the body")])
+     "100,000 values of the body"),
+    (BEGIN + b'"' + b"a" * 7_000_000 + b'"}', "7,000,000 characters")])
 def test_what_is_made_to_take_long_is_refused_in_seconds(running, data, told):
     answer = asyncio.run(talk(running.port, request_of(body=data), 20))
     assert answer.status == 400 and told in answer.body.decode()
