@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +33,8 @@ from gpt.serve.watching import watch
 
 HEADER_SECONDS = 10.0  # until a request's headers have arrived
 HEADER_BYTES = 2**15
+READ_SECONDS = 60.0  # in which a client reads something of what it is sent
+SPARE_FILES = 100  # that a process may open beside its connections
 GRACE_SECONDS = 20  # after a signal, for texts that are being written
 
 
@@ -54,12 +58,16 @@ class Place:
 
 
 class _Connection(H11Protocol):
-    """One whose requests have to arrive within HEADER_SECONDS."""
+    """One whose requests have to arrive within HEADER_SECONDS, and whose answers have to be read.
+    """
 
     _waits: asyncio.TimerHandle | None = None
+    _watches: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES:
+            self.transport.abort()  # without a file left, nobody could be accepted
         self._await_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -69,6 +77,41 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_waiting()
+        self._stop_watching()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching()
+
+    def send_400_response(self, msg: str) -> None:
+        """Also where an answer has begun already; what still answers need not go on."""
+        with contextlib.suppress(h11.LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _watch(self, left: int) -> None:
+        """Leave a client that still has as many bytes to read later, or more."""
+        self._stop_watching()
+        self._watches = self.loop.call_later(READ_SECONDS, self._look_again, left)
+
+    def _look_again(self, left: int) -> None:
+        now = self.transport.get_write_buffer_size()
+        if now < left:
+            self._watch(now)
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._watches is not None:
+            self._watches.cancel()
+            self._watches = None
 
     def _await_headers(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

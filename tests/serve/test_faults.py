@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
 import pytest
 
-from gpt.serve import reading
+from gpt.serve import reading, server
 from gpt.serve.errors import as_api_error
 from gpt.serve.fields import Completion
 from tests.serve.launched import (
@@ -75,3 +76,77 @@ def test_larger_bodies_have_room_for_so_many_and_small_ones_always(running, monk
     assert refused.status == 429 and b"retry-after: 1" in refused.headers
     assert small.status == 200 and b" 400 " in first[:20] and later.status == 400
     assert not reading._held
+
+
+def test_whoever_reads_nothing_of_a_whole_answer_is_left_and_who_reads_slowly_is_not(
+        running, monkeypatch):
+    monkeypatch.setattr(server, "READ_SECONDS", 0.4)
+    asks = request_of("/tokenize", model="base", prompt="a" * 3_000_000)
+
+    async def tried():
+        async with (connected(running.port, asks, limit=4096) as (_, silent),
+                    connected(running.port, asks, limit=2**20) as (reader, _)):
+            silent.transport.pause_reading()
+            size = 0
+            while more := await reader.read(2**20):
+                size += len(more)
+                await asyncio.sleep(0.15)
+            while running.server.server_state.connections:
+                await asyncio.sleep(0.05)
+        return size
+
+    assert asyncio.run(asyncio.wait_for(tried(), 60)) > 12_000_000  # "97, " each
+
+
+@pytest.mark.parametrize(("data", "status"), [
+    (b"NONSENSE\r\n\r\n", 400), (b"GET /health\r\n\r\n", 400), (b"\0" * 100, 400),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # https, spoken to http
+    (GET + b"a: \0\r\n\r\n", 400), (GET + b"a: " + b"b" * 2**20 + b"\r\n\r\n", 400),
+    (GET + b"host: other\r\n\r\n", 400), (b"GET /health HTTP/1.1\r\n\r\n", 400),
+    (b"GET /" + b"a" * 2**20 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
+    (b"HEAD /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 200),
+    (b"TRACE /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 405),
+    (b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 404),
+    (JSON + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", 400),
+    (JSON + b"content-length: -1\r\n\r\n", 400),
+    (JSON + b"content-length: " + b"9" * 30 + b"\r\n\r\n", 400),
+    (JSON + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+    (JSON + b"transfer-encoding: chunked\r\n\r\nnonsense\r\n", 400),
+    (b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+     b"1\r\na\r\nnonsense\r\n", 400)])
+def test_what_is_no_request_is_refused_and_its_connection_closed(running, caplog, data, status):
+    answer = asyncio.run(talk(running.port, data, 20))
+    assert answer.status == status and answer.seconds < 20
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_broken_chunk_behind_an_answer_ends_its_connection_and_is_no_mistake_of_ours(
+        running, caplog):
+    async def tried():
+        async with connected(running.port, b"POST /nothing HTTP/1.1\r\nhost: localhost\r\n"
+                             b"transfer-encoding: chunked\r\n\r\n") as (reader, writer):
+            said = await reader.readuntil(b"}}")
+            writer.write(b"nonsense\r\n")
+            return said, await reader.read()
+
+    said, more = asyncio.run(asyncio.wait_for(tried(), 20))
+    assert b" 404 " in said[:20] and not more
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_connections_leave_some_files_to_the_process(running, monkeypatch):
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    monkeypatch.setattr(server, "SPARE_FILES", most - 10)
+
+    async def tried():
+        opened = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(40)]
+        await asyncio.sleep(0.3)
+        there = len(running.server.server_state.connections)
+        for _, writer in opened:
+            writer.transport.abort()
+        while running.server.server_state.connections:
+            await asyncio.sleep(0.01)
+        return there, await ask(running.port, model="base", prompt="a")
+
+    there, answer = asyncio.run(tried())
+    assert there == 10 and answer.status == 200
