@@ -28,12 +28,16 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["type"] == "http" and (refused := self._refusal(scope)) is not None:
-            await as_json(refused.content, refused.status)(scope, receive, send)
+            await as_json(refused.content, refused.status, refused.headers)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy may have read it the other way, and take the rest for its next client's.
+            return ApiError(400, "give Content-Length or Transfer-Encoding, not both",
+                            headers={"Connection": "close"})
         if self._key is None:
             if self._loopback and not is_loopback(headers.get("host", "")):
                 return ApiError(421, "this server answers to localhost alone; start it with "

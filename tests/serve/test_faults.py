@@ -134,6 +134,14 @@ def test_a_broken_chunk_behind_an_answer_ends_its_connection_and_is_no_mistake_o
     assert not [record for record in caplog.records if record.exc_info]
 
 
+def test_a_request_with_two_kinds_of_length_is_refused_and_what_follows_it_unread(running):
+    hidden = GET.replace(b"/health", b"/v1/models") + b"\r\n"
+    answer = asyncio.run(talk(running.port, JSON + b"content-length: 5\r\ntransfer-encoding: "
+                              b"chunked\r\n\r\n0\r\n\r\n" + hidden, 20))
+    assert answer.status == 400 and b"not both" in answer.body
+    assert answer.body.count(b"HTTP/1.1") == 0 and answer.seconds < 20
+
+
 def test_connections_leave_some_files_to_the_process(running, monkeypatch):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     monkeypatch.setattr(server, "SPARE_FILES", most - 10)
