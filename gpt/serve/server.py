@@ -161,6 +161,8 @@ class Server(uvicorn.Server):
         begun = time.monotonic()
         await super().shutdown(sockets)
         self.cut_off = self.force_exit or time.monotonic() - begun >= GRACE_SECONDS
+        if self.force_exit:  # Python cannot end while a thread of it computes: torch aborts then
+            await self.lifespan.shutdown()
 
 
 def run(models: dict[str, Served], place: Place, watched: Opening | None = None) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import signal
+import threading
 
 import pytest
 
-from gpt.serve import reading, server
+from gpt.serve import Place, reading, server
 from gpt.serve.errors import as_api_error
 from gpt.serve.fields import Completion
+from tests.serve.conftest import Running, model_of
 from tests.serve.launched import (
     HEAD,
     ask,
     connected,
+    metrics,
     request_of,
     talk,
 )
@@ -22,6 +26,15 @@ BEGIN = b'{"model": "base", "prompt": '
 GET = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
 JSON = HEAD % b"/v1/completions"
 ENDLESS = {"model": "base", "prompt": "a", "max_tokens": 190, "logit_bias": {"256": -100}}
+
+
+@pytest.fixture
+def other():
+    """A server of this test alone."""
+    started = Running({"base": model_of(seed=1)}, Place(port=0))
+    yield started
+    started.server.should_exit = True
+    started._thread.join()
 
 
 @pytest.mark.parametrize(("data", "told"), [
@@ -158,3 +171,21 @@ def test_connections_leave_some_files_to_the_process(running, monkeypatch):
 
     there, answer = asyncio.run(tried())
     assert there == 10 and answer.status == 200
+
+
+def test_a_second_signal_ends_the_thread_that_computes_too(other):
+    """Else Python ends while torch computes, and the process aborts."""
+    engines = {thread for thread in threading.enumerate() if thread.name == "engine"}
+
+    async def tried():
+        writing = asyncio.create_task(ask(other.port, stream=True, **ENDLESS | {"n": 8}))
+        while not (await metrics(other.port))['gpt_rows{model="base"}']:
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            other.loop.call_soon_threadsafe(other.server.handle_exit, signal.SIGTERM, None)
+        return await writing
+
+    answer = asyncio.run(tried())
+    other._thread.join(20)
+    assert not answer.is_whole and other.server.cut_off
+    assert len([thread for thread in engines if thread.is_alive()]) == len(engines) - 1
