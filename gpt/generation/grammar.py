@@ -47,6 +47,7 @@ def grammars(tokenizer: Tokenizer) -> Callable[[SamplingConfig], TextGrammar | N
     It raises UserError for a schema or expression that cannot be followed.
     """
     known: list[Any] = []  # the tokenizer as llguidance needs it, made when it is needed
+    ready: dict[str, Any] = {}  # the latest text's, as n texts of a request have the same
 
     def grammar(config: SamplingConfig) -> TextGrammar | None:
         if config.regex is None and config.json_schema is None:
@@ -63,10 +64,15 @@ def grammars(tokenizer: Tokenizer) -> Callable[[SamplingConfig], TextGrammar | N
             name, text = "regex", LLMatcher.grammar_from_regex(config.regex or "")
         else:
             name, text = "json_schema", LLMatcher.grammar_from_json_schema(config.json_schema)
-        matcher = LLMatcher(known[0], text)
-        if matcher.is_error():
-            raise UserError(f"{name}: {_reason(matcher.get_error())}")
-        found = TextGrammar(matcher, tokenizer.vocab_size, tokenizer.stop_tokens)
+        matcher = ready.get(text)
+        if matcher is None:
+            matcher = LLMatcher(known[0], text)
+            if matcher.is_error():
+                raise UserError(f"{name}: {_reason(matcher.get_error())}")
+            matcher.compute_bitmask()  # which may take seconds, the first time, and not in a step
+            ready.clear()
+            ready[text] = matcher
+        found = TextGrammar(matcher.deep_copy(), tokenizer.vocab_size, tokenizer.stop_tokens)
         found.check(config.forced_tokens)
         return found
 

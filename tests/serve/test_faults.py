@@ -9,9 +9,13 @@ import threading
 
 import pytest
 
+from gpt.configuration import SamplingConfig
+from gpt.errors import UserError
+from gpt.generation.grammar import grammars
 from gpt.serve import Place, reading, server
 from gpt.serve.errors import as_api_error
 from gpt.serve.fields import Completion
+from gpt.tokenizer import build_tokenizer
 from tests.serve.conftest import Running, model_of
 from tests.serve.launched import (
     HEAD,
@@ -171,6 +175,30 @@ def test_connections_leave_some_files_to_the_process(running, monkeypatch):
 
     there, answer = asyncio.run(tried())
     assert there == 10 and answer.status == 200
+
+
+def test_a_hundred_texts_of_one_expression_make_one_grammar_of_it(monkeypatch):
+    import llguidance
+    made = []
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(matcher, name)
+
+        def __call__(self, *arguments):
+            made.append(arguments)
+            return matcher(*arguments)
+
+    matcher = llguidance.LLMatcher
+    monkeypatch.setattr(llguidance, "LLMatcher", Counted())
+    grammar = grammars(build_tokenizer("byte"))
+    first, second, *_ = [grammar(SamplingConfig(regex="[ab]c")) for _ in range(100)]
+    assert len(made) == 1
+    first.accept(ord("a"))
+    assert first.allowed()[ord("c")] and not second.allowed()[ord("c")]  # each its own place
+    assert grammar(SamplingConfig(regex="d")).allowed().nonzero().tolist() == [[ord("d")]]
+    with pytest.raises(UserError):
+        grammar(SamplingConfig(regex="("))
 
 
 def test_a_second_signal_ends_the_thread_that_computes_too(other):
