@@ -33,8 +33,8 @@ class Controls:
         self._config, self._grammar, self._made = config, grammar, 0
         self._stops = torch.tensor([*stop_tokens], dtype=torch.int64, device=device)
         self._bias = torch.zeros(vocab_size, device=device)
-        for token, bias in config.logit_bias.items():
-            self._bias[token] = bias
+        self._bias[[*config.logit_bias]] = torch.tensor(
+            [*config.logit_bias.values()], dtype=torch.float32, device=device)
         self._bias[config.banned_tokens] = -torch.inf
         self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._seen[list(prompt)] = True
