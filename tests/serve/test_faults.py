@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 import resource
 import signal
 import threading
+import time
 
+import psutil
 import pytest
 
 from gpt.configuration import SamplingConfig
@@ -19,11 +23,14 @@ from gpt.tokenizer import build_tokenizer
 from tests.serve.conftest import Running, model_of
 from tests.serve.launched import (
     HEAD,
+    Launched,
     ask,
     connected,
+    make_model,
     metrics,
     request_of,
     talk,
+    until_idle,
 )
 
 BEGIN = b'{"model": "base", "prompt": '
@@ -159,6 +166,14 @@ def test_a_request_with_two_kinds_of_length_is_refused_and_what_follows_it_unrea
     assert answer.body.count(b"HTTP/1.1") == 0 and answer.seconds < 20
 
 
+def test_requests_in_one_go_are_answered_in_order(running):
+    asks = b"".join(request_of(model="base", prompt="a" * i, max_tokens=0).replace(
+        b"connection: close\r\n", b"") for i in range(1, 20))
+    answer = asyncio.run(talk(running.port, asks + GET + b"connection: close\r\n\r\n"))
+    counts = re.findall(rb'"prompt_tokens": (\d+)', answer.body)
+    assert [*map(int, counts)] == [*range(1, 20)] and answer.body.endswith(b'{"status": "ready"}')
+
+
 def test_connections_leave_some_files_to_the_process(running, monkeypatch):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     monkeypatch.setattr(server, "SPARE_FILES", most - 10)
@@ -201,6 +216,59 @@ def test_a_hundred_texts_of_one_expression_make_one_grammar_of_it(monkeypatch):
         grammar(SamplingConfig(regex="("))
 
 
+def test_disconnects_at_random_moments_leave_nothing(running):
+    draw = random.Random(0)
+
+    async def tried():
+        async def leave(stream):
+            await ask(running.port, seconds=draw.random() / 4, stream=stream, n=2, **ENDLESS)
+
+        for _ in range(6):
+            await asyncio.gather(*(leave(i % 2 == 0) for i in range(4)))
+        await until_idle(running.port)
+        return await ask(running.port, model="base", prompt="a")
+
+    assert asyncio.run(tried()).status == 200
+
+
+def test_a_seed_gives_the_same_text_whatever_else_is_asked(running):
+    fixed = {"model": "base", "prompt": "abc", "seed": 7, "max_tokens": 40}
+
+    async def tried():
+        alone = (await ask(running.port, **fixed)).text
+        others = [asyncio.create_task(ask(running.port, stream=i % 2 == 0, seed=i, n=1 + i % 2,
+                                          **ENDLESS | {"prompt": "b" * i})) for i in range(1, 8)]
+        among = [(await ask(running.port, stream=i % 2 == 0, **fixed)).text for i in range(4)]
+        other = (await ask(running.port, **fixed | {"seed": 8})).text
+        return alone, among, other, [(await each).status for each in others]
+
+    alone, among, other, statuses = asyncio.run(tried())
+    assert among == [alone] * 4 and other != alone
+    assert set(statuses) <= {200, 429} and 200 in statuses
+
+
+def test_files_threads_and_tasks_are_as_many_after_requests_of_all_kinds(running):
+    there = psutil.Process()
+
+    async def some(count):
+        for i in range(count):
+            await asyncio.gather(
+                ask(running.port, model="base", prompt="a", max_tokens=3, stream=i % 2 == 0),
+                ask(running.port, model="base", prompt="a", n=10**9),
+                ask(running.port, "/v1/score", model="base", text="abc"),
+                ask(running.port, "/v1/chat/completions", model="chat", max_tokens=2,
+                    messages=[{"role": "user", "content": "a"}]),
+                ask(running.port, seconds=0.01, stream=True, **ENDLESS))
+        await until_idle(running.port)
+        while running.server.server_state.connections:
+            await asyncio.sleep(0.01)
+        return there.num_fds(), threading.active_count(), len(asyncio.all_tasks(running.loop))
+
+    asyncio.run(some(5))
+    before = asyncio.run(some(5))
+    assert asyncio.run(some(20)) == before
+
+
 def test_a_second_signal_ends_the_thread_that_computes_too(other):
     """Else Python ends while torch computes, and the process aborts."""
     engines = {thread for thread in threading.enumerate() if thread.name == "engine"}
@@ -217,3 +285,41 @@ def test_a_second_signal_ends_the_thread_that_computes_too(other):
     other._thread.join(20)
     assert not answer.is_whole and other.server.cut_off
     assert len([thread for thread in engines if thread.is_alive()]) == len(engines) - 1
+
+
+def test_a_text_that_is_not_finished_in_time_is_cut_off(monkeypatch):
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.3)
+    started = Running({"base": model_of(seed=1)}, Place(port=0))
+
+    async def tried():
+        async with connected(started.port, JSON + b"content-length: 9\r\n\r\n") as (reader, _):
+            await asyncio.sleep(0.2)
+            started.server.should_exit = True
+            return await reader.read()
+
+    asyncio.run(asyncio.wait_for(tried(), 20))
+    started._thread.join(20)
+    assert started.server.cut_off and not started._thread.is_alive()
+
+
+def test_a_signal_while_slow_clients_hold_connections_ends_the_process(tmp_path):
+    """Those who send nothing are left at once; one that asks for an answer gets it."""
+    async def tried(started):
+        slow = [await asyncio.open_connection("127.0.0.1", started.port) for _ in range(20)]
+        for _, writer in slow[:10]:
+            writer.write(b"GET /hea")
+        asks = asyncio.create_task(ask(started.port, prompt="a", max_tokens=500, stream=True,
+                                       logit_bias={"256": -100}))
+        while not (await metrics(started.port)).get('gpt_rows{model="tiny"}'):
+            await asyncio.sleep(0.01)
+        started.signal()
+        answer = await asks
+        for _, writer in slow:
+            writer.transport.abort()
+        return answer
+
+    with Launched(make_model(tmp_path / "tiny")) as started:
+        begun = time.monotonic()
+        assert asyncio.run(tried(started)).is_whole
+        assert started.code() == 0 and time.monotonic() - begun < server.GRACE_SECONDS
+        assert not started.tracebacks
