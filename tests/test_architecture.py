@@ -98,11 +98,11 @@ def listed(text: str) -> dict[str, str]:
 
 
 def there() -> set[str]:
-    """All modules of gpt/ and data/, in Python, C and JavaScript; a room's __init__.py is its folder."""
-    found = set()
+    """All modules of gpt/ and data/, and the parts of pages; a room's __init__.py is its folder."""
+    found, kinds = set(), {".py", ".c", ".h", ".js", ".html", ".css"}
     for package in ("gpt", "data"):
         for path in (ROOT / package).rglob("*"):
-            if path.suffix in (".py", ".c", ".h", ".js", ".html", ".css") and (path.parent / "__init__.py").is_file():
+            if path.suffix in kinds and (path.parent / "__init__.py").is_file():
                 found.add(path.relative_to(ROOT).as_posix().removesuffix("__init__.py"))
     return found
 

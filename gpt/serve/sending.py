@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import math
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from gpt.serve.protocol.errors import ApiError, as_api_error
 
-SEND_SECONDS = 60.0  # until a client has read on
-
 T = TypeVar("T")
-_log = logging.getLogger("gpt.serve")
 
 
 def as_json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -35,25 +29,13 @@ class Stream(StreamingResponse):
     def __init__(self, parts: AsyncIterator[bytes], end: Callable[[], None]):
         super().__init__(parts, media_type="text/event-stream",
                          headers={"Cache-Control": "no-cache"})
-        self._end, self._since = end, math.inf  # when it began to wait for its reader
+        self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it; a reader that stops for SEND_SECONDS is left."""
-
-        async def sent(message: Message) -> None:
-            self._since = time.monotonic()
-            await send(message)
-            self._since = math.inf
-
-        writing = asyncio.create_task(super().__call__(scope, receive, sent))
+        """As ASGI has it."""
         try:
-            while not (await asyncio.wait({writing}, timeout=SEND_SECONDS / 2))[0]:
-                if time.monotonic() - self._since > SEND_SECONDS:
-                    _log.warning("a client does not read on: its answer is cut off")
-                    return
-            writing.result()
+            await super().__call__(scope, receive, send)
         finally:
-            writing.cancel()
             self._end()
 
 

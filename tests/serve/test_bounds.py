@@ -11,7 +11,7 @@ import tracemalloc
 import httpx
 import pytest
 
-from gpt.serve import Place, reading, sending, server
+from gpt.serve import Place, connection, reading
 from gpt.serve.protocol.errors import ApiError
 from tests.serve.conftest import Running, model_of
 
@@ -119,7 +119,7 @@ def test_a_key_is_asked_for_and_origins_are_let_in_by_name():
 
 
 def test_slow_headers_and_slow_bodies_are_given_up_while_others_are_answered(running, monkeypatch):
-    monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(reading, "SECONDS", 0.5)
     head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     slow = []
@@ -128,10 +128,10 @@ def test_slow_headers_and_slow_bodies_are_given_up_while_others_are_answered(run
         slow[-1].sendall(data)
     begun = time.monotonic()
     assert asked(running, max_tokens=3).status_code == 200
-    for connection in slow:
-        connection.settimeout(5)
-        assert b" 408 " in connection.recv(1000)
-        connection.close()
+    for one in slow:
+        one.settimeout(5)
+        assert b" 408 " in one.recv(1000)
+        one.close()
     assert time.monotonic() - begun < 5
 
 
@@ -152,7 +152,7 @@ def test_more_texts_than_may_wait_are_refused_with_a_time_to_come_back(running):
 
 
 def test_a_client_that_does_not_read_is_left(running, monkeypatch):
-    monkeypatch.setattr(sending, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.5)
     body = json.dumps({"model": "base", "prompt": "a", "n": 128, "max_tokens": 190, "stream": True,
                        "logprobs": 20, "logit_bias": {"256": -100}}).encode()
     before = len(asyncio.all_tasks(running.loop))

@@ -16,9 +16,9 @@ import pytest
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation.grammar import grammars
-from gpt.serve import Place, reading, server
-from gpt.serve.errors import as_api_error
-from gpt.serve.fields import Completion
+from gpt.serve import Place, connection, reading, server
+from gpt.serve.protocol.errors import as_api_error
+from gpt.serve.protocol.fields import Completion
 from gpt.tokenizer import build_tokenizer
 from tests.serve.conftest import Running, model_of
 from tests.serve.launched import (
@@ -104,7 +104,7 @@ def test_larger_bodies_have_room_for_so_many_and_small_ones_always(running, monk
 
 def test_whoever_reads_nothing_of_a_whole_answer_is_left_and_who_reads_slowly_is_not(
         running, monkeypatch):
-    monkeypatch.setattr(server, "READ_SECONDS", 0.4)
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.4)
     asks = request_of("/tokenize", model="base", prompt="a" * 3_000_000)
 
     async def tried():
@@ -176,7 +176,7 @@ def test_requests_in_one_go_are_answered_in_order(running):
 
 def test_connections_leave_some_files_to_the_process(running, monkeypatch):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    monkeypatch.setattr(server, "SPARE_FILES", most - 10)
+    monkeypatch.setattr(connection, "SPARE_FILES", most - 10)
 
     async def tried():
         opened = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(40)]

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import shutil
 import subprocess
 import sys
 import time
 
 import pytest
-import torch
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
-from torch.nn.functional import cross_entropy
 
 from gpt.chat import FORMATS
 from gpt.finetuning import read_task
@@ -23,90 +18,14 @@ from gpt.language_model import load
 from gpt.runs import checkpoint
 from gpt.serve import Opening, Place, mark_runs, serve_models, watching
 from gpt.tokenizer import build_tokenizer
+from tests.serve.browser import READABLE, Page, likeliest, started, trained
 from tests.serve.conftest import LIMITS, Running
-from tests.tiny import ROOT, script_environment, tiny_gpt
+from tests.tiny import ROOT, script_environment
 
 AXE = ROOT / "build" / "axe-core" / "axe.min.js"
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     DRIVER is None, reason="there is no Chromium: apt-get install chromium chromium-driver")
-
-
-class Page:
-    """The page in a browser."""
-
-    def __init__(self, driver, running):
-        self.driver, self.running = driver, running
-
-    def open(self, dark=False, width=1200):
-        self.driver.set_window_size(width, 1000)
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
-        self.driver.get(self.running.url + "/")
-        self.until(lambda: self.all(".places button"))
-        return self
-
-    def all(self, selector):
-        return self.driver.find_elements("css selector", selector)
-
-    def one(self, selector, column=0):
-        return self.all(selector)[column]
-
-    def run(self, script, *given):
-        return self.driver.execute_script(script, *given)
-
-    def until(self, found):
-        for _ in range(300):
-            if got := found():
-                return got
-            time.sleep(0.05)
-        raise AssertionError(self.one("body").text)
-
-    def set(self, column=0, **settings):
-        for name, value in settings.items():
-            self.run("const [input, value] = arguments; input.value = value; input.dispatchEvent("
-                     "new Event('input', {bubbles: true}))", self.one(f"[name={name}]", column),
-                     value)
-
-    def write(self, prompt=None, **settings):
-        self.set(**settings)
-        if prompt is not None:
-            self.one("[name=prompt]").clear()
-            self.one("[name=prompt]").send_keys(prompt)
-        self.one("#ask button.main").click()
-        self.ended()
-
-    def ended(self):
-        self.until(lambda: all("a second" in each.text for each in self.all(".status")))
-
-    def text(self, column=0):
-        """Of its tokens, but the sign for an end."""
-        return self.run("return [...arguments[0].querySelectorAll('.token')].filter((token) => "
-                        "!token.querySelector('.sign')).map((token) => token.textContent.replace("
-                        "/^[↵⇥]/, '')).join('')", self.all(".column")[column])
-
-    def copied(self, how):
-        self.one(f"[name={how}]").click()
-        self.until(lambda: self.one(".status").text == "copied")
-        return self.driver.execute_async_script(
-            "navigator.clipboard.readText().then(arguments[0])")
-
-    def logged(self):
-        return self.driver.get_log("browser")
-
-
-def trained(seed):
-    """A tiny model of bytes that has seen some English: what it writes can be read."""
-    text = torch.tensor([byte for byte in (ROOT / "LICENSE").read_bytes() if byte < 128])
-    model = tiny_gpt(seed=seed, vocab_size=257, block_size=200).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(120):
-        rows = torch.stack([text[at:at + 65] for at in torch.randint(len(text) - 65, (8,))])
-        loss = cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +50,8 @@ def served(runs):
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.add_argument("--headless=new")
-    options.add_argument("--no-sandbox")
-    options.add_argument("--disable-dev-shm-usage")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    browser.downloads = downloads
-    yield browser
-    browser.quit()
+    with started(DRIVER, tmp_path_factory.mktemp("downloads")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -151,17 +61,6 @@ def page(driver, served):
     page = Page(driver, served).open()
     yield page
     assert page.logged() == []  # no error, no warning
-
-
-READABLE = {"temperature": 0.8, "top_k": 20}
-
-
-def likeliest(page):
-    """(texts, before, after) of the tokens that are told."""
-    rows = page.run("return [...document.querySelectorAll('.places button')].map((row) => ["
-                    "row.firstChild.textContent, row.lastChild.textContent])")
-    return tuple(zip(*((text, *map(float, re.findall(r"([\d.]+) %", row)))
-                       for text, row in rows), strict=True))
 
 
 def test_text_is_what_the_model_writes_and_comes_token_by_token(page, monkeypatch):

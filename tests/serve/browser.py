@@ -1,0 +1,118 @@
+"""The playground in a browser, and models that are worth looking at."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+
+import torch
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from torch.nn.functional import cross_entropy
+
+from tests.tiny import ROOT, tiny_gpt
+
+READABLE = {"temperature": 0.8, "top_k": 20}
+
+
+class Page:
+    """The page in a browser."""
+
+    def __init__(self, driver, running):
+        self.driver, self.running = driver, running
+
+    def open(self, dark=False, width=1200):
+        self.driver.set_window_size(width, 1000)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        self.driver.get(self.running.url + "/")
+        self.until(lambda: self.all(".places button"))
+        return self
+
+    def all(self, selector):
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector, column=0):
+        return self.all(selector)[column]
+
+    def run(self, script, *given):
+        return self.driver.execute_script(script, *given)
+
+    def until(self, found):
+        for _ in range(300):
+            if got := found():
+                return got
+            time.sleep(0.05)
+        raise AssertionError(self.one("body").text)
+
+    def set(self, column=0, **settings):
+        for name, value in settings.items():
+            self.run("const [input, value] = arguments; input.value = value; input.dispatchEvent("
+                     "new Event('input', {bubbles: true}))", self.one(f"[name={name}]", column),
+                     value)
+
+    def write(self, prompt=None, **settings):
+        self.set(**settings)
+        if prompt is not None:
+            self.one("[name=prompt]").clear()
+            self.one("[name=prompt]").send_keys(prompt)
+        self.one("#ask button.main").click()
+        self.ended()
+
+    def ended(self):
+        self.until(lambda: all("a second" in each.text for each in self.all(".status")))
+
+    def text(self, column=0):
+        """Of its tokens, but the sign for an end."""
+        return self.run("return [...arguments[0].querySelectorAll('.token')].filter((token) => "
+                        "!token.querySelector('.sign')).map((token) => token.textContent.replace("
+                        "/^[↵⇥]/, '')).join('')", self.all(".column")[column])
+
+    def copied(self, how):
+        self.one(f"[name={how}]").click()
+        self.until(lambda: self.one(".status").text == "copied")
+        return self.driver.execute_async_script(
+            "navigator.clipboard.readText().then(arguments[0])")
+
+    def logged(self):
+        return self.driver.get_log("browser")
+
+
+def likeliest(page):
+    """(texts, before, after) of the tokens that are told."""
+    rows = page.run("return [...document.querySelectorAll('.places button')].map((row) => ["
+                    "row.firstChild.textContent, row.lastChild.textContent])")
+    return tuple(zip(*((text, *map(float, re.findall(r"([\d.]+) %", row)))
+                       for text, row in rows), strict=True))
+
+
+@contextlib.contextmanager
+def started(driver, downloads):
+    """Chromium without a window. driver: its chromedriver. downloads: where files go."""
+    options = webdriver.ChromeOptions()
+    options.add_argument("--headless=new")
+    options.add_argument("--no-sandbox")
+    options.add_argument("--disable-dev-shm-usage")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    browser.downloads = downloads
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+def trained(seed):
+    """A tiny model of bytes that has seen some English: what it writes can be read."""
+    text = torch.tensor([byte for byte in (ROOT / "LICENSE").read_bytes() if byte < 128])
+    model = tiny_gpt(seed=seed, vocab_size=257, block_size=200).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(120):
+        rows = torch.stack([text[at:at + 65] for at in torch.randint(len(text) - 65, (8,))])
+        loss = cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
