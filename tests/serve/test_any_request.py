@@ -20,7 +20,7 @@ GETS = ["/v1/models", "/v1/models/{name}", "/tokenizer_info", "/health", "/ready
         "/openapi.json"]
 STATUSES = {200, 400, 404, 408, 413, 415, 429}
 SECONDS = 5  # for any answer: what is asked of the model is kept short below
-COUNTS = [25, pytest.param(400, marks=pytest.mark.slow)]
+COUNTS = [25, pytest.param(200, marks=pytest.mark.slow)]
 CLIENT = httpx.Client(timeout=SECONDS)
 
 
@@ -95,7 +95,7 @@ def bodies(path, fields):
         wrong.map(lambda changes: json.dumps(shortened(GOOD[path] | changes)).encode()))
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", POSTS)
 def test_bodies_of_any_shape_are_answered_or_refused_with_an_error_object(server, path, count):
     described = CLIENT.get(server.url + "/openapi.json").json()
