@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 HEADER_SECONDS = 10.0  # until a request's headers have arrived
 READ_SECONDS = 60.0  # in which a client reads something of what it is sent
@@ -24,7 +28,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """It is there."""
         super().connection_made(transport)
-        if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES:
+        if resource and len(self.connections) > resource.getrlimit(
+                resource.RLIMIT_NOFILE)[0] - SPARE_FILES:
             self.transport.abort()  # without a file left, nobody could be accepted
         self._await_headers()
 
