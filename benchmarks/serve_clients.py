@@ -123,9 +123,11 @@ async def stopped(started: Launched, body: dict[str, Any], times: int, draw: ran
     await asyncio.sleep(0.3 + draw.random() / 5)
     begun = time.monotonic()
     started.signal(signal.SIGTERM)
-    await asyncio.sleep(0.4)
-    refused = (await talk(started.port, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", 2)
-               ).status is None
+    refused = False
+    while not refused and time.monotonic() - begun < 3:  # as soon as it has heard
+        await asyncio.sleep(0.1)
+        refused = (await talk(started.port, b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
+                              b"connection: close\r\n\r\n", 2)).status is None
     if times == 2:
         begun = time.monotonic()
         started.signal(signal.SIGTERM)
