@@ -74,6 +74,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/recipe.py
 	$(PY) benchmarks/finetune.py
 	$(PY) benchmarks/decode.py
+	$(PY) benchmarks/serve.py
 	$(PY) benchmarks/quickstart.py --write
 
 # With the Python that has torch: .venv's, else the machine's own, else .venv's once it is made.

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     chosen = choose(argv, arms(), ROUNDS)
     no_more(chosen)
     with tempfile.TemporaryDirectory() as folder:
-        make_models(Path(folder))
+        make_models(Path(folder), chosen.arms)
         bandwidth = bytes_per_second()
         found = arms_in_turn(__file__, chosen.arms, folder, chosen.rounds)
     figures = report(found, max(bandwidth, bytes_per_second()))
@@ -87,8 +87,9 @@ def bytes_per_second() -> float:
     return numbers.nbytes / min(durations)
 
 
-def make_models(folder: Path) -> None:
-    """Each shape as our checkpoint, as a Hugging Face folder and as GGUF, with the same weights."""
+def make_models(folder: Path, names: list[str]) -> None:
+    """Each shape as our checkpoint, as a Hugging Face folder and, in the number formats that these
+    arms read, as GGUF, with the same weights."""
     from gpt.configuration import ModelConfig
     from gpt.interop.gguf.writing import export_gguf
     from gpt.interop.model_card import about_checkpoint
@@ -106,7 +107,7 @@ def make_models(folder: Path) -> None:
         checkpoint.save_model(folder / shape / "ours", model, tokenizer, "random weights")
         about = about_checkpoint(folder / shape / "ours", None)
         export_huggingface(model, tokenizer, folder / shape / "hf", about)
-        for arm in arms():
+        for arm in names:
             tool, number, of = arm.split()
             if tool == "llama.cpp" and of == shape:
                 kind = {"f32": "float32", "bf16": "bfloat16"}.get(number, number)

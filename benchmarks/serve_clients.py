@@ -1,135 +1,93 @@
-"""Clients of a server that is injected faults, and what is counted of them."""
+"""Clients that stream completions from a server, for benchmarks/serve.py.
+
+They only note when bytes came, and read them once all is over: the cores belong to the server.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import bisect
+import itertools
+import json
 import random
-import signal
-import socket
-import statistics
+import re
+import string
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from tests.serve.launched import Answer, Launched, ask, connected, talk
+import numpy as np
 
-SHORT_TEXT: dict[str, Any] = {"prompt": "Once", "max_tokens": 16, "stream": True,
-                              "logit_bias": {"256": -100}}
-LONG_TEXT = SHORT_TEXT | {"max_tokens": 3000}
-FIXED = {"prompt": "Once upon", "seed": 7, "max_tokens": 24}
+LETTERS = string.ascii_letters + string.digits  # a token each
+EVENT = re.compile(rb"data: (\{.*\})")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How much is injected."""
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request: when it was sent, and (time, bytes) of each read, in seconds."""
 
-    sockets: int = 200  # of each slow kind
-    alone: int = 10  # seconds of healthy requests with no fault
-    load: int = 60  # seconds of 64 clients
-    disconnects: int = 400
-    readers: int = 8
-    signals: int = 5  # of each kind; those that wait for the deadline, half of it
-    requests: int = 10_000  # over which memory is looked at
+    sent: float
+    reads: list[tuple[float, bytes]]
 
 
-SHORT = Scale(sockets=40, alone=3, load=6, disconnects=60, readers=4, signals=2, requests=1_000)
+async def crowd(port: int, asked: dict[str, Any], prompt: int, count: int, requests: int,
+                seconds: float) -> list[list[Answer]]:
+    """The answers that so many clients get.
+
+    asked: the body of a request, but for its prompt. prompt: its tokens. requests, seconds: a
+    client sends no more, and none later.
+    """
+    begun = time.perf_counter()
+
+    async def client(number: int) -> list[Answer]:
+        draws, made = random.Random(f"{count} {requests} {number}"), list[Answer]()
+        while len(made) < requests and time.perf_counter() - begun < seconds:
+            text = "".join(draws.sample(LETTERS, prompt))
+            made.append(await answer(port, json.dumps(asked | {"prompt": text}).encode()))
+        return made
+
+    return list(await asyncio.gather(*(client(number) for number in range(count))))
 
 
-@dataclasses.dataclass
-class Row:
-    """What came of a fault. good: how many of those injected ended as they have to."""
-
-    fault: str
-    injected: int
-    good: int
-    came: str
-    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"| {self.fault} | {self.injected:,} | {self.good:,} | {self.came} |"
-
-
-@asynccontextmanager
-async def healthy(port: int) -> AsyncIterator[list[Answer]]:
-    """Short streams back to back, as long as something goes on; what they were answered."""
-    answers: list[Answer] = []
-    ended = asyncio.Event()
-
-    async def ask_on() -> None:
-        while not ended.is_set():
-            answers.append(await ask(port, **SHORT_TEXT))
-
-    asking = asyncio.create_task(ask_on())
-    try:
-        yield answers
-    finally:
-        ended.set()
-        await asking
+async def answer(port: int, body: bytes) -> Answer:
+    """What a server says to a request for a completion, on a connection of its own."""
+    sent, reads = time.perf_counter(), []
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                 + body)
+    while data := await reader.read(2**16):
+        reads.append((time.perf_counter(), data))
+    writer.close()
+    return Answer(sent, reads)
 
 
-def firsts(answers: Sequence[Answer]) -> dict[str, float]:
-    """Milliseconds until the first token: half of the answers were faster, and 99 of 100. One that
-    has none counts with all the time that it took."""
-    found = sorted(1e3 * (each.first or each.seconds) for each in answers)
-    return {"p50": statistics.median(found), "p99": found[int(0.99 * (len(found) - 1))]}
+def figures(made: list[list[Answer]], length: int) -> dict[str, float]:
+    """Tokens per second while all clients are at work, and percentiles of what a client waits for
+    its first token and for each one behind it. length: tokens that each text has to have."""
+    begun = min(one.sent for answers in made for one in answers)
+    until = min(answers[-1].reads[-1][0] for answers in made)
+    came = [(one.sent, np.array(token_times(one, length))) for answers in made for one in answers]
+    firsts = [times[0] - sent for sent, times in came]
+    gaps = np.concatenate([np.diff(times)[times[1:] <= until] for _, times in came])
+    found = {"tokens_per_second": sum(int((times <= until).sum()) for _, times in came)
+             / (until - begun)}
+    for name, values in (("first", firsts), ("between", gaps)):
+        for p, value in zip((50, 90, 99), np.percentile(values, (50, 90, 99)), strict=True):
+            found[f"{name}_p{p}"] = float(value)
+    return found
 
 
-def told(answers: Sequence[Answer]) -> str:
-    """How healthy requests fared."""
-    good = sum(each.is_whole for each in answers)
-    return (f"{good:,} of {len(answers):,} healthy requests answered, first token after "
-            f"{firsts(answers)['p50']:.0f} ms (p99 {firsts(answers)['p99']:.0f})")
-
-
-async def given_up(port: int, begin: bytes, more: bytes) -> tuple[int | None, float]:
-    """(status, seconds) of a slow client; given up here after two minutes."""
-    begun = time.monotonic()
-    async with connected(port, begin) as (reader, writer):
-        while time.monotonic() - begun < 120:
-            try:
-                line = await asyncio.wait_for(reader.readline(), 1)
-            except asyncio.TimeoutError:
-                writer.write(more)
-                continue
-            return int(line.split()[1]) if line else None, time.monotonic() - begun
-    return None, time.monotonic() - begun
-
-
-async def watched(started: Launched, work: Awaitable[Any]) -> tuple[Any, float]:
-    """(what comes of some work, MiB by which the server was larger at the most)"""
-    before, most = started.mib, 0.0
-    working = asyncio.ensure_future(work)
-    while not working.done():
-        most = max(most, started.mib - before)
-        await asyncio.wait({working}, timeout=0.02)
-    return working.result(), most
-
-
-def silent(port: int, data: bytes) -> socket.socket:
-    """One that has asked, and reads nothing."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(("127.0.0.1", port))
-    client.sendall(data)
-    return client
-
-
-async def stopped(started: Launched, body: dict[str, Any], times: int, draw: random.Random
-                  ) -> tuple[Answer, bool, float, int]:
-    """(what a stream came to, whether others were refused, seconds until it ended, exit code)"""
-    asking = asyncio.create_task(ask(started.port, **body))
-    await asyncio.sleep(0.3 + draw.random() / 5)
-    begun = time.monotonic()
-    started.signal(signal.SIGTERM)
-    refused = False
-    while not refused and time.monotonic() - begun < 3:  # as soon as it has heard
-        await asyncio.sleep(0.1)
-        refused = (await talk(started.port, b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
-                              b"connection: close\r\n\r\n", 2)).status is None
-    if times == 2:
-        begun = time.monotonic()
-        started.signal(signal.SIGTERM)
-    code = await asyncio.to_thread(started.code, 90)
-    return await asking, refused, time.monotonic() - begun, code
+def token_times(one: Answer, length: int) -> list[float]:
+    """When each token of a text could be read: a letter is a token, and several may come at once.
+    An answer that is not so long ends the benchmark."""
+    whole = b"".join(data for _, data in one.reads)
+    ends = list(itertools.accumulate(len(data) for _, data in one.reads))
+    times: list[float] = []
+    for event in EVENT.finditer(whole):
+        text = json.loads(event[1])["choices"][0]["text"]
+        times += [one.reads[bisect.bisect_left(ends, event.end())][0]] * len(text)
+    if len(times) != length:
+        sys.exit(f"a text has {len(times)} tokens instead of {length}: {whole.decode()[-2000:]}")
+    return times

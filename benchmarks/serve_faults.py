@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serve_clients import (  # noqa: E402
+from benchmarks.hostile_clients import (  # noqa: E402
     FIXED,
     LONG_TEXT,
     SHORT,

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from benchmarks import decode, finetune, neighbours, recipe, throughput, time_to_loss
+from benchmarks import decode, finetune, neighbours, recipe, serve, throughput, time_to_loss
 from benchmarks.runs import Outcome, choose
+from benchmarks.serve_clients import Answer, figures, token_times
 from gpt.errors import UserError
 
 ARMS = ["ours", "ours, packed", "peer"]
@@ -30,7 +31,7 @@ def test_what_is_no_arm_and_no_number_is_refused(words, told):
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("module", [decode, finetune, neighbours, throughput])
+@pytest.mark.parametrize("module", [decode, finetune, neighbours, serve, throughput])
 def test_a_word_that_means_nothing_is_refused(module):
     with pytest.raises(UserError, match="'ours' means nothing here"):
         module.main(["ours"])
@@ -59,13 +60,65 @@ def test_results_of_some_arms_are_not_written(module, some, monkeypatch, tmp_pat
         figures = {"tokens_per_second": 2.0, "peak_bytes": 1.0, "trainable": 1.0}
         return {arm: [{"one": 2.0} if module is decode else figures] * rounds for arm in arms}
 
-    for name, stub in (("arms_in_turn", arms_in_turn), ("make_models", lambda folder: None),
+    for name, stub in (("arms_in_turn", arms_in_turn), ("make_models", lambda *given: None),
                        ("make_base", lambda *given: None), ("bytes_per_second", lambda: 1e9)):
         monkeypatch.setattr(module, name, stub, raising=False)
     assert written(module, ["--rounds=2", f"--arms={some}"], monkeypatch, tmp_path) is None
     assert asked[-1] == (some.split(","), 2) and some.split(",")[0] in capsys.readouterr().out
     assert written(module, ["--rounds=2"], monkeypatch, tmp_path)["rounds"] == 2
     assert len(asked[-1][0]) > 2
+
+
+def served_in_turn(script, arms, folder, rounds):
+    """Of ours, a token per second and client; of others, half as many."""
+    figures = {arm: {f"{count} {name}": count / (1 + (not arm.startswith("ours")))
+                     for count in serve.CLIENTS[arm.split()[0]]
+                     for name in ("tokens_per_second", *(f"{kind}_p{p}" for p in (50, 90, 99)
+                                                         for kind in ("first", "between")))}
+               for arm in arms}
+    return {arm: [found] * rounds for arm, found in figures.items()}
+
+
+@pytest.mark.parametrize("has_llama", [True, False])
+def test_serving_is_compared_and_written_only_with_llama_cpp(has_llama, monkeypatch, tmp_path,
+                                                             capsys):
+    for name, stub in (("arms_in_turn", served_in_turn), ("make_models", lambda *given: None),
+                       ("bytes_per_second", lambda: 1e9), ("has_llama", lambda: has_llama)):
+        monkeypatch.setattr(serve, name, stub)
+    some = "--arms=ours float32 10M,single float32 10M"
+    assert written(serve, ["--rounds=1", some], monkeypatch, tmp_path) is None
+    told = capsys.readouterr().out
+    assert "ours / single float32 10M, 16 clients: 2.00 x, goal 3 x" in told
+    assert "124M" not in told and ("llama.cpp is left out" in told) == (not has_llama)
+    whole = written(serve, ["--rounds=2"], monkeypatch, tmp_path)
+    assert has_llama == (whole is not None)
+    if whole is not None:
+        assert whole["rounds"] == 2
+        assert whole["ratios"]["ours / llama.cpp f32 124M, 8 clients"] == {
+            "tokens_per_second": 2, "goal": 1}
+
+
+def event(text: str) -> bytes:
+    return b'd\r\ndata: {"choices": [{"text": "%s"}]}\r\n\r\n' % text.encode()
+
+
+def test_a_token_comes_when_the_last_of_its_bytes_does():
+    made = event("a") + event("") + event("bc") + event("d") + b"data: [DONE]\n\n"
+    cut = made.index(b"bc") + 1
+    reads = [(1.0, made[:10]), (2.0, made[10:cut]), (4.0, made[cut:])]
+    assert token_times(Answer(0.5, reads), 4) == [2.0, 4.0, 4.0, 4.0]
+    with pytest.raises(SystemExit, match="4 tokens instead of 5"):
+        token_times(Answer(0.5, reads), 5)
+
+
+def test_tokens_count_while_all_clients_are_at_work():
+    def answer(sent, *times):
+        return Answer(sent, [(at, event("a")) for at in times])
+
+    found = figures([[answer(0.0, 1.0, 2.0), answer(2.0, 4.0, 8.0)], [answer(0.0, 3.0, 5.0)]], 2)
+    assert found["tokens_per_second"] == 5 / 5.0  # until the second client ends
+    assert found["first_p50"] == 2.0  # of 1, 2 and 3
+    assert found["between_p99"] == pytest.approx(1.99)  # of 1 and 2, without the 4 behind the end
 
 
 def test_throughput_compares_the_arms_that_are_asked_for(monkeypatch, tmp_path, capsys):
