@@ -6,7 +6,7 @@ Models of benchmarks/decode.py: random weights in the 124M shape of GPT-2, and 1
 float32 and, where the processor computes in it, bfloat16. Clients on the same machine, all of them
 one process, stream POST /v1/completions: a prompt of 32 distinct tokens that was not asked before,
 and 64 greedy ones behind it. Each has a request under way at any time; it sends no more than 20 of
-them, and none after 8 seconds: what is under way then is finished. Tokens per second are those of
+them, and none after 6 seconds: what is under way then is finished. Tokens per second are those of
 the time in which all clients are at work. The time to the first token is counted from before the
 connection is opened, that between tokens from when one can be read to when the next one can.
 
@@ -33,6 +33,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ from gpt.machine.hardware import computes_in_bfloat16  # noqa: E402
 from tests.parallel.processes import free_port  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
-ROUNDS, PROMPT, NEW, REQUESTS, SECONDS = 3, 32, 64, 20, 8.0
+ROUNDS, PROMPT, NEW, REQUESTS, SECONDS = 3, 32, 64, 20, 6.0
 CLIENTS = {"ours": [1, 8, 16, 64], "single": [16], "llama.cpp": [1, 8, 16]}
 GOALS = {("single", 16): 3.0, ("llama.cpp", 1): 1.0, ("llama.cpp", 8): 1.0}  # ours over theirs
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -177,6 +178,7 @@ def report(found: dict[str, list[dict[str, float]]], bandwidth: float) -> dict[s
         goal = f", goal {ratio['goal']:.0f} x" if "goal" in ratio else ""
         print(f"{name}: {ratio['tokens_per_second']:.2f} x{goal}")
     return {"hardware": choose_machine("cpu").describe(), "torch": torch.__version__,
+            "llama_cpp_python": version("llama-cpp-python") if has_llama() else None,
             "unit": "tokens per second of all clients; seconds to the first token and between two",
             "bytes_per_second": bandwidth, "limits": limits, "ratios": ratios, "medians": medians,
             "all": found}
@@ -186,9 +188,14 @@ def line(arm: str, count: int, found: dict[str, float]) -> str:
     """All figures of so many clients."""
     first, between = (" / ".join(f"{found[f'{count} {name}_{p}']:.3f}" for p in
                                  ("p50", "p90", "p99")) for name in ("first", "between"))
-    return (f"{arm:22} {count:2} client{'s' * (count > 1):1} "
-            f"{found[f'{count} tokens_per_second']:7.1f} tokens/s, first after {first} s, "
-            f"then every {between} s (p50 / p90 / p99)")
+    rate = found[f"{count} tokens_per_second"]
+    return (f"{arm:22} {clients(count):10} {rate:7.1f} tokens/s, first after {first} s, then every "
+            f"{between} s (p50 / p90 / p99)")
+
+
+def clients(count: int) -> str:
+    """So many, in words."""
+    return f"{count} client{'s' * (count > 1)}"
 
 
 def compared(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -201,7 +208,7 @@ def compared(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
         for count in CLIENTS[tool] if tool != "ours" and ours else []:
             name = f"{count} tokens_per_second"
             goal = GOALS.get((tool, count))
-            found[f"ours / {arm}, {count} clients"] = {
+            found[f"ours / {arm}, {clients(count)}"] = {
                 "tokens_per_second": ours[name] / theirs[name]} | (
                 {} if goal is None else {"goal": goal})
     return found
