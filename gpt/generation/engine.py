@@ -2,8 +2,8 @@
 
 Each request has a row of the cache. A step reads the prompts of new requests or, if there are none,
 one more token of every row (several, where a draft guesses ahead), and draws the next token of
-each; where prompts must not keep others waiting, a step reads a stretch of them and then that. What
-a request becomes does not depend on which others share a step.
+each; where prompts must not keep others waiting, it reads a stretch of them, and the next step does
+that. What a request becomes does not depend on which others share a step.
 
 Shape letters: N rows, T tokens, V vocabulary.
 """
@@ -49,9 +49,9 @@ class Engine:
     rows: how many at once. max_tokens: the longest of them, prompt included; block_size by default.
     stop_tokens: ids that end a text. never: ids that stand for no text, and are never chosen.
     grammar: what json_schema and regex of a request allow. draft: guesses tokens ahead.
-    in_turns: a step reads no more than CHUNK tokens of prompts, and then goes on with the others;
-    else all prompts that there is a row for. remember: tokens of prompts whose keys and values are
-    kept for others that begin alike.
+    in_turns: a step reads no more than CHUNK tokens of prompts, and the next one goes on with the
+    others; else it reads all prompts that there is a row for. remember: tokens of prompts whose
+    keys and values are kept for others that begin alike.
     """
 
     def __init__(self, model: GPT, machine: Machine, stop_tokens: Sequence[int] = (),
@@ -62,6 +62,7 @@ class Engine:
         self._grammar, self._draft = grammar, draft
         self._draws, self._stop_tokens = Draws(machine, never), tuple(stop_tokens)
         self._in_turns, self._prefixes = in_turns, Prefixes(remember, CHUNK)
+        self._others_turn = False  # after a step that has read of prompts
         self._context = min(model.config.block_size, max_tokens or model.config.block_size)
         self._cache = model.new_cache(rows, self._context, machine.device, machine.dtype)
         self._graph = (GraphedStep(model, machine, self._cache) if machine.device.type == "cuda"
@@ -159,11 +160,11 @@ class Engine:
         """The next tokens of requests that have a row: (number, token) each."""
         self._seat()
         reads = [row for row, one in enumerate(self._running) if one.unread > 1]
-        made = self._read_prompts(reads) if reads else []
-        if reads and not self._in_turns:
-            return made
-        self._seat()
-        return made + self._decode()
+        if reads and not self._others_turn:
+            self._others_turn = self._in_turns
+            return self._read_prompts(reads)
+        self._others_turn = False
+        return self._decode()
 
     def _read_prompts(self, rows: list[int]) -> list[tuple[int, Generation]]:
         """Read what some rows have not read; what is equal, once. In turns: a CHUNK of it, of those

@@ -264,12 +264,22 @@ def test_a_long_prompt_keeps_others_waiting_for_a_chunk_at_a_time(monkeypatch):
                                   SamplingConfig(max_new_tokens=3)))
         read.clear()
         found = [number for number, _ in engine.step()]
-        if in_turns:
-            assert found == [first] and read == [(1, 8), (3, 1)]
-            for _ in range(6):
-                assert [number for number, _ in engine.step()] == [first]
+        if in_turns:  # a token of the first text, and a chunk, by turns
+            for _ in range(7):
+                found += [number for number, _ in engine.step()]
+            assert found == [first] * 4 and read[:4] == [(3, 1), (1, 8)] * 2
         else:  # both prompts, whole; then the first text
             assert first not in found and len(read) == 18
+
+
+def test_the_first_token_behind_a_prompt_does_not_wait_for_the_next_one(monkeypatch):
+    model = tiny_gpt(block_size=128)
+    read = widths_read(model, monkeypatch)
+    engine = Engine(model, CPU, rows=3, in_turns=True)
+    numbers = [engine.submit(Request([1, 2, seed], SamplingConfig(max_new_tokens=3)))
+               for seed in range(2)]
+    assert [number for number, _ in engine.step()] == numbers and read == [(2, 3)]
+    assert [number for number, _ in engine.step()] == numbers and read == [(2, 3), (2, 1)]
 
 
 def test_prompts_that_come_later_are_not_behind_a_long_one(monkeypatch):
@@ -278,7 +288,7 @@ def test_prompts_that_come_later_are_not_behind_a_long_one(monkeypatch):
     engine.submit(Request(random_tokens(100).tolist(), SamplingConfig(max_new_tokens=1)))
     engine.step()
     short = engine.submit(Request([1] * 20, SamplingConfig(max_new_tokens=1)))
-    steps = [[number for number, _ in engine.step()] for _ in range(5)]
+    steps = [[number for number, _ in engine.step()] for _ in range(10)]
     assert [short] in steps
 
 
