@@ -23,13 +23,13 @@ async def watch(models: dict[str, Served], how: Opening) -> None:
     while True:
         await asyncio.sleep(EVERY)
         for name, served in list(models.items()):
-            if (there := _newest(served)) == newest[name]:
-                continue
-            newest[name] = there
             try:
+                if (there := _newest(served)) == newest[name]:
+                    continue
+                newest[name] = there
                 models[name] = await asyncio.to_thread(_again, served, how)
                 _log.info("%s: now %s", name, models[name].checkpoint)
-            except UserError as error:  # it is being written, or has been thinned out
+            except Exception as error:  # damaged, thinned out meanwhile, too large for the memory
                 _log.warning("%s: still %s: %s", name, served.checkpoint, error)
 
 

@@ -13,10 +13,11 @@ from gpt.configuration import SamplingConfig
 from gpt.generation import Engine, Request
 from tests.tiny import CPU, random_tokens, tiny_gpt
 
+LIFTED = 5  # a token that is not among the likeliest of the tests
 SETTINGS = {
     "plain": {}, "greedy": {"temperature": 0}, "filters": {"temperature": 0.7, "top_k": 9},
     "penalties": {"presence_penalty": 1.5, "frequency_penalty": 0.8, "repetition_penalty": 1.4},
-    "bias": {"logit_bias": {5: 3.0}, "banned_tokens": [7]}}
+    "bias": {"logit_bias": {LIFTED: 3.0}, "banned_tokens": [7]}}
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -44,9 +45,11 @@ def test_chances_are_those_that_tokens_are_drawn_with(name):
             update={"seed": seed, "max_new_tokens": 3}))
         (_, new), = engine.run([seeded])
         drawn[new.token] += 1
+        assert ("logit_bias" in SETTINGS[name]) <= (LIFTED in dict(new.likeliest))
         for (token, logprob), chance in zip(new.likeliest, new.chances, strict=True):
             told[token] = logprob, chance
     logprobs = model(torch.tensor([prompt]))[0, -1].log_softmax(-1)
+    assert LIFTED not in logprobs.topk(4).indices
     assert {*logprobs.topk(4).indices.tolist(), *drawn} <= {*told}
     for token, (logprob, chance) in told.items():
         assert logprob == pytest.approx(logprobs[token].item(), abs=1e-5)

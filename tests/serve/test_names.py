@@ -23,6 +23,14 @@ def asked(running, **body):
     return httpx.post(running.url + "/v1/completions", json=ASKED | body, timeout=60)
 
 
+def until_checkpoint(running, name):
+    for _ in range(200):
+        if running.models["run"].checkpoint == name:
+            return
+        time.sleep(0.05)
+    raise AssertionError(running.models["run"].checkpoint)
+
+
 def test_the_first_model_answers_to_other_names_too():
     running = Running({"base": model_of(), "second": model_of(seed=1)},
                       Place(port=0, aliases=("gpt-4o-mini",)))
@@ -80,10 +88,7 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_which_ends_its_texts(
         shutil.copytree(training / "coming", run / "checkpoints" / "unfinished")
         (run / "checkpoints" / "step-00000015").mkdir()  # which is nothing
         (run / "checkpoints" / "unfinished").rename(run / "checkpoints" / "step-00000020")
-        for _ in range(200):
-            if running.models["run"].checkpoint == "step-00000020":
-                break
-            time.sleep(0.05)
+        until_checkpoint(running, "step-00000020")
         second = asked(running).json()["choices"][0]["text"]
         long.join()
         assert second == load(training / "coming", "cpu").generate(
@@ -96,7 +101,7 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_which_ends_its_texts(
         running.close()
 
 
-def test_a_checkpoint_that_cannot_be_read_changes_nothing(training, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(training, monkeypatch):
     monkeypatch.setattr(watching, "EVERY", 0.05)
     how, run = Opening("cpu", "float32"), training / "run"
     running = Running(serve_models([str(run)], LIMITS, how), Place(port=0), how)
@@ -106,5 +111,8 @@ def test_a_checkpoint_that_cannot_be_read_changes_nothing(training, monkeypatch)
         time.sleep(0.5)
         assert asked(running).json()["choices"] == first
         assert running.models["run"].checkpoint == "step-00000010"
+        (training / "coming").rename(run / "checkpoints" / "step-00000020")
+        until_checkpoint(running, "step-00000020")  # and the next one is served
+        assert asked(running).json()["choices"] != first
     finally:
         running.close()

@@ -102,6 +102,11 @@ def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(pa
     assert page.text() == first
     page.all(".branches button")[1].click()
     assert page.text() == second
+    page.all(".token")[4].click()  # again in the same place: beside the second, not below it
+    page.until(lambda: page.all(".places [aria-current]"))
+    page.one(".places li:not(:has([aria-current])) button").click()
+    page.ended()
+    assert len(page.all(".branches > li > ul > li > ul > li")) == 2
 
 
 def test_sliders_show_at_once_what_they_do_to_the_next_token(page):
@@ -153,7 +158,7 @@ def test_copied_commands_print_what_the_page_shows(page, kind, runs):
     if kind == "branch":
         page.all(".token")[3].click()
         page.until(lambda: page.all(".places [aria-current]"))
-        page.all(".places button")[2].click()
+        page.one(".places li:not(:has([aria-current])) button").click()
         page.ended()
     shown, environment = page.text(), script_environment()
     curl = subprocess.run(["bash", "-c", page.copied("curl")], capture_output=True, text=True,
