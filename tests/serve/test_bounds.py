@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from gpt.serve import Place, connection, reading
+from gpt.serve.protocol import texts
 from gpt.serve.protocol.errors import ApiError
 from tests.serve.conftest import Running, model_of
 
@@ -54,6 +55,15 @@ def test_wrong_fields_are_named(running, body, status, param, told):
     assert answer.status_code == status and told in error["message"]
     assert (error["param"] or "").partition(".")[0] == (param or "")
     assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_an_answer_has_no_more_alternatives_than_memory_is_meant_for(running, monkeypatch):
+    monkeypatch.setattr(texts, "MOST_ALTERNATIVES_TOLD", 2 * 20 * 5)
+    assert asked(running, n=2, logprobs=20, max_tokens=5).status_code == 200
+    for more in ({"max_tokens": 6}, {"n": 3}, {"echo": True, "max_tokens": 1}):
+        answer = asked(running, **({"n": 2, "logprobs": 20, "max_tokens": 5} | more))
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "logprobs"
+        assert "alternatives" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("data", "status"), [
@@ -108,7 +118,11 @@ def test_a_key_is_asked_for_and_origins_are_let_in_by_name():
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"
         assert CLIENT.get(address, headers={"authorization": "Bearer secret"}).status_code == 200
-        assert CLIENT.get(guarded.url + "/health").status_code == 200
+        for path, status in (("/health", 200), ("/", 200), ("/playground/main.js", 200),
+                             ("/playground/nothing", 404), ("/metrics", 401)):
+            assert CLIENT.get(guarded.url + path).status_code == status, path
+        for path in ("/playground/tokens", "/v1/completions", "/tokenize"):
+            assert CLIENT.post(guarded.url + path, json={}).status_code == 401, path
         asks = {"origin": "https://example.org", "access-control-request-method": "POST",
                 "access-control-request-headers": "authorization,content-type"}
         assert CLIENT.options(address, headers=asks).status_code == 200

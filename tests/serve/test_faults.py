@@ -54,7 +54,8 @@ def other():
     (BEGIN + b"[" + b"[]," * 1_000_000 + b"[]]}", "more than 100,000 objects and arrays"),
     (BEGIN + b"[" + b"1.5," * 1_000_000 + b"1]}", "prompt: Input should be a valid string"),
     (BEGIN + b"[" + b'"",' * 1_000_000 + b'""]}', "more than 128 prompts"),
-    (b"{" + b",".join(b'"%d": 1' % i for i in range(100_000)) + b"}", "100,000 values of the body are wrong"),
+    (b"{" + b",".join(b'"%d": 1' % i for i in range(100_000)) + b"}",
+     "100,000 values of the body are wrong"),
     (BEGIN + b'"a", "logit_bias": {' + b",".join(b'"x%d": 1' % i for i in range(100_000)) + b"}}",
      "100,000 values of the body"),
     (BEGIN + b'"' + b"a" * 7_000_000 + b'"}', "7,000,000 characters")])

@@ -18,6 +18,7 @@ from gpt.configuration import SamplingConfig
 
 MOST_CHOICES = 128  # texts of one request
 MOST_ALTERNATIVES = 20  # likeliest tokens told beside each one
+MOST_ALTERNATIVES_TOLD = 1_000_000  # in one answer, which is made in memory
 SEEDS = 2**63
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]

@@ -12,7 +12,7 @@ from gpt.generation import Generation, Job, Piece, Request, Worker
 from gpt.serve.models import Served
 from gpt.serve.protocol.answers import Choice
 from gpt.serve.protocol.errors import ApiError, busy
-from gpt.serve.protocol.fields import MOST_CHOICES
+from gpt.serve.protocol.fields import MOST_ALTERNATIVES_TOLD, MOST_CHOICES
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,12 @@ class Texts:
         if len(self.choices) > MOST_CHOICES:
             raise ApiError(400, f"n: {len(self.choices)} texts are more than the {MOST_CHOICES} "
                                 "that a request may ask for", "n")
+        longest = min(served.context, served.context if self._scored else config.max_new_tokens)
+        told = len(self.choices) * longest * int(asks.get("alternatives", 0))
+        if told > MOST_ALTERNATIVES_TOLD:
+            raise ApiError(400, f"{len(self.choices)} texts of up to {longest:,} tokens come to "
+                                f"{told:,} alternatives; {MOST_ALTERNATIVES_TOLD:,} are told at "
+                                "most: ask for fewer texts, tokens or logprobs", "logprobs")
 
     @property
     def prompt_tokens(self) -> int:
