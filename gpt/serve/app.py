@@ -18,7 +18,7 @@ from gpt.serve.models import Served
 from gpt.serve.openapi import Endpoint, Handler, described
 from gpt.serve.protocol.chats import ChatAnswer
 from gpt.serve.protocol.completions import CompletionAnswer
-from gpt.serve.protocol.errors import ApiError, as_api_error
+from gpt.serve.protocol.errors import ApiError, as_api_error, stopping
 from gpt.serve.protocol.fields import (
     ChatCompletion,
     Completion,
@@ -107,8 +107,8 @@ class Api:
                 response = await handler(request)
             except ClientDisconnect:
                 response = HttpResponse(status_code=499)  # which nobody reads
-            except Exception as error:
-                told = as_api_error(error)
+            except (Exception, asyncio.CancelledError) as error:  # cancelled when the server stops
+                told = as_api_error(error) if isinstance(error, Exception) else stopping()
                 if told.status == 500:
                     _log.exception("%s %s", request.method, request.url.path)
                 response = as_json(told.content, told.status, told.headers)

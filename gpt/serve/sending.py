@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gpt.serve.protocol.errors import ApiError, as_api_error
+from gpt.serve.protocol.errors import ApiError, as_api_error, stopping
 
 T = TypeVar("T")
 
@@ -35,6 +35,9 @@ class Stream(StreamingResponse):
         """As ASGI has it."""
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            part = f"data: {json.dumps(stopping().content)}\n\n".encode()
+            await send({"type": "http.response.body", "body": part, "more_body": False})
         finally:
             self._end()
 

@@ -59,6 +59,7 @@ class Started:
 
     def ended(self):
         _, told = self.process.communicate(timeout=60)
+        self.said = told
         return self.process.returncode, told.strip().splitlines()[-1] if told.strip() else ""
 
 
@@ -106,13 +107,22 @@ def test_a_signal_lets_texts_be_finished_and_takes_no_more(folder):
 def test_a_second_signal_cuts_them_off_with_code_75(folder):
     started = Started(folder, "--port", 0)
     thread, found, _ = begun(started, LONG)
+    answers = []
+    whole = threading.Thread(target=lambda: answers.append(httpx.post(
+        started.url + "/v1/completions", json=LONG | {"stream": False}, timeout=60)))
+    whole.start()
+    while 'gpt_rows{model="tiny"} 2.0' not in httpx.get(started.url + "/metrics").text:
+        time.sleep(0.01)
     for _ in range(2):
         started.process.send_signal(signal.SIGINT)
         time.sleep(1)
     code, told = started.ended()
     thread.join()
-    assert found[-1] != "data: [DONE]" and code == 75
+    whole.join()
+    assert found[-1]["error"]["code"] == "server_stopping" and code == 75
+    assert [answer.status_code for answer in answers] == [503]
     assert told == "stopped by SIGINT; texts that were being written are cut off"
+    assert "Traceback" not in started.said
 
 
 @pytest.mark.parametrize(("words", "told"), [

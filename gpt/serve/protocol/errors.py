@@ -45,6 +45,12 @@ def busy() -> ApiError:
                     headers={"Retry-After": "1"})
 
 
+def stopping() -> ApiError:
+    """A text could not be finished before the server ends."""
+    return ApiError(503, "the server stops, and cuts this text off; ask it again later",
+                    code="server_stopping")
+
+
 def _of_fields(error: ValidationError) -> ApiError:
     """The first field that is wrong, by name."""
     if error.error_count() > MOST_TOLD:  # a list of them takes a gigabyte for a body of eight MiB
