@@ -125,20 +125,16 @@ def request_of(path: str = "/v1/completions", body: object = None, **fields: obj
 async def talk(port: int, data: bytes, seconds: float = 60) -> Answer:
     """Send bytes, and read until the server closes; status None if it says nothing."""
     found, begun, raw = Answer(), time.monotonic(), bytearray()
-    writer = None
-    try:
-        async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
-            writer.write(data)
+
+    async def read() -> None:
+        async with connected(port, data, limit=2**22) as (reader, _):
             while more := await reader.read(2**16):
-                raw += more
+                raw.extend(more)
                 if found.first is None and raw.find(b"data: {", 0, 2**12) >= 0:
                     found.first = time.monotonic() - begun
-    except OSError:  # TimeoutError is one
-        pass
-    finally:
-        if writer is not None:
-            writer.transport.abort()
+
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        await asyncio.wait_for(read(), seconds)
     found.seconds = time.monotonic() - begun
     found.headers, _, body = bytes(raw).partition(b"\r\n\r\n")
     if status := re.match(rb"HTTP/1.1 (\d+)", found.headers):
@@ -174,10 +170,11 @@ async def metrics(port: int) -> dict[str, float]:
 async def until_idle(port: int, seconds: float = 30) -> float:
     """Seconds until no text is written or waits. Raises TimeoutError."""
     begun = time.monotonic()
-    async with asyncio.timeout(seconds):
-        while any(value for name, value in (await metrics(port)).items()
-                  if name.startswith(("gpt_rows", "gpt_queue"))):
-            await asyncio.sleep(0.01)
+    while any(value for name, value in (await metrics(port)).items()
+              if name.startswith(("gpt_rows", "gpt_queue"))):
+        await asyncio.sleep(0.01)
+        if time.monotonic() - begun > seconds:
+            raise TimeoutError
     return time.monotonic() - begun
 
 
