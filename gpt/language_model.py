@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, overload
@@ -269,6 +270,34 @@ def opened(saved: SavedModel, device: str = "auto", dtype: str = "auto",
                             "the same one")
         lm.draft = DraftModel(smaller.model, machine, smaller.never)
     return lm
+
+
+def opened_together(models: Mapping[str, SavedModel], device: str = "auto", dtype: str = "auto",
+                    draft: str | None = None) -> dict[str, LanguageModel]:
+    """Several models by name. Adapters of one base share its weights, if several of them have it.
+    """
+    bases = {name: saved.base().weight_hash() for name, saved in models.items()}
+    users = Counter(bases.values())
+    shared: dict[str, LanguageModel] = {}
+    found = {}
+    for name, saved in models.items():
+        if users[bases[name]] == 1 or dtype == "int8":
+            found[name] = opened(saved, device, dtype, draft)
+            continue
+        if bases[name] not in shared:
+            shared[bases[name]] = opened(saved.base(), device, dtype, draft)
+        found[name] = _adapted(saved, shared[bases[name]])
+    return found
+
+
+def _adapted(saved: SavedModel, base: LanguageModel) -> LanguageModel:
+    """A model whose adapters stand beside the weights of its base, which it shares."""
+    model = saved.adapted_model(base.model)
+    if model is None:
+        return base
+    exact = None if base.measured() is base else partial(saved.model, torch.float32)
+    return LanguageModel(model.to(base.machine.device), saved.tokenizer(), base.machine,
+                         base.draft, exact)
 
 
 def _versions(model: GPT) -> list[tuple[int, int]]:

@@ -15,7 +15,6 @@ from starlette.routing import Route
 from gpt.generation import Worker
 from gpt.serve.metrics import Metrics
 from gpt.serve.models import Served
-from gpt.serve.openapi import Endpoint, Handler, described
 from gpt.serve.protocol.chats import ChatAnswer
 from gpt.serve.protocol.completions import CompletionAnswer
 from gpt.serve.protocol.errors import ApiError, as_api_error, stopping
@@ -29,6 +28,7 @@ from gpt.serve.protocol.fields import (
     Tokenize,
 )
 from gpt.serve.protocol.look import Look, LookAnswer
+from gpt.serve.protocol.openapi import Endpoint, Handler, described
 from gpt.serve.protocol.responses import ResponseAnswer
 from gpt.serve.protocol.scores import score
 from gpt.serve.protocol.texts import Texts
@@ -164,9 +164,9 @@ class Api:
         written = sum(len(choice.made) for choice in texts.choices)
         self._metrics.tokens.labels(served.name, "read").inc(texts.prompt_tokens)
         self._metrics.tokens.labels(served.name, "written").inc(written)
+        asker = body.safety_identifier or body.user
         _log.info("%s%s: %d tokens read, %d written, %.2f s", served.name,
-                  f", for {body.asker!r}" if body.asker else "", texts.prompt_tokens, written,
-                  seconds)
+                  f", for {asker!r}" if asker else "", texts.prompt_tokens, written, seconds)
 
     async def _score(self, request: Request) -> HttpResponse:
         body = await body_of(request, Score)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from gpt.chat import Chat, Message, choose_format, converses_in, saved_format
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation import Request, Writer
-from gpt.language_model import LanguageModel, opened
+from gpt.language_model import LanguageModel, opened_together
 from gpt.machine.hardware import memory_bytes
 from gpt.model import cache_bytes
-from gpt.runs.saved_model import SavedModel, find_model
+from gpt.runs.saved_model import find_model
 
 REMEMBERED = 4  # contexts' worth of prompts whose keys and values are kept, per model
 
@@ -37,7 +34,8 @@ class Served:
     checkpoint: which of the run's it is. watched: whether newer ones take its place."""
 
     def __init__(self, name: str, lm: LanguageModel, limits: Limits, run: str = "",
-                 checkpoint: str = "", watched: bool = False):
+                 checkpoint: str = "", watched: bool = False,
+                 taken: dict[int, int] | None = None):
         self.name, self.limits = name, limits
         self.run, self.checkpoint, self.watched = run, checkpoint, watched
         self.context = min(lm.block_size, limits.max_tokens)
@@ -48,22 +46,24 @@ class Served:
                            "its own chat template, in Jinja, is not run here")
         self._chat = Chat(form, lm.tokenizer) if form and converses_in(form) else None
         self.lm = lm.with_tokenizer(self._chat.tokenizer) if self._chat else lm
-        self.kept_bytes = self._kept_bytes()
+        self.kept_bytes = self._kept_bytes({} if taken is None else taken)
         self.writer = self.lm.writer(limits.rows, self.context, in_turns=True,
                                      remember=REMEMBERED * self.context)
 
-    def _kept_bytes(self) -> int:
-        """Of keys and values, at most. Raises UserError if the device has no room for them."""
+    def _kept_bytes(self, taken: dict[int, int]) -> int:
+        """Of keys and values, at most. Raises UserError if the device has no room for them beside
+        all weights and what other models keep: `taken`, which this adds to."""
         tokens = (self.limits.rows + REMEMBERED) * self.context
         needed = tokens * cache_bytes(self.lm.model.config, self.lm.machine.dtype)
-        weights = sum(each.nbytes for each in self.lm.model.parameters())
-        there = memory_bytes(self.lm.machine.device)
-        if weights + needed > there:
+        taken.update({each.data_ptr(): each.nbytes for each in self.lm.model.parameters()})
+        there, beside = memory_bytes(self.lm.machine.device), sum(taken.values())
+        if beside + needed > there:
             raise UserError(
                 f"{self.name}: keys and values of {self.limits.rows} texts of {self.context:,} "
                 f"tokens, and of prompts that are remembered, take up to {needed / 2**30:.1f} GiB "
-                f"beside {weights / 2**30:.1f} of weights, and the device has {there / 2**30:.1f}; "
-                "give smaller --max-tokens or --rows")
+                f"beside {beside / 2**30:.1f} of weights and other models, and the device has "
+                f"{there / 2**30:.1f}; give smaller --max-tokens or --rows")
+        taken[id(self)] = needed
         return needed
 
     @cached_property
@@ -129,51 +129,24 @@ class Served:
         return self.lm.request(prompt, config, prefix, **asks)
 
 
-@dataclass(frozen=True)
-class Opening:
+class Opening(NamedTuple):
     """How models are opened, as sample.py has it."""
 
     device: str = "auto"
     dtype: str = "auto"
     draft: str | None = None
 
-    def opened(self, saved: SavedModel) -> LanguageModel:
-        """A model. Raises UserError."""
-        return opened(saved, self.device, self.dtype, self.draft)
-
 
 def serve_models(specs: Sequence[str], limits: Limits, how: Opening) -> dict[str, Served]:
-    """The models that RUN or NAME=RUN name. Raises UserError.
-
-    Adapters of one base share its weights, if several of these models have it.
-    """
-    named: dict[str, tuple[str, SavedModel]] = {}
+    """The models that RUN or NAME=RUN name. Raises UserError."""
+    runs: dict[str, str] = {}
     for spec in specs:
         name, equals, run = spec.partition("=")
         name, run = (name, run) if equals else (Path(spec.partition("@")[0]).name or spec, spec)
-        if name in named:
+        if name in runs:
             raise UserError(f"two models are to be called {name}; give names: NAME=RUN")
-        named[name] = run, find_model(run)
-    bases = {name: saved.base().weight_hash() for name, (_, saved) in named.items()}
-    users = Counter(bases.values())
-    shared: dict[str, LanguageModel] = {}
-    served = {}
-    for name, (run, saved) in named.items():
-        if users[bases[name]] == 1 or how.dtype == "int8":
-            lm = how.opened(saved)
-        else:
-            if bases[name] not in shared:
-                shared[bases[name]] = how.opened(saved.base())
-            lm = _adapted(saved, shared[bases[name]])
-        served[name] = Served(name, lm, limits, run, saved.path.name)
-    return served
-
-
-def _adapted(saved: SavedModel, base: LanguageModel) -> LanguageModel:
-    """A model whose adapters stand beside the weights of its base, which it shares."""
-    model = saved.adapted_model(base.model)
-    if model is None:
-        return base
-    exact = None if base.measured() is base else partial(saved.model, torch.float32)
-    return LanguageModel(model.to(base.machine.device), saved.tokenizer(), base.machine,
-                         base.draft, exact)
+        runs[name] = run
+    saved = {name: find_model(run) for name, run in runs.items()}
+    taken: dict[int, int] = {}
+    return {name: Served(name, lm, limits, runs[name], saved[name].path.name, taken=taken)
+            for name, lm in opened_together(saved, *how).items()}

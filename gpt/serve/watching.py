@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from gpt.errors import UserError
+from gpt.language_model import opened
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import find_model
 from gpt.serve.models import Opening, Served
@@ -48,5 +49,5 @@ def _newest(served: Served) -> Path | None:
 
 def _again(served: Served, how: Opening) -> Served:
     saved = find_model(served.run)
-    return Served(served.name, how.opened(saved), served.limits, served.run, saved.path.name,
+    return Served(served.name, opened(saved, *how), served.limits, served.run, saved.path.name,
                   watched=True)

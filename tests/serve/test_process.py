@@ -150,14 +150,18 @@ def test_keys_and_values_that_no_device_holds_are_refused(folder, monkeypatch):
     token = sum(space.nbytes for space in (*cache.keys, *cache.values))
     weights = sum(each.nbytes for each in model.parameters())
     needed = (3 + 4) * 4096 * token  # three texts, four contexts of prompts
-    for there, fits in ((weights + needed, True), (weights + needed - 1, False)):
+    for names, there, fits in ((["tiny"], weights + needed, True),
+                               (["tiny"], weights + needed - 1, False),
+                               (["tiny", "again"], weights + 2 * needed, True),
+                               (["tiny", "again"], weights + 2 * needed - 1, False)):
         monkeypatch.setattr(models, "memory_bytes", lambda device, there=there: there)
+        specs = [f"{name}={folder}" for name in names]  # which share their weights
         if fits:
-            served = serve_models([str(folder)], Limits(rows=3), OPENING)["tiny"]
-            assert served.kept_bytes == needed
+            served = serve_models(specs, Limits(rows=3), OPENING)
+            assert [each.kept_bytes for each in served.values()] == [needed] * len(names)
             continue
-        with pytest.raises(UserError, match="tiny: keys and values of 3 texts of 4,096 tokens"):
-            serve_models([str(folder)], Limits(rows=3), OPENING)
+        with pytest.raises(UserError, match=f"{names[-1]}: keys and values of 3 texts of 4,096"):
+            serve_models(specs, Limits(rows=3), OPENING)
 
 
 def test_a_package_that_is_missing_is_named_with_the_way_to_get_it():

@@ -16,6 +16,20 @@ FINISHED = {"stop": "stop", "length": "length", "context": "length", None: None}
 LOWEST = -9999.0  # for a logarithm of zero, which JSON cannot say
 
 
+class Characters:
+    """What each token adds to a text; what is a part of a character, nothing."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def of(self, token: int) -> str:
+        """The characters that it completes."""
+        if token not in self._tokenizer.text_ids:
+            return ""
+        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
+
+
 class Choice:
     """One text of an answer, as far as it has come.
 
@@ -28,7 +42,7 @@ class Choice:
         self.before: tuple[Generation, ...] = ()
         self.end: str | None = None
         self.offset = 0  # characters before its next token
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = Characters(tokenizer)
 
     def add(self, piece: Piece, counts: bool) -> list[Generation]:
         """What came; returns its token, unless that says only that the text ends. counts: whether
@@ -50,8 +64,7 @@ class Choice:
     def pass_by(self, token: int) -> int:
         """Go on by a token; returns how many characters stand before it."""
         before = self.offset
-        if token in self.tokenizer.text_ids:
-            self.offset += len(self._decoder.decode(self.tokenizer.decode_bytes([token])))
+        self.offset += len(self._characters.of(token))
         return before
 
 

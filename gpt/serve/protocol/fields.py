@@ -99,11 +99,6 @@ class Drawing(Body):
     prompt_cache_key: Name | None = Field(
         None, description="prompts are remembered by what they begin with, whatever the key")
 
-    @property
-    def asker(self) -> str | None:
-        """Whom the server's log names."""
-        return self.safety_identifier or self.user
-
     def drawing(self) -> dict[str, Any]:
         """What is not left to its default, as SamplingConfig takes it."""
         found = {name: getattr(self, name) for name in ("temperature", "top_k", "min_p", "regex")}
@@ -125,8 +120,7 @@ class Sampling(Drawing):
     logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,8}$")],
                      Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, description="added to the scores of token ids")
-    forced_tokens: Annotated[list[Count], Field(fail_fast=True)] | None = Field(
-        None, description="ids that the text begins with")
+    forced_tokens: Ids | None = Field(None, description="what the text begins with")
     response_format: ResponseFormat | None = None
     stream_options: StreamOptions | None = None
 
@@ -230,14 +224,11 @@ class ChatCompletion(Sampling):
         return self
 
 
-class TextFormat(Body):
+class TextFormat(NamedSchema):
     """What a response's text has to be."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: Name | None = None
-    description: str | None = None
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
-    strict: bool | None = None
+    name: Name = ""
 
 
 class TextOptions(Body):
@@ -279,8 +270,7 @@ class Tokenize(Body):
     prompt: str
     add_special_tokens: bool | None = Field(
         None, description="what a prompt begins with, if the model has such a token; default true. "
-                          "With false, the name of a control token alone is that token: clients "
-                          "look up so what /tokenizer_info names")
+                          "With false, the name of a control token alone is that token")
 
 
 class Detokenize(Body):

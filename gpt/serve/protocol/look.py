@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -11,10 +10,9 @@ from pydantic import Field
 
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
-from gpt.serve.protocol.answers import finite, token_text
+from gpt.serve.protocol.answers import Characters, finite, token_text
 from gpt.serve.protocol.fields import Alternatives, ChatMessage, Ids, Sampling, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
-from gpt.tokenizer import Tokenizer
 
 
 class Look(Sampling):
@@ -63,17 +61,3 @@ class LookAnswer:
                 "places": [[token, token_text(self._tokenizer, token), math.exp(logprob), chance]
                            for (token, logprob), chance
                            in zip(new.likeliest, new.chances, strict=True)]}
-
-
-class Characters:
-    """What each token adds to a text; what is a part of a character, nothing."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def of(self, token: int) -> str:
-        """The characters that it completes."""
-        if token not in self._tokenizer.text_ids:
-            return ""
-        return self._decoder.decode(self._tokenizer.decode_bytes([token]))

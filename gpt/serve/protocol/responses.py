@@ -77,7 +77,7 @@ class ResponseAnswer:
             "parallel_tool_calls": False, "previous_response_id": None, "reasoning": None,
             "store": False, "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": {"type": "text"}} if body.text is None else
-            body.text.model_dump(by_alias=True, exclude_none=True),
+            body.text.model_dump(by_alias=True, exclude_unset=True),
             "tool_choice": "none", "tools": [], "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled", "user": body.user,
             "usage": {"input_tokens": self.texts.prompt_tokens, "output_tokens": written,

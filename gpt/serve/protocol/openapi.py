@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response as HttpResponse
 
 from gpt.serve.protocol.fields import Body
 
-Handler = Callable[[Request], Awaitable[HttpResponse]]
+Handler = Callable[[Any], Awaitable[Any]]  # from a request to an answer
 
 _TEXT = {"type": ["string", "null"]}
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {
