@@ -6,7 +6,7 @@ A model with random weights is served as a process by `python -m gpt serve`, eac
 injected (all unless some are named), and a row of docs/faults.md is printed for what came of it.
 What counts: of all that was injected, how much ended as it has to; beside the slow ones, how many
 healthy requests, streams back to back, were answered, and when their first token came. All faults
-together take about twelve minutes, and a third of that with --short, which injects fewer. Without
+together take eight minutes, and a third of that with --short, which injects fewer. Without
 it, rows in benchmarks/results/serve_faults.json are replaced; --table prints what stands there.
 """
 
