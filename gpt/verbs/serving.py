@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import ssl
 from pathlib import Path
 
 from gpt.errors import UserError
@@ -58,8 +60,11 @@ def run(options: argparse.Namespace) -> None:
     if place.key is None and not place.is_loopback and not options.insecure:
         raise UserError(f"--host {options.host} can be reached from elsewhere: give --api-key, or "
                         "--insecure to let everybody in")
-    if bool(options.tls_cert) != bool(options.tls_key):
-        raise UserError("--tls-cert and --tls-key go together")
+    _check_tls(options.tls_cert, options.tls_key)
+    for origin in place.origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise UserError(f"--cors {origin}: give an origin as browsers name it, such as "
+                            "https://example.org")
     limits = Limits(options.rows, options.max_queue, options.max_tokens)
     how = Opening(options.device, options.dtype, options.draft)
     models = serve_models(options.runs, limits, how)
@@ -68,6 +73,19 @@ def run(options: argparse.Namespace) -> None:
     if options.watch:
         mark_runs(models)
     serve(models, place, how if options.watch else None)
+
+
+def _check_tls(certificate: str | None, key: str | None) -> None:
+    """Before anything is loaded. Raises UserError."""
+    if bool(certificate) != bool(key):
+        raise UserError("--tls-cert and --tls-key go together")
+    if certificate:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        except OSError as error:  # ssl.SSLError is one
+            raise UserError(f"--tls-cert {certificate}, --tls-key {key}: "
+                            f"{error.strerror or error}; give a certificate and its key as PEM "
+                            "files") from error
 
 
 def _key(options: argparse.Namespace) -> str | None:

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import json
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -130,6 +132,9 @@ def test_a_second_signal_cuts_them_off_with_code_75(folder):
     (["--rows", "0"], "--rows 0: give at least 1"),
     (["--api-key", ""], "the key is empty"), (["--api-key-file", "nowhere"], "--api-key-file"),
     (["--tls-cert", "x"], "--tls-cert and --tls-key go together"),
+    (["--tls-cert", "x", "--tls-key", "y"], "--tls-cert x, --tls-key y: No such file"),
+    (["--tls-cert", __file__, "--tls-key", __file__], "give a certificate and its key as PEM"),
+    (["--cors", "example.org"], "--cors example.org: give an origin"),
     (["--host", "256.1.1.1", "--insecure"], "cannot listen at 256.1.1.1"),
     (["--port", "99999"], "cannot listen at 127.0.0.1:99999"),
     (["--watch"], "--watch is for the folder of a run"),
@@ -209,3 +214,20 @@ def test_adapters_of_one_base_share_its_weights_and_answer_as_they_do_alone(
         for name, run in (("base", "base"), ("a", "runs/a"), ("b", "runs/b"))}
     alone = serve_models(["a=runs/a"], Limits(), OPENING)["a"]
     assert alone.lm.model.adapter is None  # merged, which is faster
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+def test_with_a_certificate_it_speaks_https(folder, tmp_path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                    "-keyout", key, "-out", certificate, "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    started = Started(folder, "--port", 0, "--tls-cert", certificate, "--tls-key", key)
+    address = started.url.replace("127.0.0.1", "localhost")
+    assert address.startswith("https://")
+    trusting = ssl.create_default_context(cafile=certificate)
+    assert httpx.get(address + "/v1/models", verify=trusting).json()["data"][0]["id"] == "tiny"
+    with pytest.raises(httpx.ConnectError, match="certificate"):
+        httpx.get(address + "/v1/models")
+    started.process.send_signal(signal.SIGTERM)
+    assert started.ended()[0] == 0
