@@ -119,10 +119,11 @@ OTHERS = {"sliding": {"window": 3}, "one slides": {"window": 4, "window_pattern"
           "itself alone": {"window": 1}, "grouped": {"n_kv_head": 2}}
 
 
+@pytest.mark.parametrize("count", [20, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("changes", [*ARCHITECTURES.values(), *OTHERS.values()],
                          ids=[*ARCHITECTURES, *OTHERS])
-def test_every_architecture_is_continued_alike_in_every_way(changes, monkeypatch):
-    model, requests = tiny_gpt(seed=2, **changes), random_requests(60, seed=1)
+def test_every_architecture_is_continued_alike_in_every_way(changes, count, monkeypatch):
+    model, requests = tiny_gpt(seed=2, **changes), random_requests(count, seed=1)
     expected = [uncached(model, request) for request in requests]
     assert len({token for tokens in expected for token in tokens}) > 5
     assert_same(model, requests, together(model, requests), expected)

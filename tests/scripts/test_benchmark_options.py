@@ -83,7 +83,8 @@ def served_in_turn(script, arms, folder, rounds):
 def test_serving_is_compared_and_written_only_with_llama_cpp(has_llama, monkeypatch, tmp_path,
                                                              capsys):
     for name, stub in (("arms_in_turn", served_in_turn), ("make_models", lambda *given: None),
-                       ("bytes_per_second", lambda: 1e9), ("has_llama", lambda: has_llama)):
+                       ("bytes_per_second", lambda: 1e9), ("has_llama", lambda: has_llama),
+                       ("version", lambda name: "0")):
         monkeypatch.setattr(serve, name, stub)
     some = "--arms=ours float32 10M,single float32 10M"
     assert written(serve, ["--rounds=1", some], monkeypatch, tmp_path) is None

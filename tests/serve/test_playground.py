@@ -149,7 +149,7 @@ def test_two_models_are_compared_and_their_differing_tokens_marked(page):
     assert len(page.all(".column")) == 1 and not page.all(".differs")
 
 
-@pytest.mark.parametrize("kind", ["text", "branch", "chat"])
+@pytest.mark.parametrize("kind", ["branch", "chat"])
 def test_copied_commands_print_what_the_page_shows(page, kind, runs):
     if kind == "chat":
         page.one("[value=chat]").click()
