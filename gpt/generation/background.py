@@ -70,18 +70,23 @@ class Worker:
     # ----- In the thread
 
     def _work(self) -> None:
-        while True:
-            try:
-                order = self._orders.get(block=not self._numbers)
-            except queue.Empty:
-                for writer, jobs in list(self._numbers.items()):
-                    made = self._step(writer, jobs)
-                    self._loop.call_soon_threadsafe(self._hand_out, made)
-                    self._leave_if_idle(writer)
-                continue
-            if order is None:
-                return
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """An order or, if there is none, a step of each writer; False at the end. While it waits it
+        knows of no writer: one that is done with for good is not kept."""
+        try:
+            order = self._orders.get(block=not self._numbers)
+        except queue.Empty:
+            for writer, jobs in list(self._numbers.items()):
+                made = self._step(writer, jobs)
+                self._loop.call_soon_threadsafe(self._hand_out, made)
+                self._leave_if_idle(writer)
+            return True
+        if order is not None:
             order()
+        return order is not None
 
     def _submit(self, job: Job) -> None:
         number = job.writer.submit(job.prepared)

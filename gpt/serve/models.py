@@ -55,7 +55,7 @@ class Served:
         all weights and what other models keep: `taken`, which this adds to."""
         tokens = (self.limits.rows + REMEMBERED) * self.context
         needed = tokens * cache_bytes(self.lm.model.config, self.lm.machine.dtype)
-        taken.update({each.data_ptr(): each.nbytes for each in self.lm.model.parameters()})
+        self._weigh(taken)
         there, beside = memory_bytes(self.lm.machine.device), sum(taken.values())
         if beside + needed > there:
             raise UserError(
@@ -65,6 +65,14 @@ class Served:
                 f"{there / 2**30:.1f}; give smaller --max-tokens or --rows")
         taken[id(self)] = needed
         return needed
+
+    def _weigh(self, taken: dict[int, int]) -> None:
+        taken.update({each.data_ptr(): each.nbytes for each in self.lm.model.parameters()})
+
+    def take(self, taken: dict[int, int]) -> None:
+        """Add the bytes of weights, which others may share, and of keys and values."""
+        self._weigh(taken)
+        taken[id(self)] = self.kept_bytes
 
     @cached_property
     def scorer(self) -> Writer:

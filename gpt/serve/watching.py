@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from pathlib import Path
 
 from gpt.errors import UserError
@@ -13,6 +14,7 @@ from gpt.runs.saved_model import find_model
 from gpt.serve.models import Opening, Served
 
 EVERY = 2.0  # seconds between looks
+TRIES = 3  # to read a checkpoint
 
 _log = logging.getLogger("gpt.serve")
 
@@ -21,14 +23,17 @@ async def watch(models: dict[str, Served], how: Opening) -> None:
     """Replace models whose runs have a newer checkpoint, until cancelled. Texts that are being
     written are finished by the old one."""
     newest = {name: _newest(served) for name, served in models.items()}
+    tries: Counter[Path | None] = Counter()
     while True:
         await asyncio.sleep(EVERY)
         for name, served in list(models.items()):
             try:
-                if (there := _newest(served)) == newest[name]:
+                there = _newest(served)
+                if there == newest[name] or tries[there] == TRIES:
                     continue
+                tries[there] += 1
+                models[name] = await asyncio.to_thread(_again, served, how, [*models.values()])
                 newest[name] = there
-                models[name] = await asyncio.to_thread(_again, served, how)
                 _log.info("%s: now %s", name, models[name].checkpoint)
             except Exception as error:  # damaged, thinned out meanwhile, too large for the memory
                 _log.warning("%s: still %s: %s", name, served.checkpoint, error)
@@ -47,7 +52,9 @@ def _newest(served: Served) -> Path | None:
     return next(iter(checkpoint.steps_in(Path(served.run) / "checkpoints").values()), None)
 
 
-def _again(served: Served, how: Opening) -> Served:
-    saved = find_model(served.run)
+def _again(served: Served, how: Opening, models: list[Served]) -> Served:
+    saved, taken = find_model(served.run), dict[int, int]()
+    for each in models:  # the old one among them
+        each.take(taken)
     return Served(served.name, opened(saved, *how), served.limits, served.run, saved.path.name,
-                  watched=True)
+                  watched=True, taken=taken)

@@ -61,7 +61,7 @@ class Page:
         self.ended()
 
     def ended(self):
-        self.until(lambda: all("a second" in each.text for each in self.all(".status")))
+        self.until(lambda: all("a second" in each.text for each in self.all(".column .status")))
 
     def text(self, column=0):
         """Of its tokens, but the sign for an end."""

@@ -5,13 +5,15 @@ let key = sessionStorage.getItem("key");
 
 async function send(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
+  const used = key;
   if (key) headers.Authorization = `Bearer ${key}`;
   const answer = await fetch(path, body === undefined ? { headers, signal }
     : { method: "POST", headers, signal, body: JSON.stringify(body) });
   if (answer.status === 401) {
-    await askForKey();
+    if (key === used) await askForKey();
     return send(path, body, signal);
   }
+  if (key) sessionStorage.setItem("key", key);
   if (!answer.ok) {
     const told = await answer.json().catch(() => null);
     throw new Error(told?.error?.message ?? `${answer.status} ${answer.statusText}`);
@@ -55,14 +57,16 @@ async function* textOf(reader) {
 let asking = null;  // all requests that are refused at once wait for one key
 
 function askForKey() {
-  asking ??= new Promise((resolve) => {
+  asking ??= new Promise((resolve, reject) => {
     const dialog = document.getElementById("key");
+    if (key) dialog.querySelector("h2").textContent = "That key is not the server’s";
     dialog.addEventListener("close", () => {
-      key = dialog.querySelector("input").value;
-      sessionStorage.setItem("key", key);
       asking = null;
+      if (dialog.returnValue !== "go") return reject(new Error("this server asks for a key"));
+      key = dialog.querySelector("input").value;
       resolve();
     }, { once: true });
+    dialog.returnValue = "";
     dialog.showModal();
   });
   return asking;

@@ -13,10 +13,10 @@ export class Root {
 }
 
 // Tokens behind the first `at` tokens of a parent; of none, behind what is asked. body: what was
-// sent to have them written, but for what is asked.
+// sent to have them written, but for what is asked. model: what wrote them.
 export class Branch {
   constructor(root, parent, at, tokens) {
-    Object.assign(this, { root, parent, at, tokens, children: [], body: null });
+    Object.assign(this, { root, parent, at, tokens, children: [], body: null, model: null });
     (parent?.children ?? root.branches).push(this);
   }
 
@@ -28,9 +28,8 @@ export class Branch {
     return this.path.map((token) => (token.end === "stop" ? "" : token.text)).join("");
   }
 
-  // How many of its tokens were there when it was begun.
-  get given() {
-    return this.body?.written.length ?? 0;
+  get end() {
+    return this.path.at(-1)?.end;
   }
 
   // Another text that is the same up to the token at `place`, and there has the one that is given.

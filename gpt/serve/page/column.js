@@ -17,7 +17,7 @@ const ALTERNATIVES = 10;
 const WAIT = 120;  // milliseconds after the last move of a slider
 
 export class Column {
-  // page: has {prompt, messages(column), common, changed()}.
+  // page: has common, asked(column), valid(), changed().
   constructor(page, models) {
     this.page = page;
     this.models = models;
@@ -27,10 +27,10 @@ export class Column {
     this.branch = this.place = this.writing = null;
     this.differs = new Set();
     this.find("[name=model]").append(...models.map(({ id }) => new Option(id)));
-    this.find("[name=model]").onchange = () => this.look();
+    this.find("[name=model]").onchange = () => this.clear();
     this.find("[name=reset]").onclick = () => this.reset();
     for (const how of ["curl", "python", "sample", "export"]) {
-      this.find(`[name=${how}]`).onclick = () => this.share(how);
+      this.find(`[name=${how}]`).onclick = () => this.share(how).catch((error) => this.say(error.message));
     }
     this.addSettings();
     this.element.addEventListener("keydown", (event) => this.key(event));
@@ -77,31 +77,40 @@ export class Column {
 
   // ----- Writing
 
-  // A new text, of what is asked.
-  begin(asked) {
-    this.roots.push(new Root(asked));
-    return this.write(new Branch(this.roots.at(-1), null, 0, []));
+  // A new text, of what is asked. If nothing comes of it, all is as before, and it returns false.
+  async begin(asked) {
+    const before = this.branch;
+    const root = new Root(asked);
+    this.roots.push(root);
+    await this.write(new Branch(root, null, 0, []));
+    if (root.branches.some(({ path }) => path.length)) return true;
+    this.roots.splice(this.roots.indexOf(root), 1);
+    if (this.branch?.root === root) this.show(before);
+    return false;
   }
 
   async write(branch) {
     this.stop();
     const writing = this.writing = new AbortController();
+    branch.model = this.model;
     branch.body = { model: this.model.id, ...this.page.common, ...this.settings,
       written: branch.path.map(({ token }) => token) };
     this.show(branch);
-    this.say("reading");
+    this.say(branch.end ? "the end" : "writing");
+    if (branch.end) return this.stop();  // one that was chosen
     const begun = performance.now();
     try {
       for await (const token of stream("playground/tokens", {
         ...branch.body, ...branch.root.asked, alternatives: ALTERNATIVES }, writing.signal)) {
+        if (token.last !== undefined) this.correct(branch, token.last);
         branch.tokens.push(token);
         this.add(token);
-        this.say(`${branch.path.length} tokens`);
+        this.find(".text").scrollTop = this.find(".text").scrollHeight;
       }
-      const seconds = (performance.now() - begun) / 1000;
+      const speed = (branch.path.length - branch.body.written.length)
+        / (performance.now() - begun) * 1000;
       const ended = { stop: ", the end", context: ", the context is full" };
-      this.say(`${branch.path.length} tokens, ${((branch.path.length - branch.given) / seconds)
-        .toFixed(0)} a second${ended[branch.path.at(-1)?.end] ?? ""}`);
+      this.say(`${branch.path.length} tokens, ${speed.toFixed(0)} a second${ended[branch.end] ?? ""}`);
     } catch (error) {
       this.say(error.name === "AbortError" ? "stopped" : error.message);
     } finally {
@@ -115,17 +124,35 @@ export class Column {
   stop() {
     this.writing?.abort();
     this.writing = null;
+    this.looking?.abort();
+    clearTimeout(this.waiting);
+    this.find(".places").replaceChildren();
   }
 
   // ----- The text
 
+  // branch: null for none.
   show(branch) {
     if (branch !== this.branch) this.place = null;
     this.branch = branch;
-    this.find(".text").replaceChildren(...this.given(branch.root.asked));
-    branch.path.forEach((token) => this.add(token));
+    this.find(".text").replaceChildren(...(branch ? this.given(branch.root.asked) : []));
+    branch?.path.forEach((token) => this.add(token));
+    if (branch?.model) this.find("[name=model]").value = branch.model.id;
     this.drawBranches();
     this.page.changed();
+  }
+
+  // Begin anew; branches are kept.
+  clear() {
+    this.stop();
+    this.show(null);
+    this.look();
+  }
+
+  // What a token that was chosen completes: a part of a character is none by itself.
+  correct(branch, text) {
+    branch.tokens[0].text = text;
+    this.show(branch);
   }
 
   given({ prompt, messages }) {
@@ -201,48 +228,48 @@ export class Column {
     const looking = this.looking = new AbortController();
     const path = this.branch?.path ?? [];
     const here = path[this.place ?? path.length];
-    if (here) this.drawPlaces(here.places, here);  // as it was when it was drawn
+    if (here) this.drawPlaces(here.places, here.token, here);  // as it was when it was drawn
+    else this.find(".places").replaceChildren();
     const asked = this.branch?.root.asked ?? this.page.asked(this);
     const written = path.slice(0, this.place ?? path.length).map(({ token }) => token);
-    if (this.writing || path.at(this.place ?? -1)?.end === "context") return;
+    if (this.writing || (!here && ["stop", "context"].includes(this.branch?.end))) return;
     try {
       for await (const { token, places } of stream("playground/tokens", {
         model: this.model.id, ...this.page.common, ...this.settings, ...asked, written,
         alternatives: ALTERNATIVES, max_tokens: 1 }, looking.signal)) {
-        this.drawPlaces(places, here, token);
+        this.drawPlaces(places, token, here);
       }
     } catch (error) {
       if (error.name !== "AbortError") this.say(error.message);
     }
   }
 
-  // drawn: the token that this seed chooses; it is underlined.
-  drawPlaces(places, here, drawn = here.token) {
+  // drawn: the token that the seed chooses; it is underlined. here: the one that stands there.
+  drawPlaces(places, drawn, here) {
+    const { branch, place } = this;
     const focused = [...this.find(".places").querySelectorAll("button")].indexOf(
       document.activeElement);
-    this.find(".place").textContent = here
-      ? `In place of “${visible(here.text)}”` : "Next token";
-    this.find(".places").replaceChildren(...places.map(([token, text, before, after]) => {
+    this.find(".place").textContent = here ? `In place of “${visible(here.text)}”` : "Next token";
+    this.find(".places").replaceChildren(...places.map(([token, text, before, after, ends]) => {
       const row = made("button", { type: "button" }, made("code", {}, visible(text)),
         made("span", { className: "bars" }, bar("before", before), bar("after", after)),
         made("span", { className: "numbers" }, `${percent(before)} → ${percent(after)}`));
       if (token === drawn) row.setAttribute("aria-current", "true");
-      row.onclick = () => this.goOn(token, text, Math.log(before), places);
+      row.onclick = () => this.goOn(branch, place, { token, text, logprob: Math.log(before), places,
+        end: ends ? "stop" : null });
       return made("li", {}, row);
     }));
     this.find(".places").querySelectorAll("button")[focused]?.focus();
   }
 
-  // Go on from another token in the place that is chosen.
-  goOn(token, text, logprob, places) {
-    if (!this.branch) {
-      this.roots.push(new Root(this.page.asked(this)));
-      this.branch = new Branch(this.roots.at(-1), null, 0, []);
-    }
-    const place = this.place ?? this.branch.path.length;
-    this.stop();
-    this.write(this.branch.fork(place, { token, text, logprob, places, end: null }));
-    this.tokens()[place].focus();
+  // Go on from another token in a place of a text, or behind it.
+  goOn(branch, place, token) {
+    if (!this.page.valid()) return;
+    if (!branch) this.roots.push(new Root(this.page.asked(this)));
+    const fork = branch ? branch.fork(place ?? branch.path.length, token)
+      : new Branch(this.roots.at(-1), null, 0, [token]);
+    this.write(fork);
+    this.tokens()[place ?? this.tokens().length - 1].focus();
   }
 
   // ----- Branches
@@ -269,8 +296,8 @@ export class Column {
   // ----- Out of here
 
   async share(how) {
-    if (!this.branch) return this.say("write something first");
-    const text = shared(how, this.branch, this.model);
+    if (!this.branch?.body) throw new Error("write something first");
+    const text = shared(how, this.branch);
     if (how === "export") {
       const link = made("a", { download: "conversation.jsonl", href: URL.createObjectURL(
         new Blob([text], { type: "application/jsonl" })) });
@@ -282,7 +309,10 @@ export class Column {
       await navigator.clipboard.writeText(text);
       this.say("copied");
     } catch {
-      window.prompt("Copy this:", text);  // without https, browsers lend no clipboard
+      const dialog = document.getElementById("copy");  // without https there is no clipboard
+      dialog.querySelector("textarea").value = text;
+      dialog.showModal();
+      dialog.querySelector("textarea").select();
     }
   }
 
@@ -302,7 +332,6 @@ function bar(className, share) {
   element.style.setProperty("--share", share);
   return element;
 }
-
 const SHOWN = { "\n": "\\n", "\t": "\\t", " ": "·" };
 const visible = (text) => text.replace(/[\x00-\x20\x7f]/g, (sign) => SHOWN[sign]
   ?? `\\x${sign.charCodeAt(0).toString(16).padStart(2, "0")}`);

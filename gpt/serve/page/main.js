@@ -19,12 +19,15 @@ const page = {
   asked(column) {
     const prompt = field("prompt").value;
     if (field("kind").value === "text") return { prompt };
-    const said = column.branch?.root.asked.messages;
+    const branch = column.branch ?? page.columns[0].branch;  // a new column asks the same
+    const said = branch?.root.asked.messages;
     const system = field("system").value;
-    const before = said ? [...said, { role: "assistant", content: column.branch.text }]
+    const before = said ? [...said, { role: "assistant", content: branch.text }]
       : system ? [{ role: "system", content: system }] : [];
     return { messages: [...before, { role: "user", content: prompt }] };
   },
+
+  valid: () => form.reportValidity(),
 
   // A text has grown, or another is shown.
   changed() {
@@ -58,11 +61,13 @@ function compare(models, two) {
 
 async function write() {
   const asked = page.columns.map((column) => page.asked(column));
+  const message = field("kind").value === "chat" ? field("prompt").value : "";
   if (field("kind").value === "chat") {
-    if (!field("prompt").value) return;
+    if (!message) return;
     field("prompt").value = "";
   }
-  await Promise.all(page.columns.map((column, i) => column.begin(asked[i])));
+  const begun = await Promise.all(page.columns.map((column, i) => column.begin(asked[i])));
+  if (message && !begun.includes(true)) field("prompt").value ||= message;
 }
 
 function choose(kind) {
@@ -73,13 +78,7 @@ function choose(kind) {
 
 // Forget what is shown; its branches are kept.
 function begin() {
-  for (const column of page.columns) {
-    column.stop();
-    column.branch = column.place = null;
-    column.find(".text").replaceChildren();
-    column.drawBranches();
-    column.look();
-  }
+  page.columns.forEach((column) => column.clear());
   field("prompt").focus();
 }
 
@@ -95,21 +94,28 @@ function turnTheme() {
 async function watch(seen) {
   const models = (await ask("v1/models")).data.filter(({ watched }) => watched);
   document.getElementById("watch").hidden = models.length === 0;
-  for (const { id, checkpoint } of models) {
-    if (seen[id] === checkpoint) continue;
-    seen[id] = checkpoint;
+  page.columns.forEach((column) => column.models.forEach((model) => Object.assign(
+    model, models.find(({ id }) => id === model.id))));
+  for (const { id, checkpoint, root } of models) {
+    if (seen[root] === checkpoint) continue;
     const prompt = field("kind").value === "text" ? field("prompt").value : "";
     const { choices: [{ text }] } = await ask("v1/completions", {
       model: id, prompt, ...page.common, ...page.columns[0].settings });
+    seen[root] = checkpoint;
     const samples = document.getElementById("samples");
     samples.prepend(made("article", {}, made("b", {}, `${id}, ${checkpoint}`),
       made("pre", {}, prompt + text)));
     while (samples.children.length > WATCHED) samples.lastChild.remove();
   }
-  if (models.length) setTimeout(() => watch(seen).catch(() => watchLater(seen)), 3000);
+  if (models.length) watchLater(seen, 3000);
 }
 
-const watchLater = (seen) => setTimeout(() => watch(seen).catch(() => watchLater(seen)), 10000);
+function watchLater(seen, wait) {
+  setTimeout(() => watch(seen).catch((error) => {
+    document.getElementById("watching").textContent = error.message;
+    watchLater(seen, 10000);
+  }), wait);
+}
 
 async function start() {
   const models = (await ask("v1/models")).data;
@@ -123,9 +129,7 @@ async function start() {
   form.querySelectorAll("[name=kind]").forEach((radio) => {
     radio.onchange = () => choose(radio.value);
   });
-  field("prompt").oninput = () => page.columns.forEach((column) => {
-    if (!column.branch) column.lookSoon();
-  });
+  form.oninput = () => page.columns.forEach((column) => column.lookSoon());
   form.onsubmit = (event) => {
     event.preventDefault();
     write();
@@ -134,7 +138,7 @@ async function start() {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
     if (event.key === "Escape") page.columns.forEach((column) => column.stop());
   });
-  watch({}).catch(() => watchLater({}));
+  watchLater({}, 0);
 }
 
 start().catch((error) => {

@@ -1,17 +1,16 @@
 // A text as others make it again: curl, Python, sample.py; and as data to fine-tune on.
 
-export function shared(how, branch, model) {
-  if (how === "export") return exported(branch);
-  return { curl, python, sample }[how](branch, model);
+export function shared(how, branch) {
+  return { curl, python, sample, export: exported }[how](branch);
 }
 
 // {path, body} of what is asked of OpenAI's endpoints. Tokens that were chosen by hand are forced.
 function request(branch) {
-  const { written, max_tokens, ...body } = branch.body;
+  const { written, max_tokens: _, ...body } = branch.body;  // it may have been stopped
   const chat = branch.root.asked.messages !== undefined;
   return {
     path: chat ? "chat/completions" : "completions",
-    body: { ...body, ...branch.root.asked, max_tokens: max_tokens + written.length,
+    body: { ...body, ...branch.root.asked, max_tokens: branch.path.length,
       ...(written.length ? { forced_tokens: written } : {}) },
   };
 }
@@ -46,18 +45,21 @@ print(answer.choices[0].${chat ? "message.content" : "text"})
 `;
 }
 
-function sample(branch, model) {
+function sample(branch) {
   const { body } = request(branch);
+  const { root, checkpoint, watched } = branch.model;
   const { model: _, prompt, messages, max_tokens, forced_tokens, ...settings } = body;
   const options = Object.entries({ max_new_tokens: max_tokens, ...settings })
     .map(([name, value]) => ` --${name.replaceAll("_", "-")}=${value}`).join("");
   const forced = forced_tokens ? ` --forced-tokens ${forced_tokens.join(" ")}` : "";
-  const command = `python sample.py ${quoted(model.root)}`;
+  const command = `python sample.py ${quoted(watched ? `${root}@${checkpoint}` : root)}`;
   if (messages === undefined) return `${command} --prompt=${quoted(prompt)}${options}${forced}\n`;
   const system = messages[0].role === "system" ? ` --system=${quoted(messages[0].content)}` : "";
-  const said = messages.filter(({ role }) => role === "user")
-    .map(({ content }) => quoted(content.replaceAll("\n", " "))).join(" ");
-  return `printf '%s\\n' ${said} | ${command} --chat${system}${options}${forced}\n`;
+  const said = messages.filter(({ role }) => role === "user").map(({ content }) => content);
+  if (said.length > 1 || !/^[^\s/](.*\S)?$/.test(said[0])) {
+    throw new Error("sample.py --chat repeats first messages of one line; copy curl or Python");
+  }
+  return `printf '%s\\n' ${quoted(said[0])} | ${command} --chat${system}${options}${forced}\n`;
 }
 
 // One record, as finetune.py reads it.

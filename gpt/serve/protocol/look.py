@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
@@ -25,6 +25,13 @@ class Look(Sampling):
     written: Ids = Field([], description="token ids that the text begins with")
     alternatives: Alternatives = Field(10, description="tokens told for each place")
     n: Literal[1] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> Look:
+        if self.prompt is not None and self.messages is not None:
+            raise ValueError("give prompt or messages, not both")
+        return self
 
 
 class LookAnswer:
@@ -40,8 +47,9 @@ class LookAnswer:
             worker, served, [Prompt([*tokens, *written], prefix, len(written))],
             config_of(body.drawing(), most), alternatives=body.alternatives, chances=True)
         self._characters = Characters(self._tokenizer)
+        self._last = {}
         for token in written:
-            self._characters.of(token)
+            self._last = {"last": self._characters.of(token)}
 
     async def whole(self) -> dict[str, Any]:
         """All tokens."""
@@ -49,15 +57,18 @@ class LookAnswer:
 
     async def parts(self) -> AsyncIterator[dict[str, Any]]:
         """Token by token. places: [id, text, probability as the model has it, chance with the
-        settings] of those that could have been drawn."""
+        settings, whether it ends the text] of those that could have been drawn. The first one comes
+        with the text that the last token of `written` completes."""
         async for _, piece, _ in self.texts.pieces():
-            yield self._told(piece.new, piece.end)
+            yield self._told(piece.new, piece.end) | self._last
+            self._last = {}
 
     def _told(self, new: Generation, end: str | None) -> dict[str, Any]:
         is_text = new.token in self._tokenizer.text_ids
         return {"token": new.token, "end": end, "logprob": finite(new.logprob),
                 "text": self._characters.of(new.token) if is_text else
                 token_text(self._tokenizer, new.token),
-                "places": [[token, token_text(self._tokenizer, token), math.exp(logprob), chance]
+                "places": [[token, token_text(self._tokenizer, token), math.exp(logprob), chance,
+                            token in self._tokenizer.stop_tokens]
                            for (token, logprob), chance
                            in zip(new.likeliest, new.chances, strict=True)]}
