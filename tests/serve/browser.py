@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import subprocess
 import time
 
 import torch
@@ -58,7 +60,7 @@ class Page:
             self.one("[name=prompt]").clear()
             self.one("[name=prompt]").send_keys(prompt)
         self.one("#ask button.main").click()
-        self.ended()
+        self.until(lambda: not any(each.text == "writing" for each in self.all(".column .status")))
 
     def ended(self):
         self.until(lambda: all("a second" in each.text for each in self.all(".column .status")))
@@ -74,6 +76,15 @@ class Page:
         self.until(lambda: self.one(".status").text == "copied")
         return self.driver.execute_async_script(
             "navigator.clipboard.readText().then(arguments[0])")
+
+    def asks_with(self, how):
+        """What a copied command is answered."""
+        done = subprocess.run(["bash", "-c", self.copied(how)], capture_output=True, check=True)
+        return json.loads(done.stdout)
+
+    def choose(self, model, column=0):
+        self.run("const [list, value] = arguments; list.value = value; list.dispatchEvent("
+                 "new Event('change'))", self.one("[name=model]", column), model)
 
     def logged(self):
         return self.driver.get_log("browser")

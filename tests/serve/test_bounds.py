@@ -286,3 +286,33 @@ def test_the_tokens_that_texts_end_with_can_be_looked_up_by_name(running):
         found = asked(running, "/tokenize", prompt=prompt, **more).json()
         assert found["tokens"] == expected and found["count"] == len(expected)
     assert asked(running, prompt=end, max_tokens=1).json()["usage"]["prompt_tokens"] == len(end)
+
+
+def looked(running, **body):
+    """What /playground/tokens tells of each token."""
+    answer = CLIENT.post(running.url + "/playground/tokens", json={
+        "model": "base", "prompt": "a", "max_tokens": 1, "stream": True} | body)
+    return [json.loads(line[6:]) for line in answer.text.splitlines() if line[6:7] == "{"]
+
+
+def test_what_is_looked_at_says_what_ends_a_text_and_what_a_chosen_token_completes(running):
+    end = running.lm("base").tokenizer.end_of_text
+    token, = looked(running, logit_bias={str(end): 100.0}, alternatives=5)
+    assert {place[0]: place[4] for place in token["places"]}[end] is True
+    assert sum(place[4] for place in token["places"]) == 1
+    assert token["token"] == end and token["end"] == "stop" and "last" not in token
+    assert [looked(running, written=written)[0]["last"] for written in (
+        [0x62], [0xc3], [0xc3, 0xa9], [0xc3, 0x62])] == ["b", "", "é", "\ufffdb"]
+    assert ["last" in token for token in looked(running, written=[0x62], max_tokens=3,
+                                                logit_bias={str(end): -100.0})
+            ] == [True, False, False]
+
+
+@pytest.mark.parametrize(("body", "told"), [
+    ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "not both"),
+    ({"stream": False}, "stream"), ({"max_tokens": 0}, "max_tokens"), ({"written": [999]}, "999"),
+    ({"messages": [{"role": "user", "content": "a"}]}, "does not converse")])
+def test_what_cannot_be_looked_at_is_refused(running, body, told):
+    answer = CLIENT.post(running.url + "/playground/tokens",
+                         json={"model": "base", "stream": True} | body)
+    assert answer.status_code == 400 and told in answer.text

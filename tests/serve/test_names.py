@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
 
+from gpt import language_model
 from gpt.language_model import load
 from gpt.runs import checkpoint
 from gpt.serve import Opening, Place, mark_runs, serve_models, watching
@@ -76,12 +79,13 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_which_ends_its_texts(
     how, run = Opening("cpu", "float32"), training / "run"
     models = serve_models([str(run)], LIMITS, how)
     mark_runs(models)
-    running = Running(models, Place(port=0), how)
+    running, models = Running(models, Place(port=0), how), None  # which would keep the old one
     texts = {}
     long = threading.Thread(target=lambda: texts.update(asked(
         running, max_tokens=190, logit_bias={"256": -100}).json()))
     try:
         old, first = running.lm("run"), asked(running).json()["choices"][0]["text"]
+        writer = weakref.ref(running.models["run"].writer)
         long.start()
         while 'gpt_rows{model="run"} 1.0' not in httpx.get(running.url + "/metrics").text:
             time.sleep(0.005)
@@ -95,8 +99,33 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_which_ends_its_texts(
             "abc", max_new_tokens=5, temperature=0) != first
         assert texts["choices"][0]["text"] == old.generate(
             "abc", max_new_tokens=190, temperature=0, logit_bias={256: -100})
+        for _ in range(100):
+            if gc.collect() >= 0 and writer() is None:
+                break
+            time.sleep(0.05)
+        assert writer() is None  # nor its keys and values
         shown = httpx.get(running.url + "/v1/models/run").json()
         assert (shown["checkpoint"], shown["watched"]) == ("step-00000020", True)
+    finally:
+        running.close()
+
+
+def test_a_checkpoint_that_there_is_no_room_for_yet_is_tried_again(training, monkeypatch):
+    tries = []
+
+    def opened(*given):
+        tries.append(given)
+        if len(tries) == 1:
+            raise MemoryError("no room")
+        return language_model.opened(*given)
+
+    monkeypatch.setattr(watching, "EVERY", 0.05)
+    monkeypatch.setattr(watching, "opened", opened)
+    how, run = Opening("cpu", "float32"), training / "run"
+    running = Running(serve_models([str(run)], LIMITS, how), Place(port=0), how)
+    try:
+        (training / "coming").rename(run / "checkpoints" / "step-00000020")
+        until_checkpoint(running, "step-00000020")
     finally:
         running.close()
 

@@ -77,7 +77,13 @@ def test_text_is_what_the_model_writes_and_comes_token_by_token(page, monkeypatc
     page.until(lambda: seen.add(len(page.all(".token"))) or len(seen) > 2)
     page.one("body").send_keys(Keys.ESCAPE)
     page.until(lambda: page.one(".status").text == "stopped")
-    assert len(page.all(".token")) < 120
+    assert 0 < len(page.all(".token")) < 120
+    monkeypatch.undo()
+    assert page.asks_with("curl")["choices"][0]["text"] == page.text()  # so much, and no more
+    page.choose("two")  # begins anew; what was written still says what wrote it
+    assert not page.all(".token")
+    page.all(".branches button")[-1].click()
+    assert page.asks_with("curl")["choices"][0]["text"] == page.text()
 
 
 def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(page):
@@ -161,9 +167,7 @@ def test_copied_commands_print_what_the_page_shows(page, kind, runs):
         page.one(".places li:not(:has([aria-current])) button").click()
         page.ended()
     shown, environment = page.text(), script_environment()
-    curl = subprocess.run(["bash", "-c", page.copied("curl")], capture_output=True, text=True,
-                          check=True)
-    choice = json.loads(curl.stdout)["choices"][0]
+    choice = page.asks_with("curl")["choices"][0]
     assert (choice["message"]["content"] if kind == "chat" else choice["text"]) == shown
     python = subprocess.run([sys.executable, "-c", page.copied("python")], capture_output=True,
                             text=True, check=True)
@@ -183,12 +187,24 @@ def test_a_conversation_goes_on_and_is_exported_as_finetune_reads_it(page, drive
              {"role": "user", "content": "And where?"}]
     assert [turn.get_property("textContent") for turn in page.all(".turn")] == [
         turn["role"] + turn["content"] for turn in turns]
+    page.one("[name=sample]").click()
+    page.until(lambda: "repeats first messages" in page.one(".status").text)
     page.one("[name=export]").click()
     file = driver.downloads / "conversation.jsonl"
     page.until(file.exists)
     record = json.loads(page.until(file.read_text))
     assert record == {"messages": [*turns, {"role": "assistant", "content": page.text()}]}
     assert read_task(file)
+    page.write("x" * 500)  # which is too long: all is as before, and the message can be shortened
+    assert "this server reads 200" in page.one(".status").text
+    assert page.one("[name=prompt]").get_property("value") == "x" * 500
+    assert page.text() == record["messages"][-1]["content"] and len(page.all(".turn")) == 3
+    page.one("#compare").click()
+    page.until(lambda: len(page.all(".column")) == 2)
+    page.write("Why?")
+    assert [len(column.find_elements("css selector", ".turn")) for column in page.all(".column")
+            ] == [5, 5]  # the second one is asked the same
+    assert all("status of 400" in line["message"] for line in page.logged())
 
 
 def test_the_keyboard_alone_suffices(page):
@@ -252,6 +268,9 @@ def test_a_key_is_asked_for_once_and_what_is_refused_is_said(driver, runs):
         page = Page(driver, running)
         driver.get(running.url + "/")
         page.until(lambda: page.one("#key").is_displayed())
+        page.one("#key input").send_keys(Keys.ESCAPE)
+        page.until(lambda: "this server asks for a key" in page.one("#columns").text)
+        driver.refresh()
         for key in ("wrong", "secret"):
             page.until(lambda: page.one("#key input").is_displayed())
             page.one("#key input").clear()
