@@ -161,7 +161,7 @@ class Api:
     def _ended(self, texts: Texts, served: Served, body: Drawing, seconds: float) -> None:
         """Nothing more is wanted of a request."""
         texts.close()
-        written = sum(len(choice.made) for choice in texts.choices)
+        written = texts.usage["completion_tokens"]
         self._metrics.tokens.labels(served.name, "read").inc(texts.prompt_tokens)
         self._metrics.tokens.labels(served.name, "written").inc(written)
         asker = body.safety_identifier or body.user

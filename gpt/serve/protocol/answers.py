@@ -6,7 +6,7 @@ import codecs
 import math
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from gpt.generation import Generation, Piece
@@ -96,11 +96,3 @@ def frame(kind: str, name: str, model: str) -> dict[str, Any]:
     """What every object of an answer begins with."""
     return {"id": f"{kind}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()),
             "model": model, "system_fingerprint": None}
-
-
-def usage(prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, int]:
-    """Tokens of the prompts, each counted once, and of all texts that were written, those too that
-    best_of has left out; stop tokens are not counted."""
-    written = sum(len(choice.made) for choice in choices)
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": written,
-            "total_tokens": prompt_tokens + written}

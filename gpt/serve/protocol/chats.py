@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt.generation import Worker
 from gpt.serve.models import Served
-from gpt.serve.protocol.answers import FINISHED, frame, told_tokens, usage
+from gpt.serve.protocol.answers import FINISHED, frame, told_tokens
 from gpt.serve.protocol.fields import ChatCompletion, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
 
@@ -31,7 +31,7 @@ class ChatAnswer:
             "choices": [{"index": choice.index, "finish_reason": FINISHED[choice.end],
                          "message": {"role": "assistant", "content": choice.text, "refusal": None},
                          "logprobs": self._logprobs(choice.made)} for choice in choices],
-            "usage": usage(self.texts.prompt_tokens, choices)}
+            "usage": self.texts.usage}
 
     async def parts(self) -> AsyncIterator[dict[str, Any]]:
         """The answer as it grows."""
@@ -49,12 +49,8 @@ class ChatAnswer:
                 yield part(choice.index, {"content": piece.text}, logprobs=self._logprobs(new))
             if piece.end is not None:
                 yield part(choice.index, {}, finish_reason=FINISHED[choice.end])
-        for choice in self.texts.choices:
-            if not choice.made and choice.end == "length":  # of which no token was asked for
-                yield part(choice.index, {}, finish_reason="length")
         if self._body.tells_usage:
-            yield head | {"choices": [],
-                          "usage": usage(self.texts.prompt_tokens, self.texts.choices)}
+            yield head | {"choices": [], "usage": self.texts.usage}
 
     def _logprobs(self, made: Any) -> dict[str, Any] | None:
         if not self._body.logprobs:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
-from gpt.serve.protocol.answers import FINISHED, Choice, finite, frame, token_text, usage
+from gpt.serve.protocol.answers import FINISHED, Choice, finite, frame, token_text
 from gpt.serve.protocol.fields import Completion, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
 
@@ -24,8 +24,7 @@ class CompletionAnswer:
         self.texts = Texts(
             worker, served, [Prompt(served.prompt(one)) for one in prompts_of(body.prompt)],
             config_of(body.drawing(), most), body.best_of or self._count,
-            alternatives=body.logprobs or 0,
-            scored=bool(body.echo) and body.logprobs is not None)
+            alternatives=body.logprobs or 0, scored=bool(body.echo) and body.logprobs is not None)
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -33,7 +32,7 @@ class CompletionAnswer:
         return frame("cmpl", "text_completion", self._model) | {
             "choices": [self._told(choice, choice.made, choice.text, first=True) | {"index": i}
                         for i, choice in enumerate(choices)],
-            "usage": usage(self.texts.prompt_tokens, self.texts.choices)}
+            "usage": self.texts.usage}
 
     async def parts(self) -> AsyncIterator[dict[str, Any]]:
         """The answer as it grows."""
@@ -45,12 +44,8 @@ class CompletionAnswer:
             if first or new or piece.text or piece.end:
                 yield head | {"choices": [self._told(choice, new, piece.text, first)]} | (
                     {"usage": None} if self._body.tells_usage else {})
-        for choice in self.texts.choices:
-            if choice.index not in begun:  # of which no token was asked for
-                yield head | {"choices": [self._told(choice, [], "", first=True)]}
         if self._body.tells_usage:
-            yield head | {"choices": [],
-                          "usage": usage(self.texts.prompt_tokens, self.texts.choices)}
+            yield head | {"choices": [], "usage": self.texts.usage}
 
     def _best(self, choices: Sequence[Choice]) -> list[Choice]:
         """The n likeliest per token behind each prompt, of best_of."""

@@ -1,8 +1,7 @@
 """What clients may ask, field by field, in the names of OpenAI's API and a few of ours.
 
-A field that is accepted has an effect. One that would have none is accepted only with the values
-that ask for what happens anyway, and refused by name otherwise. Absent and null are the default;
-zero is zero.
+A field that is accepted has an effect, or asks for what happens anyway; others are refused by name.
+Absent and null are the default; zero is zero.
 Source: https://platform.openai.com/docs/api-reference
 """
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
 from gpt.serve.protocol.answers import Characters, finite, token_text
+from gpt.serve.protocol.errors import ApiError
 from gpt.serve.protocol.fields import Alternatives, ChatMessage, Ids, Sampling, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
 
@@ -27,17 +28,13 @@ class Look(Sampling):
     n: Literal[1] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
-    @model_validator(mode="after")
-    def _asks_one_thing(self) -> Look:
-        if self.prompt is not None and self.messages is not None:
-            raise ValueError("give prompt or messages, not both")
-        return self
-
 
 class LookAnswer:
     """A text that is looked at."""
 
     def __init__(self, body: Look, served: Served, worker: Worker):
+        if body.prompt is not None and body.messages is not None:
+            raise ApiError(400, "give prompt or messages, not both", "messages")
         self._tokenizer = served.lm.tokenizer
         tokens, prefix = ((served.prompt(body.prompt), None) if body.messages is None else
                           served.asked([(turn.role, turn.text) for turn in body.messages]))

@@ -14,6 +14,8 @@ from gpt.serve.protocol.answers import Choice
 from gpt.serve.protocol.errors import ApiError, busy
 from gpt.serve.protocol.fields import MOST_ALTERNATIVES_TOLD, MOST_CHOICES
 
+NOTHING = Piece("", Generation(0, 0.0), "length")  # of a text of no tokens
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -55,6 +57,13 @@ class Texts:
         """Of all prompts, each counted once."""
         return sum(len(prompt.tokens) for prompt in self.prompts)
 
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of each prompt, and of all texts, those too that best_of leaves out; no stops."""
+        written = sum(len(choice.made) for choice in self.choices)
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": written,
+                "total_tokens": self.prompt_tokens + written}
+
     def prompt_of(self, choice: Choice) -> Prompt:
         """What a text follows."""
         return self.prompts[choice.index // self._count]
@@ -71,8 +80,6 @@ class Texts:
         self._refuse_if_full()  # others have come meanwhile
         if self._config.max_new_tokens or self._scored:
             self._jobs = [Job(self._served.name, writer, each, self._pieces) for each in prepared]
-        for choice in self.choices if not self._jobs else ():
-            choice.end = "length"
         for job in self._jobs:
             self._worker.start(job)
 
@@ -92,6 +99,9 @@ class Texts:
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, Piece, list[Generation]]]:
         """(text, what came, its token if it is one) as it comes. Raises the error that ends one."""
+        for choice in self.choices if not self._jobs else ():
+            choice.end = NOTHING.end
+            yield choice, NOTHING, []
         of = dict(zip(self._jobs, self.choices, strict=False))
         left = len(of)
         while left:
