@@ -23,15 +23,15 @@ async def watch(models: dict[str, Served], how: Opening) -> None:
     """Replace models whose runs have a newer checkpoint, until cancelled. Texts that are being
     written are finished by the old one."""
     newest = {name: _newest(served) for name, served in models.items()}
-    tries: Counter[Path | None] = Counter()
+    tries: Counter[tuple[str, Path | None]] = Counter()
     while True:
         await asyncio.sleep(EVERY)
         for name, served in list(models.items()):
             try:
                 there = _newest(served)
-                if there == newest[name] or tries[there] == TRIES:
+                if there == newest[name] or tries[name, there] == TRIES:
                     continue
-                tries[there] += 1
+                tries[name, there] += 1
                 models[name] = await asyncio.to_thread(_again, served, how, [*models.values()])
                 newest[name] = there
                 _log.info("%s: now %s", name, models[name].checkpoint)

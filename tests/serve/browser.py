@@ -109,6 +109,8 @@ def started(driver, downloads):
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     browser = webdriver.Chrome(options=options, service=Service(driver))
     browser.downloads = downloads
+    browser.execute_cdp_cmd("Browser.grantPermissions", {
+        "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
     try:
         yield browser
     finally:

@@ -56,8 +56,6 @@ def driver(tmp_path_factory):
 
 @pytest.fixture
 def page(driver, served):
-    driver.execute_cdp_cmd("Browser.grantPermissions", {
-        "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
     page = Page(driver, served).open()
     yield page
     assert page.logged() == []  # no error, no warning
@@ -92,6 +90,8 @@ def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(pa
     page.all(".token")[4].click()
     page.until(lambda: "In place of" in page.one(".place").text)
     texts, before, _ = page.until(lambda: page.all(".places [aria-current]") and likeliest(page))
+    page.one("body").send_keys(Keys.ESCAPE)  # nothing is being written: nothing changes
+    assert likeliest(page)[0] == texts
     assert list(before) == sorted(before, reverse=True)
     other = next(i for i, text in enumerate(texts) if text.isalpha() and text != first[4])
     page.all(".places button")[other].click()
@@ -309,5 +309,10 @@ def test_each_checkpoint_of_a_run_in_training_shows_what_it_writes(driver, runs,
         assert sample.find_element("css selector", "pre").get_property("textContent") == expected
         assert len(page.all("#samples article")) == 2
         assert running.models["training"].checkpoint == "step-00000020"
+        page.write("The ")
+        shutil.copytree(runs / "one", folder / "next")
+        (folder / "next").rename(folder / "step-00000030")
+        page.until(lambda: "step-00000030" in page.one("#samples").text)
+        assert "training@step-00000020'" in page.copied("sample")  # which has written it
     finally:
         running.close()

@@ -92,7 +92,7 @@ export class Column {
   async write(branch) {
     this.stop();
     const writing = this.writing = new AbortController();
-    branch.model = this.model;
+    branch.model = { ...this.model };  // which may have a newer checkpoint later
     branch.body = { model: this.model.id, ...this.page.common, ...this.settings,
       written: branch.path.map(({ token }) => token) };
     this.show(branch);

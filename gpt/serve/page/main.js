@@ -70,6 +70,8 @@ async function write() {
   if (message && !begun.includes(true)) field("prompt").value ||= message;
 }
 
+const stop = () => page.columns.forEach((column) => column.writing && column.stop());
+
 function choose(kind) {
   document.getElementById("asked").textContent = kind === "chat" ? "Message" : "Prompt";
   document.getElementById("system").hidden = kind !== "chat";
@@ -123,7 +125,7 @@ async function start() {
   document.getElementById("compare").onchange = (event) => compare(models, event.target.checked);
   document.getElementById("theme").onclick = turnTheme;
   document.getElementById("again").onclick = begin;
-  document.getElementById("stop").onclick = () => page.columns.forEach((column) => column.stop());
+  document.getElementById("stop").onclick = stop;
   const chat = form.querySelector("[value=chat]");
   chat.disabled = !models.some(({ converses }) => converses);
   form.querySelectorAll("[name=kind]").forEach((radio) => {
@@ -136,7 +138,7 @@ async function start() {
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    if (event.key === "Escape") page.columns.forEach((column) => column.stop());
+    if (event.key === "Escape") stop();
   });
   watchLater({}, 0);
 }
