@@ -27,7 +27,7 @@ ROOMS = [
     ["generation", "runs"],
     ["language_model"],
     ["training"],
-    ["finetuning", "terminal", "serve"],
+    ["finetuning", "terminal", "serve", "reports"],
     ["verbs"],
     ["__init__", "__main__"],
 ]

@@ -59,7 +59,7 @@ def accumulate_gradients(model: GPT, batch: list[MicroBatch], machine: Machine,
 
 def clip_gradients(model: GPT, limit: float) -> Tensor:
     """As a step clips them."""
-    return parallel.Layout(CPU).clip(model, limit)
+    return parallel.Layout(CPU).clip(model, limit)[0]
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from gpt.configuration.model import ModelConfig
 from gpt.configuration.parallel import WAYS, ParallelConfig
 from gpt.configuration.presets import TOKENS_PER_PARAMETER
 from gpt.configuration.sampling import SamplingConfig, sampling_config
-from gpt.configuration.section import Section
+from gpt.configuration.section import Section, fields
 from gpt.configuration.sections import (
     BUDGETS,
     PLACES,
@@ -39,6 +39,6 @@ __all__ = ["BUDGETS", "PLACES", "TOKENS_PER_PARAMETER", "WAYS", "AdapterConfig",
            "CheckpointConfig", "DataConfig", "EvalConfig", "FinetuneConfig", "FinetuneSection",
            "LogConfig", "LoraConfig", "ModelConfig", "OptimConfig", "ParallelConfig",
            "PreferenceConfig", "PretrainConfig", "RunConfig", "RunSections", "SamplingConfig",
-           "Section", "TrainConfig", "find_places", "help_text", "json_schema",
+           "Section", "TrainConfig", "fields", "find_places", "help_text", "json_schema",
            "parse_command_line", "refuse_another_commands", "sampling_config", "split_arguments",
            "strict_yaml", "validate"]

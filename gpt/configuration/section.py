@@ -34,3 +34,12 @@ class Section(BaseModel):
 def _accepts_bool(annotation: Any) -> bool:
     arguments = getattr(annotation, "__args__", ())
     return annotation is bool or any(a is True or _accepts_bool(a) for a in arguments)
+
+
+def fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration's values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= (fields(value, f"{prefix}{name}.") if isinstance(value, dict)
+                  else {f"{prefix}{name}": value})
+    return found

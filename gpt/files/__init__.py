@@ -9,8 +9,8 @@ from gpt.files.atomic import (
     write_atomically,
     write_json,
 )
-from gpt.files.lock import LOCK, InUse, locked
+from gpt.files.lock import LOCK, InUse, locked, worked_in
 from gpt.files.tables import separator_of
 
 __all__ = ["LOCK", "InUse", "as_json", "flush_to_disk", "locked", "naming", "read_json",
-           "separator_of", "sha256_of", "tensors", "write_atomically", "write_json"]
+           "separator_of", "sha256_of", "tensors", "worked_in", "write_atomically", "write_json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -73,3 +74,25 @@ def locked(folder: Path, advice: str) -> Iterator[None]:
             yield
         finally:
             _held.discard(file)
+
+
+def worked_in(folder: Path, or_elsewhere: bool = False) -> bool:
+    """Whether the process that last locked a folder is still there; the lock is left alone.
+
+    or_elsewhere: the answer for a process on another host.
+    """
+    try:
+        said = (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    if (match := re.fullmatch(r"process (\d{1,9}) on (.+)", said.strip())) is None:
+        return False
+    if match[2] != socket.gethostname():
+        return or_elsewhere
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

@@ -6,7 +6,7 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import torch
@@ -31,13 +31,29 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float,
     pipeline. counted_elsewhere: weights that another stage holds as well, and counts.
     """
     weights = list(parameters)
-    counted = [p.grad for p in weights if p not in counted_elsewhere and p.grad is not None]
-    norm = _added_up(_by_groups(counted, _squares), _device(weights), stages).sqrt()
+    return clip_kinds({"": weights}, limit, _device(weights), stages, counted_elsewhere)[0]
+
+
+@torch.no_grad()
+def clip_kinds(kinds: Mapping[str, Sequence[Tensor]], limit: float, device: torch.device,
+               stages: dist.ProcessGroup | None = None,
+               counted_elsewhere: AbstractSet[Tensor] = frozenset()
+               ) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same, of weights by kind: (norm of the whole gradient, (), that of each kind, ()).
+
+    device: of the weights that this rank holds.
+    """
+    weights = [weight for each in kinds.values() for weight in each]
+    counted = [[p.grad for p in each if p not in counted_elsewhere and p.grad is not None]
+               for each in kinds.values()]
+    zero = torch.zeros(len(kinds), device=device)
+    squares = _added_up(_by_groups(counted, _squares), zero, stages)
+    norm = squares.sum().sqrt()
     gradients = [local_part(p.grad) for p in weights if p.grad is not None]
     if limit and gradients:
         share = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         torch._foreach_mul_(gradients, share)
-    return norm
+    return norm, dict(zip(kinds, squares.sqrt(), strict=True))
 
 
 @torch.no_grad()
@@ -48,9 +64,10 @@ def spread_overflow(parameters: Iterable[Tensor], stages: dist.ProcessGroup | No
     """
     weights = list(parameters)
     gradients = [p.grad for p in weights if p.grad is not None]
-    nothing = _added_up(_by_groups(gradients, _nothing_if_finite), _device(weights), stages)
+    zero = torch.zeros(1, device=_device(weights))
+    nothing = _added_up(_by_groups([gradients], _nothing_if_finite), zero, stages)
     if gradients:
-        torch._foreach_add_([local_part(g) for g in gradients], nothing)
+        torch._foreach_add_([local_part(g) for g in gradients], nothing[0])
 
 
 def _device(weights: list[Tensor]) -> torch.device:
@@ -70,21 +87,25 @@ def _nothing_if_finite(parts: list[Tensor]) -> Tensor:
     return (torch.stack([parts[0].new_zeros((), dtype=torch.float32), *largest]) * 0).sum()
 
 
-def _by_groups(gradients: list[Tensor],
+def _by_groups(kinds: Sequence[Sequence[Tensor]],
                measure: Callable[[list[Tensor]], Tensor]) -> dict[Groups, Tensor]:
-    """What is measured of this rank's parts, by the groups that share the tensors."""
-    parts: dict[Groups, list[Tensor]] = {}
-    for gradient in gradients:
-        groups = tuple(gradient.device_mesh.get_group(mesh_dim) for mesh_dim, _ in cuts(gradient)
-                       ) if isinstance(gradient, DTensor) else ()
-        parts.setdefault(groups, []).append(local_part(gradient))
-    return {groups: measure(tensors) for groups, tensors in parts.items()}
+    """What is measured of this rank's parts of each kind, (kinds,), by the groups that share the
+    tensors."""
+    parts: dict[Groups, list[list[Tensor]]] = {}
+    for kind, gradients in enumerate(kinds):
+        for gradient in gradients:
+            groups = tuple(gradient.device_mesh.get_group(mesh_dim) for mesh_dim, _
+                           in cuts(gradient)) if isinstance(gradient, DTensor) else ()
+            parts.setdefault(groups, [[] for _ in kinds])[kind].append(local_part(gradient))
+    device = next((g.device for each in kinds for g in each), None)
+    return {groups: torch.stack([measure(tensors) if tensors else torch.zeros((), device=device)
+                                 for tensors in of_kinds]) for groups, of_kinds in parts.items()}
 
 
-def _added_up(measured: dict[Groups, Tensor], device: torch.device,
+def _added_up(measured: dict[Groups, Tensor], zero: Tensor,
               stages: dist.ProcessGroup | None) -> Tensor:
-    """The sum over all ranks that hold different parts: one collective for each group. A stage of
-    a pipeline in which nothing learns adds zero."""
+    """The sums over all ranks that hold different parts, (kinds,): one collective for each group.
+    A stage of a pipeline in which nothing learns adds zero."""
     for group in dict.fromkeys(group for groups in measured for group in groups):
         among = [groups for groups in measured if group in groups]
         sums = torch.stack([measured.pop(groups) for groups in among])
@@ -92,7 +113,7 @@ def _added_up(measured: dict[Groups, Tensor], device: torch.device,
         for groups, value in zip(among, sums, strict=True):
             others = tuple(other for other in groups if other is not group)
             measured[others] = measured[others] + value if others in measured else value
-    total = measured.get((), torch.zeros((), device=device))
+    total = measured.get((), zero)
     if stages is not None:
         dist.all_reduce(total, group=stages)
     return total

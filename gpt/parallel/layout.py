@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gpt.machine.device import Machine
 from gpt.machine.signals import signal_name, signal_number
 from gpt.model import GPT
-from gpt.optim import Optimizer
+from gpt.optim import Optimizer, weights_by_kind
 from gpt.parallel.mesh import device_mesh, ranks_along
 from gpt.parallel.passes import Laid, Objective, Passes
 from gpt.parallel.plan import row_order
@@ -160,14 +160,18 @@ class Layout:
             from gpt.parallel.gradients import spread_overflow
             spread_overflow(model.parameters(), self._stages)
 
-    def clip(self, model: GPT, limit: float) -> Tensor:
-        """Scale gradients to a norm of at most `limit` (0: leave them); the norm before, ()."""
+    def clip(self, model: GPT, limit: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scale gradients to a norm of at most `limit` (0: leave them).
+
+        Returns the norm before, (), and that of each kind of weights, (): see `weights_by_kind`.
+        """
+        kinds = weights_by_kind(model)
         if self.keeps_weights_whole:
-            return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
-        from gpt.parallel.gradients import clip_gradients
+            return _clip_whole(kinds, limit)
+        from gpt.parallel.gradients import clip_kinds
         elsewhere = {weight for name, weight in model.named_parameters()
                      if self._pipeline is not None and not self._pipeline.owns(name)}
-        return clip_gradients(model.parameters(), limit, self._stages, elsewhere)
+        return clip_kinds(kinds, limit, self.machine.device, self._stages, elsewhere)
 
     @property
     def _stages(self) -> Any:
@@ -223,3 +227,14 @@ class Layout:
 def alone() -> Layout:
     """Of a model that lies on one device, whichever."""
     return Layout(Machine(torch.device("cpu"), torch.float32))
+
+
+def _clip_whole(kinds: Mapping[str, Sequence[nn.Parameter]], limit: float
+                ) -> tuple[Tensor, dict[str, Tensor]]:
+    """`Layout.clip` for weights that are all here: torch's clip_grad_norm_, in its two halves."""
+    weights = [weight for each in kinds.values() for weight in each if weight.grad is not None]
+    norms = {name: nn.utils.get_total_norm([w.grad for w in each if w.grad is not None])
+             for name, each in kinds.items()}
+    norm = torch.linalg.vector_norm(torch.stack([*norms.values()]))
+    nn.utils.clip_grads_with_norm_(weights, limit or math.inf, norm)
+    return norm, norms

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from gpt.configuration import PLACES, RunConfig, RunSections, strict_yaml
+from gpt.configuration import PLACES, RunConfig, RunSections, fields, strict_yaml
 from gpt.errors import UserError
 from gpt.files import locked, read_json, write_atomically, write_json
 from gpt.machine.device import Machine
@@ -73,15 +73,6 @@ def changes(before: dict[str, Any], config: RunSections) -> list[str]:
 def _resolved(config: RunSections) -> dict[str, Any]:
     run = config.run.model_copy(update={"resume": "auto"})
     return config.model_copy(update={"run": run}).model_dump(by_alias=True)
-
-
-def fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Fields by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= (fields(value, f"{prefix}{name}.") if isinstance(value, dict)
-                  else {prefix + name: value})
-    return found
 
 
 def _text(value: Any) -> str:

@@ -41,7 +41,8 @@ class Step:
         self._model, self._optimizer, self._machine = model, optimizer, machine
         self._grad_clip, self._say, self._average = grad_clip, say, average
         self._halvings = 0
-        self.figures: dict[str, Tensor] = {}  # the objective's means over the last batch
+        # Of the last batch: the objective's means, and the gradient's norm by kind of weights.
+        self.figures: dict[str, Tensor] = {}
         self.tokens = 0  # of the last batch, over all processes
         self._scaler = torch.amp.GradScaler(machine.device.type,
                                             enabled=machine.dtype == torch.float16)
@@ -73,7 +74,10 @@ class Step:
         self.figures = {name: summed.add_up(total) / counted for name, total in figures.items()}
         self._layout.before_unscaling(self._model, self._scaler)
         self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
-        return loss, self._layout.clip(self._model, self._grad_clip)
+        norm, norms = self._layout.clip(self._model, self._grad_clip)
+        if len(norms) > 1:
+            self.figures |= {f"grad_norm_{kind}": of_kind for kind, of_kind in norms.items()}
+        return loss, norm
 
     def apply(self) -> None:
         """Update the weights, and their average where there is one."""

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from gpt.batches import Batches, ReadAhead, SizedBatches
 from gpt.chat import converses_in, saved_format
-from gpt.configuration import ModelConfig, RunSections, SamplingConfig
+from gpt.configuration import ModelConfig, RunSections, SamplingConfig, fields
 from gpt.errors import UserError
 from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
@@ -26,7 +26,7 @@ from gpt.model import GPT, flops_per_token, parameter_count
 from gpt.optim import Optimizer, Rates, WeightAverage, build_optimizer
 from gpt.parallel import Layout, choose_layout
 from gpt.runs import checkpoint
-from gpt.runs.folder import RunFolder, changes, code_hash, fields, open_run
+from gpt.runs.folder import RunFolder, changes, code_hash, open_run
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.choices import Portion, choose_portion, compile_pays, evaluation_tokens

@@ -14,7 +14,7 @@ from gpt.optim import local_part
 from gpt.optim.build import Optimizer
 from gpt.optim.group import Group
 from gpt.optim.muon import Muon
-from gpt.parallel.gradients import clip_gradients, spread_overflow
+from gpt.parallel.gradients import clip_gradients, clip_kinds, spread_overflow
 from gpt.parallel.parts import whole
 from tests.parallel.layouts import CASES, MIXED, laid_out, linear_layers, mesh_of, set_gradients
 from tests.parallel.processes import run_ranks
@@ -48,6 +48,28 @@ def clip(layout: str, limit: float) -> None:
 @pytest.mark.parametrize(("ranks", "layout"), [*CASES, MIXED])
 def test_norm_and_clipped_gradients_are_those_of_one_process(ranks, layout, limit):
     run_ranks(ranks, clip, layout, limit)
+
+
+def clip_in_kinds(layout: str) -> None:
+    weights = layers_of(layout)
+    wholes = set_gradients(weights, seed=1)
+    kinds = {"first": slice(0, 3), "none": slice(0, 0), "rest": slice(3, None)}
+    norm, norms = clip_kinds({name: weights[part] for name, part in kinds.items()}, 0.5,
+                             weights[0].device)
+    expected, clipped = expected_clip(wholes, 0.5)
+    assert_close(norm, expected, rtol=2**-22, atol=0)
+    assert norms.keys() == kinds.keys() and not norms["none"]
+    for name, part in kinds.items():
+        assert_close(norms[name], torch.cat([torch.zeros(1), *(whole.flatten() for whole
+                                                               in wholes[part])]).norm(),
+                     rtol=2**-22, atol=0)
+    for weight, gradient in zip(weights, clipped, strict=True):
+        assert_close(whole(weight.grad), gradient, rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize(("ranks", "layout"), [*CASES, MIXED])
+def test_the_norm_of_each_kind_of_weights_is_that_of_one_process(ranks, layout):
+    run_ranks(ranks, clip_in_kinds, layout)
 
 
 def spoil(layout: str, bad: float, at: int) -> float:

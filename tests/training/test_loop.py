@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_is_said_and_nothing_is_saved_after_it(
 
 def test_a_gradient_that_is_not_finite_is_said_too(tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, cpu(), steps=9)
-    monkeypatch.setattr(Layout, "clip", lambda self, model, limit: torch.tensor(float("inf")))
+    monkeypatch.setattr(Layout, "clip", lambda self, model, limit: (torch.tensor(float("inf")), {}))
     said = r"step 0: the loss is 6\.\d+ and the gradient norm inf"
     with pytest.raises(TrainingFailed, match=said):
         finish(trainer)

@@ -89,6 +89,22 @@ def test_clipping_limits_the_norm_and_zero_leaves_it():
     assert float(clip_gradients(model, norm)) == pytest.approx(norm / 3, rel=1e-4)  # no lifting
 
 
+def test_a_step_tells_the_norm_of_each_kind_of_weights_before_clipping():
+    model, alike, batch = tiny_gpt(), tiny_gpt(), uneven_batch()
+    step = Step(model, optimizer_of(model), CPU, 0.01)
+    _, norm = step.gradients([batch], lambda: None)
+    accumulate_gradients(alike, [batch], CPU)
+    kinds = {"matrices": [w for n, w in alike.named_parameters() if "_proj" in n],
+             "embeddings": [alike.embedding.token_embedding.weight], "output": [alike.output_weight],
+             "vectors": [w for w in alike.parameters() if w.dim() == 1]}
+    expected = {f"grad_norm_{kind}": torch.cat([w.grad.double().flatten() for w in each]).norm()
+                for kind, each in kinds.items()}
+    assert step.figures.keys() == expected.keys()
+    for name, figure in step.figures.items():  # squares of some 20,000 numbers, summed in float32
+        assert float(figure) == pytest.approx(float(expected[name]), rel=1e-5)
+    assert float(norm) == pytest.approx(float(sum(n**2 for n in expected.values()) ** 0.5), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_step_is_gradients_clipping_and_an_update(name):
     model, alike = tiny_gpt(), tiny_gpt()

@@ -1,0 +1,153 @@
+// What every page does: its theme, and the one way in which charts are drawn (by uPlot).
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const root = document.documentElement;
+
+// Choices outlive a page that is read again while a run goes on.
+const choice = (name, value) => {
+  const key = `${location.pathname} ${name}`;
+  try {
+    if (value !== undefined) sessionStorage.setItem(key, value);
+    return sessionStorage.getItem(key);
+  } catch {
+    return value ?? null;  // where nothing is kept
+  }
+};
+
+const make = (tag, properties = {}, ...inside) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...inside);
+  return element;
+};
+
+// A colour of the page as the canvas needs it, in the theme that is shown.
+const colour = (value) => {
+  const probe = document.body.appendChild(make("i"));
+  probe.style.color = value;
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+};
+
+const short = (value) => {
+  if (value === null || value === undefined) return "–";
+  for (const [size, sign] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
+    const unit = sign === "k" ? 1e3 : size;
+    if (Math.abs(value) >= size) return `${Number((value / unit).toPrecision(4))}${sign}`;
+  }
+  return `${Number(value.toPrecision(5))}`;
+};
+
+class Drawn {
+  constructor(figure) {
+    this.figure = figure;
+    this.chart = data.charts[figure.dataset.chart];
+    this.axes = Object.keys(this.chart.series[0].x);
+    this.plotted = make("div", { className: "plot", tabIndex: 0 });
+    this.plotted.setAttribute("role", "group");
+    this.plotted.setAttribute("aria-label", this.said());
+    const caption = figure.querySelector("figcaption");
+    if (this.chart.log) {
+      const box = make("input", { type: "checkbox", checked: choice(`${this.chart.title} log`) === "true" });
+      box.addEventListener("change", () => { choice(`${this.chart.title} log`, box.checked); this.draw(); });
+      this.log = box;
+      caption.append(make("label", {}, box, " log"));
+    }
+    const whole = make("button", { type: "button", textContent: "Whole" });
+    whole.setAttribute("aria-label", `Whole chart: ${this.chart.title}`);
+    whole.addEventListener("click", () => this.draw());
+    caption.append(whole);
+    figure.append(this.plotted);
+    this.plotted.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.plotted);
+  }
+
+  said() {
+    const lines = this.chart.series.filter((one) => !one.faint).map((one) => {
+      const known = one.y.filter((value) => value !== null);
+      return known.length ? `${one.label}: from ${short(known[0])} to ${short(known.at(-1))}` : one.label;
+    });
+    return `${this.chart.title}, ${this.chart.unit}. ${lines.join(". ")}. Arrow keys move along it.`;
+  }
+
+  size() {
+    return { width: Math.max(220, this.plotted.clientWidth), height: 230 };
+  }
+
+  draw() {
+    this.plot?.destroy();
+    const axis = this.axes.includes(axisShown) ? axisShown : this.axes[0];
+    const logarithmic = this.log?.checked ?? false;
+    const drawable = (value) => (logarithmic && value <= 0 ? null : value);
+    const [front, line] = [colour("var(--quiet)"), colour("var(--line)")];
+    const tables = [], series = [{ label: axis, value: (plot, value) => short(value) }], bands = [];
+    for (const one of this.chart.series) {
+      const places = one.x[axis].map((_, place) => place).filter((place) => one.x[axis][place] !== null);
+      const column = (values) => places.map((place) => drawable(values[place]));
+      const stroke = colour(`color-mix(in srgb, var(--c${one.colour % 6}) ${one.faint ? 30 : 100}%, transparent)`);
+      tables.push([places.map((place) => one.x[axis][place]), column(one.y)]);
+      series.push({
+        label: one.label, stroke, width: one.faint ? 1 : 2, spanGaps: true, value: (plot, value) => short(value),
+        points: { show: one.kind === "points" || (one.y.length < 2 && one.kind === "line"), size: 7, fill: stroke },
+        ...(one.kind === "points" && { paths: () => null }),
+        ...(one.kind === "bars" && { paths: uPlot.paths.bars({ size: [0.9, 60] }), fill: stroke }),
+      });
+      if (one.low === null) continue;
+      tables.at(-1).push(column(one.high), column(one.low));
+      const band = { class: "u-band", points: { show: false }, width: 0, spanGaps: true };
+      bands.push({ series: [series.length, series.length + 1], fill: colour(
+        `color-mix(in srgb, var(--c${one.colour % 6}) 20%, transparent)`) });
+      series.push({ ...band, label: "high" }, { ...band, label: "low" });
+    }
+    const ticks = { stroke: front, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, values: (plot, at) => at.map(short) };
+    this.plot = new uPlot({
+      ...this.size(), series, bands,
+      axes: [{ ...ticks }, { ...ticks, size: 62, ...(logarithmic && { filter: (plot, at) => at }) }],
+      scales: { x: { time: false }, y: logarithmic ? { distr: 3, range: (plot, low, high) => [low / 1.05, high * 1.05] } : {} },
+      cursor: { drag: { x: true, y: true, uni: 20 } },
+    }, tables.length > 1 ? uPlot.join(tables) : tables[0], this.plotted);
+    this.figure.plot = this.plot;
+  }
+
+  key(event) {
+    const { data: [places], cursor } = this.plot, now = cursor.idx ?? -1;
+    const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: places.length - 1 }[event.key];
+    if (event.key === "Escape") this.draw();
+    if (next === undefined || !places.length) return;
+    event.preventDefault();
+    const place = Math.min(Math.max(next, 0), places.length - 1);
+    this.plot.setCursor({ left: this.plot.valToPos(places[place], "x"), top: this.plot.bbox.height / 4 });
+  }
+}
+
+const charts = [...document.querySelectorAll(".chart")].map((figure) => new Drawn(figure));
+const drawAll = () => charts.forEach((chart) => chart.draw());
+const several = charts.find((chart) => chart.axes.length > 1);
+let axisShown = choice("axis");
+if (several) {
+  axisShown = several.axes.includes(axisShown) ? axisShown : several.axes[0];
+  const box = make("fieldset", {}, make("legend", { textContent: "Against" }));
+  for (const axis of several.axes) {
+    const radio = make("input", { type: "radio", name: "axis", value: axis, checked: axis === axisShown });
+    radio.addEventListener("change", () => { choice("axis", axis); axisShown = axis; drawAll(); });
+    box.append(make("label", {}, radio, ` ${axis}`));
+  }
+  several.figure.closest("section").querySelector("h2").after(box);
+}
+
+const themes = ["auto", "light", "dark"];
+const themeButton = document.getElementById("theme");
+const setTheme = (theme) => {
+  if (theme === "auto") delete root.dataset.theme; else root.dataset.theme = theme;
+  themeButton.textContent = `Theme: ${theme}`;
+  drawAll();
+};
+themeButton.addEventListener("click", () => {
+  const next = themes[(themes.indexOf(root.dataset.theme ?? "auto") + 1) % 3];
+  choice("theme", next);
+  setTheme(next);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+addEventListener("beforeprint", () => { root.dataset.theme = "light"; drawAll(); });
+addEventListener("afterprint", () => setTheme(choice("theme") ?? "auto"));
+setTheme(choice("theme") ?? "auto");

@@ -1,0 +1,120 @@
+"""Charts as data: what a page draws, pictures for papers draw, and --json prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from gpt.reports.history import Array
+
+POINTS = 1000  # of a line: more than a screen shows
+DIGITS = 6  # of a number in a page
+
+
+@dataclass
+class Series:
+    """One line of a chart, or its points or bars.
+
+    x: places along each axis that the chart can be drawn against, (n,) each. y: (n,). low, high:
+    what a band around it spans. colour: which one of the page's. faint: behind the others.
+    """
+
+    label: str
+    x: Mapping[str, Array]
+    y: Array
+    low: Array | None = None
+    high: Array | None = None
+    kind: Literal["line", "points", "bars"] = "line"
+    colour: int = 0
+    faint: bool = False
+
+
+@dataclass
+class Chart:
+    """Lines over the same axes. log: may be drawn on a logarithmic scale. note: what it shows."""
+
+    title: str
+    unit: str
+    series: list[Series] = field(default_factory=list)
+    note: str = ""
+    log: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """All its numbers, for other programs."""
+        return {"title": self.title, "unit": self.unit, "note": self.note, "log": self.log,
+                "series": [
+            {"label": one.label, "kind": one.kind, "colour": one.colour, "faint": one.faint,
+             "x": {axis: plain(values) for axis, values in one.x.items()}, "y": plain(one.y),
+             "low": plain(one.low), "high": plain(one.high)} for one in self.series]}
+
+
+class Thinned:
+    """Columns of a long run in a few stretches of as many steps each."""
+
+    def __init__(self, columns: Mapping[str, Array], most: int = POINTS):
+        self._columns = columns
+        rows = len(next(iter(columns.values()), ()))
+        self._starts = np.linspace(0, rows, min(rows, most), endpoint=False).astype(np.int64)
+        self.whole = rows <= most
+
+    def mean(self, column: Array) -> Array:
+        """Of each stretch; NaN where no step of it has a figure."""
+        known = np.isfinite(column)
+        count = self._reduced(np.add, known.astype(np.int64))
+        sums = self._reduced(np.add, np.where(known, column, 0).astype(np.float64))
+        return np.divide(sums, count, out=np.full(len(sums), np.nan), where=count > 0)
+
+    def low(self, column: Array) -> Array:
+        """The least of each stretch."""
+        return self._reduced(np.fmin, column)
+
+    def high(self, column: Array) -> Array:
+        """The largest of each stretch."""
+        return self._reduced(np.fmax, column)
+
+    def ends(self, column: Array) -> Array:
+        """Of each stretch what its last step has."""
+        if not len(column):
+            return column
+        return column[np.append(self._starts[1:], len(column)) - 1]
+
+    def _reduced(self, way: np.ufunc, column: Array) -> Array:
+        return way.reduceat(column, self._starts) if len(column) else column
+
+
+def running_mean(values: Array, share: float = 0.02) -> Array:
+    """An exponential mean over about that share of the values, without a bias at the start."""
+    keep = np.exp(-1 / max(1.0, share * len(values)))
+    total = weight = 0.0
+    means = np.empty(len(values))
+    for place, value in enumerate(values.tolist()):
+        if np.isfinite(value):
+            total, weight = total * keep + value, weight * keep + 1
+        means[place] = total / weight if weight else np.nan
+    return means
+
+
+def plain(values: Array | None) -> list[float | int | None] | None:
+    """Numbers as JSON has them, to so many digits; None for what is not finite."""
+    if values is None:
+        return None
+    return [_plain(value) for value in np.asarray(values).tolist()]
+
+
+def _plain(value: float | int) -> float | int | None:
+    if isinstance(value, int):
+        return value
+    if not np.isfinite(value):
+        return None
+    short = float(f"{value:.{DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 10**DIGITS else short
+
+
+def spread_evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """So many of a sequence, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,255 @@
+"""A run's folder as figures: whatever is there of it, and what is not.
+
+Nothing here fails for a run that is damaged, half-written, of an older format or still going on:
+what cannot be read is said in `problems`. A line of metrics.jsonl is looked at once, and kept as
+numbers: a million of them take a few seconds and some 100 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import re
+import time
+from array import array
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpt.configuration import fields, find_places, strict_yaml
+from gpt.errors import UserError
+from gpt.files import read_json, worked_in
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+COUNTERS = ("step", "tokens", "elapsed_seconds")  # more digits than float32 has
+EXPECTED = (*COUNTERS, "loss", "lr", "grad_norm", "tokens_per_second", "flops_per_token", "mfu",
+            "peak_memory_bytes", "data_seconds")
+LONGEST_LINE = 1 << 20  # bytes; ours have some hundred
+MOST_COLUMNS = 100
+MOST_EVENTS = 10_000  # of each kind but training steps
+FRESH_SECONDS = 600  # a run elsewhere that wrote since then is taken to go on
+SAFE_DIGITS = 300  # of numbers, which float can hold
+
+
+class Columns:
+    """Training steps as columns of numbers; NaN where a line has none."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[float]] = {}
+        self._rows = 0
+
+    def add(self, line: dict[str, Any]) -> None:
+        """One step's figures."""
+        columns = self._columns
+        for name, value in line.items():
+            if not isinstance(value, int | float):
+                continue
+            if name not in columns:
+                if len(columns) == MOST_COLUMNS:
+                    continue
+                kind = "d" if name in COUNTERS else "f"
+                columns[name] = array(kind, [np.nan]) * self._rows
+            columns[name].append(value)
+        self._rows += 1
+        for column in columns.values():
+            if len(column) < self._rows:
+                column.append(np.nan)
+
+    def arrays(self) -> dict[str, Array]:
+        """Each column, (steps,); a step that was logged twice as it was the last time."""
+        found = {name: np.frombuffer(column, dtype=column.typecode)
+                 for name, column in self._columns.items()}
+        steps = found.get("step", np.empty(0))
+        if len(steps) < 2 or (np.diff(steps) > 0).all():
+            return found
+        _, from_behind = np.unique(steps[::-1], return_index=True)
+        kept = len(steps) - 1 - from_behind
+        return {name: column[kept] for name, column in found.items()}
+
+
+@dataclass
+class History:
+    """What is there of a run.
+
+    steps: figures of training by name, (steps,) each. evaluations, warnings, ends: lines of
+    metrics.jsonl as they are. samples: generated texts. problems: what is missing or damaged.
+    """
+
+    path: Path
+    steps: dict[str, Array] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    ends: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    last_event: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the folder is called."""
+        return self.path.resolve().name
+
+    @cached_property
+    def state(self) -> str:
+        """done, stopped (it says by what), running, or interrupted: killed, or failed."""
+        if self.last_event == "end":
+            by = self.ends[-1].get("stopped_by")
+            return f"stopped by {by}" if by else "done"
+        with contextlib.suppress(OSError):
+            age = time.time() - (self.path / "metrics.jsonl").stat().st_mtime
+            if worked_in(self.path, or_elsewhere=age < FRESH_SECONDS):
+                return "running"
+        return "interrupted"
+
+    @cached_property
+    def places(self) -> dict[str, Any]:
+        """The configuration, with files and folders as they are found from here."""
+        found = copy.deepcopy(self.config)
+        find_places(found, self.path)
+        return found
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration's fields by dotted name; of the model, what it became."""
+        return fields(self.config) | {name: value for name, value in self.identity.items()
+                                      if name.startswith("model.")}
+
+    @cached_property
+    def best(self) -> dict[str, Any] | None:
+        """The evaluation with the lowest loss."""
+        scored = [line for line in self.evaluations if number(line.get("val_loss")) is not None]
+        return min(scored, key=lambda line: float(line["val_loss"])) if scored else None
+
+    @cached_property
+    def flops(self) -> Array:
+        """Arithmetic of all steps up to each, (steps,); empty if it is not known."""
+        if not {"tokens", "flops_per_token"} <= self.steps.keys():
+            return np.empty(0)
+        tokens = np.diff(self.steps["tokens"], prepend=0.0)
+        return np.nancumsum(tokens * self.steps["flops_per_token"])
+
+    def last(self, name: str) -> float | None:
+        """The newest figure of training."""
+        column = self.steps.get(name, np.empty(0))
+        known = column[np.isfinite(column)]
+        return float(known[-1]) if len(known) else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for all else that a line may hold."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        return float(value)
+    return None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has been at work in a folder."""
+    return any((folder / name).is_file() for name in ("metrics.jsonl", "config.yaml"))
+
+
+def read_history(folder: Path) -> History:
+    """All that is there of a run. Raises UserError if the folder holds none."""
+    if not is_run(folder):
+        raise UserError(f"{folder} holds no run: it has neither metrics.jsonl nor config.yaml; "
+                        "give run folders such as runs/quickstart, or a dataset folder")
+    history = History(folder)
+    history.config = _part(history, "config.yaml", lambda path: strict_yaml.load_file(path).values)
+    history.environment = _part(history, "environment.json", read_json)
+    history.identity = _part(history, "identity.json", read_json)
+    _read_metrics(history)
+    samples, bad, torn = _lines(folder / "samples.jsonl")
+    history.samples = [line for line in islice(samples, MOST_EVENTS) if "text" in line]
+    _say_what_is_damaged(history, "samples.jsonl", bad, torn)
+    return history
+
+
+def _part(history: History, name: str, read: Any) -> dict[str, Any]:
+    """A file of the run as a mapping; empty, and said, if it is not one."""
+    try:
+        values = read(history.path / name)
+        if isinstance(values, dict):
+            return values
+        history.problems.append(f"{name} is damaged: it is no mapping")
+    except (UserError, OSError, RecursionError) as error:
+        missing = not (history.path / name).is_file()
+        history.problems.append(f"{name} is missing" if missing else f"{name} is damaged: {error}")
+    return {}
+
+
+def _read_metrics(history: History) -> None:
+    lines, bad, torn = _lines(history.path / "metrics.jsonl")
+    columns, others = Columns(), {"eval": history.evaluations, "warning": history.warnings,
+                                  "end": history.ends}
+    for line in lines:
+        event = line.get("event") or ("train" if "loss" in line else
+                                      "eval" if "val_loss" in line else "")
+        history.last_event = str(event)
+        if event == "train":
+            columns.add(line)
+        elif event in others and len(others[event]) < MOST_EVENTS:
+            others[event].append(line)
+    history.steps = columns.arrays()
+    _say_what_is_damaged(history, "metrics.jsonl", bad, torn)
+    if not (history.path / "metrics.jsonl").is_file():
+        history.problems.append("metrics.jsonl is missing: there is nothing to draw yet")
+    elif history.steps and (lacks := [name for name in EXPECTED if name not in history.steps]):
+        history.problems.append(f"metrics.jsonl has no {', '.join(lacks)}: an older format, or "
+                                "another program wrote it")
+    unknown = int(np.isnan(history.steps.get("loss", np.empty(0))).sum())
+    if unknown:
+        history.problems.append(f"{unknown:,} steps have a loss that is not finite")
+
+
+def _lines(path: Path) -> tuple[Any, list[int], list[int]]:
+    """(the mappings of a file of JSON lines, one by one; and once they are read, numbers of lines
+    that could not be, and of the last one if it is only half there)"""
+    bad: list[int] = []
+    torn: list[int] = []
+
+    def read() -> Any:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            for place, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                try:
+                    value = json.loads(line, parse_int=_whole)
+                    if isinstance(value, dict):
+                        yield value
+                        continue
+                except (ValueError, RecursionError):
+                    pass
+                if line.strip():
+                    (bad if line.endswith(b"\n") else torn).append(place)
+
+    return read(), bad, torn
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < SAFE_DIGITS else np.inf
+
+
+def _say_what_is_damaged(history: History, name: str, bad: list[int], torn: list[int]) -> None:
+    if bad:
+        places = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        history.problems.append(f"{len(bad):,} lines of {name} cannot be read, and are left out: "
+                                f"{places}")
+    if torn:
+        history.problems.append(f"the last line of {name} is half-written, and is left out")
+
+
+def parameters_told(folder: Path) -> int | None:
+    """How many parameters a run's log says that its model has."""
+    with contextlib.suppress(OSError), (folder / "train.log").open(errors="replace") as file:
+        for line in islice(file, 20):
+            if match := re.search(r"([\d,]+) parameters", line):
+                return int(match[1].replace(",", ""))
+    return None

@@ -1,0 +1,160 @@
+"""The shell of every page: one HTML file that holds all it needs and asks for nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from gpt.files import write_atomically
+from gpt.reports.chart import Chart
+
+ASSETS = Path(__file__).parent / "assets"
+# Nothing is loaded, whatever a sample or the name of a file contains.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+class Html(str):
+    """Text that is HTML already; all other text is escaped where it enters a page."""
+
+    __slots__ = ()
+
+
+class Page:
+    """A page that is put together section by section.
+
+    scripts: of assets/, besides that of all pages. refresh_seconds: how often a browser reads the
+    file again; None: never.
+    """
+
+    def __init__(self, title: str, subtitle: str = "", scripts: Sequence[str] = (),
+                 refresh_seconds: int | None = None):
+        self.title, self.charts = title, list[Chart]()
+        self._subtitle, self._scripts, self._refresh = subtitle, scripts, refresh_seconds
+        self._parts: list[str] = []
+        self._data: dict[str, Any] = {}
+
+    def section(self, heading: str, *parts: str | Chart | None) -> None:
+        """A heading and what stands under it, charts in a grid; left out if nothing does."""
+        grouped = groupby(filter(None, parts), key=lambda part: isinstance(part, Chart))
+        shown = "".join(
+            element("div", *map(self._chart, group), class_="charts") if are_charts
+            else "".join(part if isinstance(part, Html) else element("p", part) for part in group)
+            for are_charts, group in grouped)
+        if shown:
+            self._parts.append(f"<section><h2>{escaped(heading)}</h2>{shown}</section>\n")
+
+    def data(self, name: str, value: Any) -> None:
+        """What a script of the page reads."""
+        self._data[name] = value
+
+    def html(self) -> str:
+        """The whole file."""
+        data = {"charts": [chart.as_json() for chart in self.charts], **self._data}
+        scripts = [asset("uplot/uPlot.iife.min.js")] * bool(self.charts)
+        scripts += [asset(name) for name in ("page.js", *self._scripts)]
+        refresh = (f'<meta http-equiv="refresh" content="{self._refresh}">\n'
+                   if self._refresh is not None else "")
+        return _SHELL.format(
+            title=escaped(self.title), subtitle=escaped(self._subtitle), refresh=refresh,
+            policy=POLICY, style=asset("uplot/uPlot.min.css") + asset("page.css"),
+            body="".join(self._parts), data=_inside_script(json.dumps(data, separators=(",", ":"))),
+            scripts="\n".join(f"<script>\n{script}</script>" for script in scripts))
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_atomically(path, self.html().encode("utf-8", "replace"))
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: in a frame of its own, which nothing leaves."""
+        return (f'<iframe srcdoc="{html.escape(self.html())}" title="{escaped(self.title)}" '
+                'sandbox="allow-scripts" style="width:100%;height:50rem;border:0"></iframe>')
+
+    def _chart(self, chart: Chart) -> Html:
+        """Where the page's script draws it."""
+        self.charts.append(chart)
+        said = "; ".join(filter(None, [chart.unit, chart.note]))
+        caption = element("figcaption", chart.title, element("span", said))
+        return element("figure", caption, class_="chart", data_chart=len(self.charts) - 1)
+
+
+def escaped(value: object) -> str:
+    """A value as HTML shows it."""
+    return value if isinstance(value, Html) else html.escape(str(value))
+
+
+def table(header: Sequence[object], rows: Iterable[Sequence[object]], label: str) -> Html | None:
+    """A table, whose first column names its rows; None if it has none. Numbers stand right.
+
+    label: what it is, for those who cannot see it.
+    """
+    lines = [f"<tr>{''.join(_cell(value, place) for place, value in enumerate(row))}</tr>"
+             for row in rows]
+    if not lines:
+        return None
+    names = "".join(f'<th scope="col">{escaped(name)}</th>' for name in header)
+    head = f"<thead><tr>{names}</tr></thead>" if header else ""
+    inside = Html(f"<table>{head}<tbody>{''.join(lines)}</tbody></table>")
+    return element("div", inside, class_="wide", tabindex=0, role="group", aria_label=label)
+
+
+def _cell(value: object, place: int) -> str:
+    if place == 0:
+        return f'<th scope="row">{escaped(value)}</th>'
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"<td{' class=number' * number}>{escaped(figure(value) if number else value)}</td>"
+
+
+def figure(value: Any) -> str:
+    """A number for people: 1,234,567 or 0.01234 or 1.234e+15."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def element(tag: str, *inside: object, **attributes: object) -> Html:
+    """One element; `class_` is its class."""
+    written = "".join(f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+                      for name, value in attributes.items())
+    return Html(f"<{tag}{written}>{''.join(map(escaped, inside))}</{tag}>")
+
+
+def details(summary: str, *inside: object) -> Html:
+    """What is shown once somebody asks for it."""
+    return element("details", element("summary", summary), *inside)
+
+
+@cache
+def asset(name: str) -> str:
+    """A file that every page brings along."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _inside_script(text: str) -> str:
+    """JSON that cannot end the element that it stands in."""
+    return text.replace("<", "\\u003c")
+
+
+_SHELL = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+{refresh}<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+<header><div><h1>{title}</h1><p class="note">{subtitle}</p></div>
+<button id="theme" type="button">Theme: auto</button></header>
+<main>
+{body}</main>
+<script type="application/json" id="data">{data}</script>
+{scripts}
+</body>
+</html>
+"""
