@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
     from gpt.finetuning.run import finetuning, settled, with_defaults
     from gpt.machine.device import launch
     from gpt.machine.ranks import joined
+    from gpt.reports import report_at_end
     from gpt.runs.saved_model import find_model
     from gpt.training.task import train_task
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     model = choose_what_learns(base.model(), config, rows.chat.stop_token)
     timeout = config.parallel.timeout_seconds
     with joined(config.run.device, timeout) as ranks, launch(config.run, ranks) as machine:
-        train_task(finetuning(config, base, rows, model), config, machine, dry_run)
+        train_task(finetuning(config, base, rows, model), config, machine, dry_run, report_at_end)
 
 
 def take_preview(argv: list[str]) -> tuple[list[str], int | None]:

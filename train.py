@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
     from data.preparation import open_everywhere
     from gpt.machine.device import launch, training_machine
     from gpt.machine.ranks import joined
+    from gpt.reports import report_at_end
     from gpt.training.pretraining import pretraining, with_batch_size, with_vocabulary
     from gpt.training.task import train_task
 
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> None:
         config = with_vocabulary(command.config, dataset)
         with launch(config.run, ranks) as machine:
             config = with_batch_size(config, dataset, machine)
-            train_task(pretraining(config, dataset), config, machine, "--dry-run" in command.flags)
+            train_task(pretraining(config, dataset), config, machine, "--dry-run" in command.flags,
+                       report_at_end)
 
 
 if __name__ == "__main__":

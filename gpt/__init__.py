@@ -14,8 +14,9 @@ from gpt.errors import UserError
 if TYPE_CHECKING:
     from gpt.language_model import LanguageModel, load
     from gpt.model import GPT
+    from gpt.reports import report
 
-__all__ = ["GPT", "LanguageModel", "UserError", "load"]
+__all__ = ["GPT", "LanguageModel", "UserError", "load", "report"]
 __version__ = "0.1.0"
 
 
@@ -27,4 +28,7 @@ def __getattr__(name: str) -> Any:
     if name in ("LanguageModel", "load"):
         from gpt import language_model
         return getattr(language_model, name)
+    if name == "report":
+        from gpt.reports import report
+        return report
     raise AttributeError(f"module 'gpt' has no attribute '{name}'")

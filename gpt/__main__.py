@@ -11,6 +11,9 @@ VERBS = {
     "import": ("importing", "turn a Hugging Face folder (GPT-2, Llama, Mistral, Qwen3) into a "
                             "checkpoint"),
     "export": ("exporting", "turn a run into a Hugging Face folder or a GGUF file, and prove it"),
+    "report": ("reporting", "what runs did, or what a dataset holds, as a page to look at"),
+    "runs": ("listing", "which runs there are, and how far they have come"),
+    "curves": ("curves", "the loss of runs, drawn in the terminal"),
     "serve": ("serving", "answer clients of OpenAI's API: needs gpt-toolkit[serve]"),
     "verify": ("verifying", "compare every file of a dataset, a run or a checkpoint with its "
                             "recorded SHA-256"),

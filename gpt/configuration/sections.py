@@ -171,6 +171,7 @@ class LogConfig(Section):
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     wandb_project: str = "gpt"
     every_steps: Count = Field(1, description="steps between lines of metrics.jsonl")
+    report: bool = Field(True, description="write report.html, a page to look at, at the end")
     samples_every_steps: Count | None = Field(
         None, description="steps between generated samples; null: none")
     sample_prompts: list[str] = Field([""], description="what the samples continue")

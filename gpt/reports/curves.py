@@ -158,11 +158,10 @@ def difference_chart(runs: Sequence[History]) -> Chart | None:
     series: list[Series] = []
     for place, run in enumerate(runs[1:], start=1):
         if found := differences.along(run, runs[0]):
-            places, each = zip(*found, strict=True)
-            series.append(Series(
-                f"{run.name} − {runs[0].name}", {"tokens": np.array(places)},
-                *(np.array([getattr(one, name) for one in each])
-                  for name in ("mean", "low", "high")), colour=place))
+            tokens, mean, low, high = (np.array(column) for column in zip(
+                *((at, one.mean, one.low, one.high) for at, one in found), strict=True))
+            series.append(Series(f"{run.name} − {runs[0].name}", {"tokens": tokens}, mean, low,
+                                 high, colour=place))
     note = "above zero is worse; the bands are 95 % intervals"
     return Chart("Difference of training loss", "nats per token", series, note,
                  log=False) if series else None

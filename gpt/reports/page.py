@@ -40,11 +40,11 @@ class Page:
 
     def section(self, heading: str, *parts: str | Chart | None) -> None:
         """A heading and what stands under it, charts in a grid; left out if nothing does."""
-        grouped = groupby(filter(None, parts), key=lambda part: isinstance(part, Chart))
-        shown = "".join(
-            element("div", *map(self._chart, group), class_="charts") if are_charts
-            else "".join(part if isinstance(part, Html) else element("p", part) for part in group)
-            for are_charts, group in grouped)
+        shown = ""
+        for are_charts, group in groupby(filter(None, parts), lambda part: isinstance(part, Chart)):
+            inside = [self._chart(part) if isinstance(part, Chart) else part if
+                      isinstance(part, Html) else element("p", part) for part in group]
+            shown += element("div", *inside, class_="charts") if are_charts else "".join(inside)
         if shown:
             self._parts.append(f"<section><h2>{escaped(heading)}</h2>{shown}</section>\n")
 

@@ -78,8 +78,12 @@ class Task:
     keep_base: Callable[[Path], None] | None = None
 
 
-def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool) -> Score | None:
-    """Train, or say what training would cost. Returns the final score; None if nothing was done."""
+def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
+               report: Callable[[Path], str] | None = None) -> Score | None:
+    """Train, or say what training would cost. Returns the final score; None if nothing was done.
+
+    report: writes one on a run's folder, once it has ended, and returns what is said of it.
+    """
     agree(config, task, machine)
     layout = choose_layout(config, task.model, machine)
     portion = choose_portion(config.train, task.model, machine, task.longest)
@@ -129,6 +133,8 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool)
             if budget.is_spent(trainer.state) and machine.ranks.is_first:
                 for line in task.closing_lines(run.path):
                     log.say(line)
+            if report is not None and config.log.report and machine.ranks.is_first:
+                log.say(report(run.path))
             log.say("done; sample from it with: "
                     + _sample_command(run, task.tokenizer))
             return score

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
 import time
 
 import torch
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from torch.nn.functional import cross_entropy
 
 from tests.tiny import ROOT, tiny_gpt
@@ -96,25 +93,6 @@ def likeliest(page):
                     "row.firstChild.textContent, row.lastChild.textContent])")
     return tuple(zip(*((text, *map(float, re.findall(r"([\d.]+) %", row)))
                        for text, row in rows), strict=True))
-
-
-@contextlib.contextmanager
-def started(driver, downloads):
-    """Chromium without a window. driver: its chromedriver. downloads: where files go."""
-    options = webdriver.ChromeOptions()
-    options.add_argument("--headless=new")
-    options.add_argument("--no-sandbox")
-    options.add_argument("--disable-dev-shm-usage")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    browser.downloads = downloads
-    browser.execute_cdp_cmd("Browser.grantPermissions", {
-        "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
-    try:
-        yield browser
-    finally:
-        browser.quit()
 
 
 def trained(seed):

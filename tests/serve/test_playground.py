@@ -18,14 +18,12 @@ from gpt.language_model import load
 from gpt.runs import checkpoint
 from gpt.serve import Opening, Place, mark_runs, serve_models, watching
 from gpt.tokenizer import build_tokenizer
-from tests.serve.browser import READABLE, Page, likeliest, started, trained
+from tests.browser import in_the_way, needs_axe, needs_chromium, started
+from tests.serve.browser import READABLE, Page, likeliest, trained
 from tests.serve.conftest import LIMITS, Running
 from tests.tiny import ROOT, script_environment
 
-AXE = ROOT / "build" / "axe-core" / "axe.min.js"
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    DRIVER is None, reason="there is no Chromium: apt-get install chromium chromium-driver")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def served(runs):
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    with started(DRIVER, tmp_path_factory.mktemp("downloads")) as browser:
+    with started(tmp_path_factory.mktemp("downloads")) as browser:
         yield browser
 
 
@@ -245,7 +243,7 @@ def test_the_keyboard_alone_suffices(page):
     tab_to("[name=temperature], [name=curl]")
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="there is no axe-core: make build/axe-core")
+@needs_axe
 @pytest.mark.parametrize(("dark", "width"), [(False, 1200), (True, 1200), (False, 390)])
 def test_nothing_is_in_the_way_of_those_who_see_or_move_otherwise(page, dark, width):
     page.open(dark, width)
@@ -253,11 +251,8 @@ def test_nothing_is_in_the_way_of_those_who_see_or_move_otherwise(page, dark, wi
     page.write("The \n", max_tokens=40, seed=6)
     page.all(".token")[3].click()
     page.until(lambda: page.all(".places [aria-current]"))
-    page.run(AXE.read_text(encoding="utf-8"))
-    found = page.driver.execute_async_script("axe.run().then(arguments[0])")
-    serious = {each["id"]: [node["html"] for node in each["nodes"]][:3]
-               for each in found["violations"] if each["impact"] in ("serious", "critical")}
-    assert serious == {} and len(found["passes"]) > 20
+    serious, passes = in_the_way(page.driver)
+    assert serious == {} and passes > 20
     assert page.run("return document.documentElement.scrollWidth") <= width  # nothing sticks out
 
 

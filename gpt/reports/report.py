@@ -1,0 +1,95 @@
+"""What is asked for a report: runs, or a dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt.errors import UserError
+from gpt.reports import dataset, training
+from gpt.reports.chart import Chart
+from gpt.reports.history import is_run, read_history
+from gpt.reports.page import Page
+from gpt.shards import is_dataset
+
+FILE = "report.html"
+WATCH_SECONDS = 2  # between two looks at a run, at least
+WATCH_SHARE = 0.1  # of the time, at most, that looking takes
+
+
+def report(paths: str | Path | Sequence[str | Path]) -> Page:
+    """The page of some runs, or of one dataset; a notebook shows it, `write` makes a file of it.
+
+    Raises UserError if a folder holds neither.
+    """
+    folders = _folders([paths] if isinstance(paths, str | Path) else paths)
+    if is_dataset(folders[0]):
+        return dataset.dataset_page(folders[0])
+    return training.training_page([read_history(folder) for folder in folders])
+
+
+def figures(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """The numbers behind it."""
+    folders = _folders(paths)
+    if is_dataset(folders[0]):
+        return dataset.dataset_figures(folders[0])
+    return training.figures([read_history(folder) for folder in folders])
+
+
+def charts(paths: Sequence[str | Path]) -> list[Chart]:
+    """What it draws."""
+    folders = _folders(paths)
+    if is_dataset(folders[0]):
+        return dataset.dataset_page(folders[0]).charts
+    return training.drawn([read_history(folder) for folder in folders])
+
+
+def place_of(paths: Sequence[str | Path]) -> Path:
+    """Where a report is written if nobody says: in the folder that it is about."""
+    return Path(paths[0]) / FILE if len(paths) == 1 else Path(FILE)
+
+
+def report_at_end(run: Path) -> str:
+    """Write the report of a run that has just ended; returns what is said of it."""
+    try:
+        report(run).write(run / FILE)
+    except Exception as error:  # whatever it is: the run is saved, and has not failed
+        return (f"no report was written ({type(error).__name__}: {error}); python -m gpt report "
+                f"{run} tries again")
+    return f"report: {run / FILE}"
+
+
+def watch(paths: Sequence[str | Path], output: Path, say: Callable[[str], None]) -> None:
+    """Write a report again and again until no run goes on any more."""
+    folders, first = _folders(paths), True
+    if any(map(is_dataset, folders)):
+        raise UserError("--watch is for runs that go on; a dataset is finished")
+    while True:
+        began = time.monotonic()
+        runs = [read_history(folder) for folder in folders]
+        took = time.monotonic() - began
+        pause = max(WATCH_SECONDS, round(took / WATCH_SHARE))
+        training.training_page(runs, refresh_seconds=pause).write(output)
+        if not any(run.state == "running" for run in runs):
+            return
+        if first:
+            say(f"{output} is written every {pause} seconds, until the run ends; Ctrl-C leaves it")
+        first = False
+        time.sleep(pause)
+
+
+def _folders(paths: Sequence[str | Path]) -> list[Path]:
+    folders = [Path(path) for path in paths]
+    for folder in folders:
+        if not (is_dataset(folder) or is_run(folder)):
+            raise UserError(f"{folder} holds no run and no dataset; give run folders such as "
+                            "runs/quickstart, or one dataset such as data/stdlib")
+    if len(folders) > 1 and any(map(is_dataset, folders)):
+        raise UserError("give one dataset, or runs alone")
+    if not folders:
+        raise UserError("give a run folder such as runs/quickstart")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("the same run is given twice")
+    return folders
