@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpt.reports.history import Array
+from gpt.runs.history import Array
 
 POINTS = 1000  # of a line: more than a screen shows
 DIGITS = 6  # of a number in a page
@@ -83,18 +83,6 @@ class Thinned:
 
     def _reduced(self, way: np.ufunc, column: Array) -> Array:
         return way.reduceat(column, self._starts) if len(column) else column
-
-
-def running_mean(values: Array, share: float = 0.02) -> Array:
-    """An exponential mean over about that share of the values, without a bias at the start."""
-    keep = np.exp(-1 / max(1.0, share * len(values)))
-    total = weight = 0.0
-    means = np.empty(len(values))
-    for place, value in enumerate(values.tolist()):
-        if np.isfinite(value):
-            total, weight = total * keep + value, weight * keep + 1
-        means[place] = total / weight if weight else np.nan
-    return means
 
 
 def plain(values: Array | None) -> list[float | int | None] | None:

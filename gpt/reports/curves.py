@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from gpt.reports import differences
-from gpt.reports.chart import POINTS, Chart, Series, Thinned, running_mean
+from gpt.reports.chart import POINTS, Chart, Series, Thinned
 from gpt.reports.facts import bytes_per_token
-from gpt.reports.history import Array, History, number
+from gpt.runs.history import Array, History, number, running_mean
 
 ALL_POINTS = 6 * POINTS  # of one figure in a page, over all runs
 FEWEST_POINTS = 100

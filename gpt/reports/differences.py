@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt.reports.history import Array, History, number
+from gpt.runs.history import Array, History, number
 
 RESAMPLES = 2000
 BLOCKS = 50  # that a stretch is cut into: steps next to each other are alike, blocks much less

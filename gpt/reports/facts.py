@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.reports.history import History, number, parameters_told
+from gpt.runs.history import History, number, parameters_told
 from gpt.shards import Manifest, dataset_folder, is_dataset, read_manifest
 
 SCRIPTS = ("train.py", "finetune.py")

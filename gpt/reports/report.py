@@ -10,8 +10,8 @@ from typing import Any
 from gpt.errors import UserError
 from gpt.reports import dataset, training
 from gpt.reports.chart import Chart
-from gpt.reports.history import is_run, read_history
 from gpt.reports.page import Page
+from gpt.runs.history import is_run, read_history
 from gpt.shards import is_dataset
 
 FILE = "report.html"

@@ -9,8 +9,8 @@ from gpt.reports import differences
 from gpt.reports.chart import Chart, spread_evenly
 from gpt.reports.curves import as_json, charts, difference_chart, measures, said
 from gpt.reports.facts import commands, environment, summary, trained
-from gpt.reports.history import History, number
 from gpt.reports.page import Html, Page, details, element, escaped, figure, table
+from gpt.runs.history import History, number
 
 MOST_ROWS = 200  # of evaluations and incidents
 SAMPLES_BESIDE = 4  # others are folded away

@@ -1,3 +1,3 @@
-"""What sample.py shows and reads: its options, texts as they grow, conversations."""
+"""What terminals show and read: sample.py's options, texts as they grow, conversations; runs."""
 
-__all__ = ["chat", "options", "show"]
+__all__ = ["chat", "options", "runs", "show"]

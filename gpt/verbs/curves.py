@@ -7,7 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from gpt.reports import drawn_curves, read_history
+from gpt.runs.history import read_history
+from gpt.terminal.runs import drawn_curves
 
 ROWS = 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt.reports import runs_in, table_of
+from gpt.terminal.runs import runs_in, table_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from gpt.errors import UserError
-from gpt.reports.chart import running_mean
-from gpt.reports.history import (
+from gpt.runs.history import (
     Array,
     History,
     is_run,
     number,
     parameters_told,
+    running_mean,
     state_of,
 )
 
@@ -67,6 +67,8 @@ def _newest(path: Path) -> dict[str, dict[str, Any]]:
     """The last line of each event, and under "" the last of all, read from the file's end."""
     found: dict[str, dict[str, Any]] = {}
     for line in _from_behind(path):
+        if "train" in found and b'"train"' in line:  # of which there are many
+            continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
@@ -80,21 +82,19 @@ def _newest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _from_behind(path: Path) -> Iterator[bytes]:
-    """A file's lines, last first. Beyond the last block those of training are passed over: they
-    are many."""
+    """A file's lines that hold something, last first; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             end, torn = file.seek(0, 2), b""
-            newest = True
             while end:
                 start = max(0, end - BLOCK)
                 file.seek(start)
                 lines = (file.read(end - start) + torn).split(b"\n")
                 torn = lines[0] if start else b""
                 for line in reversed(lines[1:] if start else lines):
-                    if line and (newest or b'"train"' not in line):
+                    if line:
                         yield line
-                end, newest = start, False
+                end = start
     except OSError:
         return
 

@@ -276,6 +276,18 @@ def _say_what_is_damaged(history: History, name: str, bad: list[int], torn: list
         history.problems.append(f"the last line of {name} is half-written, and is left out")
 
 
+def running_mean(values: Array, share: float = 0.02) -> Array:
+    """An exponential mean over about that share of the values, without a bias at the start."""
+    keep = np.exp(-1 / max(1.0, share * len(values)))
+    total = weight = 0.0
+    means = np.empty(len(values))
+    for place, value in enumerate(values.tolist()):
+        if np.isfinite(value):
+            total, weight = total * keep + value, weight * keep + 1
+        means[place] = total / weight if weight else np.nan
+    return means
+
+
 def parameters_told(folder: Path) -> int | None:
     """How many parameters a run's log says that its model has."""
     with contextlib.suppress(OSError), (folder / "train.log").open(errors="replace") as file:
