@@ -6,7 +6,7 @@ with, and each page has a module.
 
 from gpt.reports.page import Page
 from gpt.reports.pictures import write_pictures
-from gpt.reports.report import charts, figures, place_of, report, report_at_end, watch
+from gpt.reports.reporting import charts, figures, place_of, report, report_at_end, watch
 
 __all__ = ["Page", "charts", "figures", "place_of", "report", "report_at_end", "watch",
            "write_pictures"]

@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> None:
     """Write what is asked for, and say where it is."""
     if options.watch and (options.png or options.json):
         raise UserError("--watch writes a page; give it without --png and --json")
+    if options.output and not options.output.parent.is_dir():
+        raise UserError(f"--output {options.output}: there is no folder {options.output.parent}")
     if options.json:
         print(json.dumps(figures(options.paths), indent=1, default=str))
     if options.png:
