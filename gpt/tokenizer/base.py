@@ -181,6 +181,12 @@ class Tokenizer(ABC):
         """Text that tokens stand for; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
+    def token_text(self, token: int) -> str:
+        """What stands for a token, also for one that is no whole character, or no text."""
+        if token not in self.text_ids:
+            return next((name for name, i in self.specials.items() if i == token), "")
+        return self.decode_bytes([token]).decode("utf-8", "backslashreplace")
+
     @abstractmethod
     def byte_lengths(self) -> np.ndarray:
         """Bytes of text per token id, (vocab_size,) int64; control tokens have none."""

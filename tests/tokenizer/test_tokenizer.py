@@ -74,6 +74,12 @@ def test_any_bytes_survive_a_round_trip(tokenizer, data):
     assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
 
 
+def test_every_id_has_a_text_to_be_shown():
+    tokenizer = build_tokenizer("byte")
+    assert [tokenizer.token_text(i) for i in (97, 0xe2, tokenizer.end_of_text, 10**6)] == [
+        "a", "\\xe2", END_OF_TEXT, ""]
+
+
 @SEEDED
 @given(text=AWKWARD)
 def test_any_text_survives_a_round_trip_by_every_way_of_encoding_it(tokenizer, text):

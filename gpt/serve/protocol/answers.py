@@ -68,13 +68,6 @@ class Choice:
         return before
 
 
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """What stands for a token, also for one that is no whole character, or no text."""
-    if token not in tokenizer.text_ids:
-        return next((name for name, i in tokenizer.specials.items() if i == token), "")
-    return tokenizer.decode_bytes([token]).decode("utf-8", "backslashreplace")
-
-
 def finite(logprob: float) -> float:
     """JSON has no infinity."""
     return max(logprob, LOWEST)
@@ -85,7 +78,7 @@ def told_tokens(made: Iterable[Generation], tokenizer: Tokenizer) -> list[dict[s
 
     def told(token: int, logprob: float) -> dict[str, Any]:
         data = tokenizer.decode_bytes([token]) if token in tokenizer.text_ids else b""
-        return {"token": token_text(tokenizer, token), "logprob": finite(logprob),
+        return {"token": tokenizer.token_text(token), "logprob": finite(logprob),
                 "bytes": list(data)}
 
     return [told(new.token, new.logprob)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
-from gpt.serve.protocol.answers import FINISHED, Choice, finite, frame, token_text
+from gpt.serve.protocol.answers import FINISHED, Choice, finite, frame
 from gpt.serve.protocol.fields import Completion, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
 
@@ -73,10 +73,10 @@ class CompletionAnswer:
         for new in [*(Generation(token, 0.0) for token in first), *made]:
             unknown = not found["tokens"] and bool(first)
             found["text_offset"].append(choice.pass_by(new.token))
-            found["tokens"].append(token_text(self._tokenizer, new.token))
+            found["tokens"].append(self._tokenizer.token_text(new.token))
             found["token_logprobs"].append(None if unknown else finite(new.logprob))
             found["top_logprobs"].append(None if unknown else {
-                token_text(self._tokenizer, token): finite(logprob)
+                self._tokenizer.token_text(token): finite(logprob)
                 for token, logprob in (*new.likeliest, (new.token, new.logprob))})
         return found
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gpt.generation import Generation, Worker
 from gpt.serve.models import Served
-from gpt.serve.protocol.answers import Characters, finite, token_text
+from gpt.serve.protocol.answers import Characters, finite
 from gpt.serve.protocol.errors import ApiError
 from gpt.serve.protocol.fields import Alternatives, ChatMessage, Ids, Sampling, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
@@ -64,8 +64,8 @@ class LookAnswer:
         is_text = new.token in self._tokenizer.text_ids
         return {"token": new.token, "end": end, "logprob": finite(new.logprob),
                 "text": self._characters.of(new.token) if is_text else
-                token_text(self._tokenizer, new.token),
-                "places": [[token, token_text(self._tokenizer, token), math.exp(logprob), chance,
+                self._tokenizer.token_text(new.token),
+                "places": [[token, self._tokenizer.token_text(token), math.exp(logprob), chance,
                             token in self._tokenizer.stop_tokens]
                            for (token, logprob), chance
                            in zip(new.likeliest, new.chances, strict=True)]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt.generation import Worker
 from gpt.serve.models import Served
-from gpt.serve.protocol.answers import finite, token_text
+from gpt.serve.protocol.answers import finite
 from gpt.serve.protocol.fields import Score, config_of
 from gpt.serve.protocol.texts import Prompt, Texts
 
@@ -27,6 +27,6 @@ async def score(body: Score, served: Served, worker: Worker) -> dict[str, Any]:
     return {
         "object": "score", "model": body.model or served.name,
         "tokens": [token for token, _ in [*before, *told]],
-        "texts": [token_text(lm.tokenizer, token) for token, _ in [*before, *told]],
+        "texts": [lm.tokenizer.token_text(token) for token, _ in [*before, *told]],
         "logprobs": [logprob for _, logprob in [*before, *told]],
         "total": sum(logprob for _, logprob in told)}
