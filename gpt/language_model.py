@@ -29,6 +29,7 @@ from gpt.generation import (
     pieces_of,
     room_for,
 )
+from gpt.inspection import Look, look_at
 from gpt.machine.device import Machine, choose_machine
 from gpt.machine.ranks import Ranks
 from gpt.model import GPT
@@ -192,6 +193,20 @@ class LanguageModel:
                     logprobs = model.logits(part).float().log_softmax(dim=-1)
                     scores += logprobs.gather(1, ids.unsqueeze(1)).squeeze(1).tolist()
         return scores
+
+    def look(self, text: str, begin: bool = False) -> Look:
+        """What happens inside the model while it reads a text; begin: as in `generate`.
+
+        In the numbers of `score`. Raises UserError for a text of nothing, or longer than the model
+        reads, and where several processes hold the model.
+        """
+        if self.machine.ranks.size > 1:
+            raise UserError("one process can look into a model, not several; start one")
+        if not text and not begin:
+            raise UserError("there is nothing to look at: give a text, or begin=True")
+        lm, tokens = self.measured(), self.prompt_tokens(text, begin)
+        with lm.machine.autocast():
+            return look_at(lm.model, lm.tokenizer, tokens, self._reads_both_ways)
 
     def measured(self) -> LanguageModel:
         """The model as scores are computed with it; itself, where that is the same."""

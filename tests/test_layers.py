@@ -24,7 +24,7 @@ ROOMS = [
     ["shards", "model", "chat"],
     ["batches", "optim", "interop"],
     ["parallel"],
-    ["generation", "runs"],
+    ["generation", "inspection", "runs"],
     ["language_model"],
     ["training"],
     ["finetuning", "terminal", "serve", "reports"],
