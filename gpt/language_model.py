@@ -195,15 +195,14 @@ class LanguageModel:
         return scores
 
     def look(self, text: str, begin: bool = False) -> Look:
-        """What happens inside the model while it reads a text; begin: as in `generate`.
+        """What happens inside the model while it reads a text, in the numbers of `score`.
 
-        In the numbers of `score`. Raises UserError for a text of nothing, or longer than the model
-        reads, and where several processes hold the model.
-        """
+        begin: as in `generate`. Raises UserError for no text, a longer one than the context, and
+        where several processes hold the model."""
         if self.machine.ranks.size > 1:
-            raise UserError("one process can look into a model, not several; start one")
+            raise UserError("look: one process looks into a model, not several; start one")
         if not text and not begin:
-            raise UserError("there is nothing to look at: give a text, or begin=True")
+            raise UserError("look: there is nothing to read; give a text, or begin=True")
         lm, tokens = self.measured(), self.prompt_tokens(text, begin)
         with lm.machine.autocast():
             return look_at(lm.model, lm.tokenizer, tokens, self._reads_both_ways)

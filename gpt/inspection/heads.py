@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
 
 import numpy as np
@@ -35,21 +36,11 @@ def head_scores(model: GPT, text_ids: Collection[int]) -> dict[str, np.ndarray]:
         raise UserError(f"heads are measured on {SHORTEST} different tokens, read twice: this "
                         f"model reads {model.config.block_size} at once (model.block_size), and "
                         f"its tokenizer has {len(text_ids)}")
-    tokens = _repeated(sorted(text_ids), n).to(model.embedding.token_embedding.weight.device)
-    found: dict[str, list[Tensor]] = {kind: [] for kind in _places(n)}
-    for layer in record(model, tokens).layers:
-        weights = layer.weights()                                        # (B, H, 2n, 2n)
-        for kind, (queries, keys) in _places(n).items():
-            found[kind].append(weights[:, :, queries, keys].mean(dim=(0, 2)))
-    return {kind: torch.stack(scores).cpu().numpy() for kind, scores in found.items()}
-
-
-def _repeated(text_ids: list[int], n: int) -> Tensor:
-    """n different tokens, twice, in each row.  (4, 2n) int64"""
-    draw = torch.Generator().manual_seed(0)
-    rows = torch.stack([torch.randperm(len(text_ids), generator=draw)[:n]
-                        for _ in range(SEQUENCES)])
-    return torch.tensor(text_ids)[rows].repeat(1, 2)
+    draw, ids = random.Random(0), sorted(text_ids)
+    layers, _ = record(model, [2 * draw.sample(ids, n) for _ in range(SEQUENCES)])
+    attention = torch.stack([layer.weights() for layer in layers])       # (L, B, H, 2n, 2n)
+    return {kind: attention[..., queries, keys].mean(dim=(1, 3)).cpu().numpy()
+            for kind, (queries, keys) in _places(n).items()}
 
 
 def _places(n: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.errors import UserError
@@ -24,46 +23,37 @@ PIECE = 64  # positions at a time: their scores of the whole vocabulary stand in
 
 @dataclass(frozen=True)
 class Neuron:
-    """A unit of a feed-forward: a column of its last matrix, added as strongly as it is active.
+    """A unit of a feed-forward, which adds its column of the last matrix, times its activation.
 
-    activations: (T,). tokens: (5,) ids whose scores its column raises most through the output
-    layer, in the direction of its strongest activation: Geva et al. 2022, arXiv:2203.14680.
+    Source of the tokens: Geva et al. 2022, arXiv:2203.14680.
     """
 
     layer: int
     index: int
-    activations: np.ndarray
-    tokens: np.ndarray
+    activations: np.ndarray  # (T,)
+    tokens: np.ndarray  # (5,), whose scores it raises most by itself where it is most active
 
 
 @dataclass(frozen=True)
 class Look:
     """What happened inside a model of L layers and H heads while it read T tokens.
 
-    tokens: (T,). texts: what stands for each; a part of a character as \\xe2.
-    attention: (L, H, T, T), how much each query takes of each key; the keys of a query sum to one.
-    residual_norms: (L + 1, T), of the residual stream before each layer and after the last.
-    attention_norms, feedforward_norms: (L, T), of what each layer's two parts add to it.
-    lens_tokens, lens_probabilities: (L + 1, T, 10), what each of those L + 1 places would say next
-    if it were the last one, the likeliest first; fewer than 10 where the vocabulary is smaller.
-    lens_next: (L + 1, T - 1), how likely the token that follows is to each of them.
-    neurons: of all layers the 24 that at some token add the longest vector, the longest first.
-    logits: (V,), scores of what follows the text.
-
-    Ids are int64, all else float32.  Source of the lens: nostalgebraist 2020, "interpreting GPT".
+    The lens reads the residual stream before each layer, and after the last, as if the model ended
+    there. Ids are int64, all else is float32. Where the vocabulary is smaller, 10 and 5 are.
+    Source of the lens: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
 
-    tokens: np.ndarray
-    texts: list[str]
-    attention: np.ndarray
-    residual_norms: np.ndarray
-    attention_norms: np.ndarray
-    feedforward_norms: np.ndarray
-    lens_tokens: np.ndarray
-    lens_probabilities: np.ndarray
-    lens_next: np.ndarray
-    neurons: list[Neuron]
-    logits: np.ndarray
+    tokens: np.ndarray  # (T,)
+    texts: list[str]  # what stands for each token; of a part of a character its bytes, as \\xe2
+    attention: np.ndarray  # (L, H, T, T), what each query takes of each key; a query's sum to 1
+    residual_norms: np.ndarray  # (L + 1, T), of the stream before each layer and after the last
+    attention_norms: np.ndarray  # (L, T), of what each layer's attention adds to it
+    feedforward_norms: np.ndarray  # (L, T), and its feed-forward
+    lens_tokens: np.ndarray  # (L + 1, T, 10), the likeliest next tokens, the likeliest first
+    lens_probabilities: np.ndarray  # (L + 1, T, 10), theirs
+    lens_next: np.ndarray  # (L + 1, T - 1), that of the token that follows
+    neurons: list[Neuron]  # the 24 that at some token add the longest vector, the longest first
+    logits: np.ndarray  # (V,), scores of what follows the text
 
 
 @torch.inference_mode()
@@ -76,17 +66,16 @@ def look_at(model: GPT, tokenizer: Tokenizer, tokens: Sequence[int],
     if len(tokens) > model.config.block_size:
         raise UserError(f"the text has {len(tokens)} tokens, the model reads "
                         f"{model.config.block_size} (model.block_size); shorten the text")
-    read = torch.tensor([tokens], device=model.embedding.token_embedding.weight.device)
-    recording = record(model, read, both_ways)
-    layers, streams = recording.layers, torch.cat(recording.streams)     # (L + 1, T, C)
-    likeliest, probabilities, following = _lens(model, streams, read[0])
+    layers, last = record(model, [tokens], both_ways)
+    streams = torch.cat([*(layer.x for layer in layers), last])          # (L + 1, T, C)
+    likeliest, probabilities, following = _lens(model, streams, tokens)
     return Look(
         np.array(tokens), [tokenizer.token_text(token) for token in tokens],
-        np.concatenate([_numpy(layer.weights()) for layer in layers]),
-        _norms(streams), _norms(torch.cat([layer.attended for layer in layers])),
+        np.concatenate([_numpy(layer.weights()) for layer in layers]), _norms(streams),
+        _norms(torch.cat([layer.attended for layer in layers])),
         _norms(torch.cat([layer.fed for layer in layers])),
         likeliest.cpu().numpy(), _numpy(probabilities), _numpy(following),
-        _strongest(model, layers), _numpy(model.logits(model.final_norm(streams[-1, -1]))))
+        _strongest(model, layers), _numpy(model.logits(model.final_norm(last[0, -1]))))
 
 
 def _numpy(x: Tensor) -> np.ndarray:
@@ -98,45 +87,36 @@ def _norms(x: Tensor) -> np.ndarray:
     return _numpy(torch.linalg.vector_norm(x.float(), dim=-1))
 
 
-def _lens(model: GPT, streams: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What each place of the stream would say next: Look's lens_….  (L + 1, T, C), (T,)"""
-    following = F.pad(tokens[1:], (0, 1)).repeat(len(streams))  # nothing follows the last one
-    pieces = zip(streams.flatten(0, 1).split(PIECE), following.split(PIECE), strict=True)
-    told = [_said(model, x, ids) for x, ids in pieces]
-    likeliest, chances, chance = (torch.cat(part).unflatten(0, streams.shape[:2])
-                                  for part in zip(*told, strict=True))
-    return likeliest, chances, chance[:, :-1]
-
-
-def _said(model: GPT, x: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Likeliest ids and their probabilities, and `following`'s.  (n, C), (n,) -> (n, k) twice, (n,)
-    """
-    probabilities = model.logits(model.final_norm(x)).float().softmax(dim=-1)
-    best = probabilities.topk(min(LIKELIEST, probabilities.size(-1)))
-    return best.indices, best.values, probabilities.gather(1, following.unsqueeze(1)).squeeze(1)
+def _lens(model: GPT, streams: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """What each place of the stream would say next: Look's lens_….  (L + 1, T, C), T ids"""
+    following = torch.tensor([*tokens[1:], 0], device=streams.device)  # behind the last: anything
+    told = []
+    for x, ids in zip(streams.flatten(0, 1).split(PIECE),
+                      following.repeat(len(streams)).split(PIECE), strict=True):
+        probabilities = model.logits(model.final_norm(x)).float().softmax(dim=-1)
+        best = probabilities.topk(min(LIKELIEST, probabilities.size(-1)))
+        told.append((best.indices, best.values, probabilities.gather(1, ids.unsqueeze(1))[:, 0]))
+    likeliest, best_ones, chance = (torch.cat(part).unflatten(0, streams.shape[:2])
+                                    for part in zip(*told, strict=True))
+    return likeliest, best_ones, chance[:, :-1]
 
 
 def _strongest(model: GPT, layers: Sequence[Layer]) -> list[Neuron]:
     """As in Look."""
-    found = sorted(_candidates(model, layers), key=lambda each: each[0], reverse=True)[:NEURONS]
-    pushes = torch.stack([column * values[values.abs().argmax()].sign()
-                          for *_, values, column in found])
-    raised = model.project(pushes.to(model.output_weight.dtype))         # (24, V)
-    promoted = raised.topk(min(PROMOTED, raised.size(-1))).indices.cpu().numpy()
-    return [Neuron(layer, index, _numpy(values), tokens)
-            for (_, layer, index, values, _), tokens in zip(found, promoted, strict=True)]
-
-
-def _candidates(model: GPT, layers: Sequence[Layer]
-                ) -> Iterator[tuple[float, int, int, Tensor, Tensor]]:
-    """Of each layer the strongest: (longest vector, layer, index, activations (T,), column (C,))"""
+    found: list[tuple[float, int, int, Tensor, Tensor]] = []
     for i, layer in enumerate(layers):
         matrix = _matrix(model.get_submodule(f"blocks.{i}.feedforward.down_proj")).float()
         activations = layer.neurons[0].float()                           # (T, n_inner)
         lengths = activations.abs().amax(dim=0) * torch.linalg.vector_norm(matrix, dim=0)
-        best = lengths.topk(min(NEURONS, len(lengths)))
-        for length, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            yield length, i, index, activations[:, index], matrix[:, index]
+        for length, at in zip(*lengths.topk(min(NEURONS, len(lengths))), strict=True):
+            found.append((float(length), i, int(at), activations[:, at], matrix[:, at]))
+    found = sorted(found, key=lambda each: each[0], reverse=True)[:NEURONS]
+    pushes = torch.stack([column * values[values.abs().argmax()].sign()
+                          for *_, values, column in found])
+    scores = model.project(pushes.to(layers[0].x.dtype))                #  (24, V)
+    promoted = scores.topk(min(PROMOTED, scores.size(-1))).indices.cpu().numpy()
+    return [Neuron(layer, index, _numpy(values), tokens)
+            for (_, layer, index, values, _), tokens in zip(found, promoted, strict=True)]
 
 
 def _matrix(linear: torch.nn.Module) -> Tensor:

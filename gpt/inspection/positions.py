@@ -13,15 +13,11 @@ from gpt.model.embedding import rope_frequencies, sinusoids
 
 @dataclass(frozen=True)
 class Positions:
-    """kind: rope, learned, sinusoidal or none, as in ModelConfig.
+    """What is added to tokens' vectors, or how far each pair of a head turns per token."""
 
-    table: (T, C), what is added to the vectors of tokens, where it is learned or sinusoidal.
-    frequencies: (D / 2,), how far each pair of a head turns per token, in radians, with rope.
-    """
-
-    kind: str
-    table: np.ndarray | None = None
-    frequencies: np.ndarray | None = None
+    kind: str  # rope, learned, sinusoidal or none, as in ModelConfig
+    table: np.ndarray | None = None  # (T, C), where it is learned or sinusoidal
+    frequencies: np.ndarray | None = None  # (D / 2,), in radians, where it is rope
 
 
 @torch.no_grad()
