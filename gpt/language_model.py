@@ -54,7 +54,7 @@ class LanguageModel:
         self.model, self.tokenizer, self.machine, self.draft = model, tokenizer, machine, draft
         self._exact, self._as_loaded = exact, _versions(model) if exact else []
         form = saved_format(tokenizer)
-        self._reads_both_ways = form is not None and form.prefix == "bidirectional"
+        self.reads_both_ways = form is not None and form.prefix == "bidirectional"
         self._grammar = grammars(tokenizer)
 
     @property
@@ -103,7 +103,7 @@ class LanguageModel:
             config = config.model_copy(update={"seed": seed})
         if prefix is None:
             prefix = len(prompt) - asks.get("written", 0)
-        return Request(prompt, config, prefix if self._reads_both_ways else 0, **asks)
+        return Request(prompt, config, prefix if self.reads_both_ways else 0, **asks)
 
     def writer(self, rows: int, max_tokens: int | None = None, in_turns: bool = False,
                remember: int = 0) -> Writer:
@@ -205,7 +205,7 @@ class LanguageModel:
             raise UserError("look: there is nothing to read; give a text, or begin=True")
         lm, tokens = self.measured(), self.prompt_tokens(text, begin)
         with lm.machine.autocast():
-            return look_at(lm.model, lm.tokenizer, tokens, self._reads_both_ways)
+            return look_at(lm.model, lm.tokenizer, tokens, self.reads_both_ways)
 
     def measured(self) -> LanguageModel:
         """The model as scores are computed with it; itself, where that is the same."""

@@ -102,7 +102,7 @@ class Drawn {
     const ticks = { stroke: front, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, values: (plot, at) => at.map(short) };
     this.plot = new uPlot({
       ...this.size(), series, bands,
-      axes: [{ ...ticks }, { ...ticks, size: 62, ...(logarithmic && { filter: (plot, at) => at }) }],
+      axes: [{ ...ticks }, { ...ticks, size: 70, ...(logarithmic && { filter: (plot, at) => at }) }],
       scales: { x: { time: false }, y: logarithmic ? { distr: 3, range: (plot, low, high) => [low / 1.05, high * 1.05] } : {} },
       cursor: { drag: { x: true, y: true, uni: 20 } },
     }, tables.length > 1 ? uPlot.join(tables) : tables[0], this.plotted);
@@ -121,7 +121,10 @@ class Drawn {
 }
 
 const charts = [...document.querySelectorAll(".chart")].map((figure) => new Drawn(figure));
-const drawAll = () => charts.forEach((chart) => chart.draw());
+const drawAll = () => {
+  charts.forEach((chart) => chart.draw());
+  dispatchEvent(new Event("themed"));
+};
 const several = charts.find((chart) => chart.axes.length > 1);
 let axisShown = choice("axis");
 if (several) {
