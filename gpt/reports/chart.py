@@ -34,18 +34,24 @@ class Series:
 
 @dataclass
 class Chart:
-    """Lines over the same axes. log: may be drawn on a logarithmic scale. note: what it shows."""
+    """Lines over the same axes. note: what it shows.
+
+    log: may be drawn on a logarithmic scale. begins_log: and is so at first. log_x: places along
+    the axes are on one, too.
+    """
 
     title: str
     unit: str
     series: list[Series] = field(default_factory=list)
     note: str = ""
     log: bool = True
+    begins_log: bool = False
+    log_x: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """All its numbers, for other programs."""
         return {"title": self.title, "unit": self.unit, "note": self.note, "log": self.log,
-                "series": [
+                "begins_log": self.begins_log, "log_x": self.log_x, "series": [
             {"label": one.label, "kind": one.kind, "colour": one.colour, "faint": one.faint,
              "x": {axis: plain(values) for axis, values in one.x.items()}, "y": plain(one.y),
              "low": plain(one.low), "high": plain(one.high)} for one in self.series]}

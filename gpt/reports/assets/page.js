@@ -38,6 +38,15 @@ const short = (value) => {
   return `${Number(value.toPrecision(5))}`;
 };
 
+// 1 to 9 times each power of ten: where a logarithmic axis is marked; of many, powers have numbers.
+const tenfolds = (plot, axis, low, high) => {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (let digit = 1; digit < 10; digit++) found.push(digit * 10 ** power);
+  }
+  return found.filter((value) => value >= low && value <= high);
+};
+
 class Drawn {
   constructor(figure) {
     this.figure = figure;
@@ -48,7 +57,8 @@ class Drawn {
     this.plotted.setAttribute("aria-label", this.said());
     const caption = figure.querySelector("figcaption");
     if (this.chart.log) {
-      const box = make("input", { type: "checkbox", checked: choice(`${this.chart.title} log`) === "true" });
+      const chosen = choice(`${this.chart.title} log`) ?? String(this.chart.begins_log);
+      const box = make("input", { type: "checkbox", checked: chosen === "true" });
       box.addEventListener("change", () => { choice(`${this.chart.title} log`, box.checked); this.draw(); });
       this.log = box;
       caption.append(make("label", {}, box, " log"));
@@ -100,10 +110,13 @@ class Drawn {
       series.push({ ...band, label: "high" }, { ...band, label: "low" });
     }
     const ticks = { stroke: front, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, values: (plot, at) => at.map(short) };
+    const powers = { distr: 3, range: (plot, low, high) => [low / 1.05, high * 1.05] };
+    const tenths = { ...ticks, splits: tenfolds, filter: (plot, at) => at, values: (plot, at) => at.map(
+      (value) => (at.length < 12 || Number.isInteger(Number(Math.log10(value).toFixed(9))) ? short(value) : "")) };
     this.plot = new uPlot({
       ...this.size(), series, bands,
-      axes: [{ ...ticks }, { ...ticks, size: 70, ...(logarithmic && { filter: (plot, at) => at }) }],
-      scales: { x: { time: false }, y: logarithmic ? { distr: 3, range: (plot, low, high) => [low / 1.05, high * 1.05] } : {} },
+      axes: [this.chart.log_x ? tenths : { ...ticks }, { ...(logarithmic ? tenths : ticks), size: 70 }],
+      scales: { x: { time: false, ...(this.chart.log_x && powers) }, y: logarithmic ? powers : {} },
       cursor: { drag: { x: true, y: true, uni: 20 } },
     }, tables.length > 1 ? uPlot.join(tables) : tables[0], this.plotted);
     this.figure.plot = this.plot;
