@@ -1,0 +1,121 @@
+"""What a dataset holds, in numbers: how long documents are, how often each token occurs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt.errors import UserError
+from gpt.machine.progress import progress_bar
+from gpt.reports.chart import Chart, Series, spread_evenly
+from gpt.reports.history import Array
+from gpt.reports.spelling import Spelling
+from gpt.shards import SPLITS, Dataset, Split, TokenStream
+
+TOKENS_AT_ONCE = 1 << 21  # 16 MB of ids
+LISTED = 50  # tokens of a kind
+MOST_RANKS = 300  # points of a chart
+
+
+class Contents:
+    """A dataset, and what is counted in it.
+
+    lengths: of each split's documents in tokens, the end-of-text behind them not counted.
+    counts: how often each id stands in the training split, (vocab_size,).
+    """
+
+    def __init__(self, folder: Path):
+        self.dataset = dataset = Dataset(folder)
+        self.manifest, self.tokenizer = dataset.manifest, dataset.tokenizer
+        self.lengths = {split: document_lengths(getattr(dataset, split), f"{folder}: {split}")
+                        for split in SPLITS}
+        self.counts = token_counts(dataset.train, self.tokenizer.vocab_size, f"{folder}: train")
+
+    @cached_property
+    def tokens(self) -> dict[str, Any]:
+        """Which tokens occur, and which never do."""
+        spelling, sizes = Spelling(self.tokenizer), self.tokenizer.byte_lengths()
+        total = max(1, int(self.counts.sum()))
+
+        def told(token: int) -> dict[str, Any]:
+            count = int(self.counts[token])
+            return {"id": token, "text": spelling.on_one_line(token), "bytes": int(sizes[token]),
+                    "count": count, "share": count / total}
+
+        # Ids may have gaps between them, which are no tokens.
+        known = sorted({*self.tokenizer.text_ids, *self.tokenizer.specials.values()})
+        unused = [token for token in known if not self.counts[token]]
+        shown = np.where(self.counts > 0, sizes, 0)
+        return {"known": len(known), "unused": len(unused),
+                "examples": [told(token) for token in spread_evenly(unused, LISTED)],
+                "commonest": [told(token) for token in _largest(self.counts)],
+                "longest": [told(token) for token in _largest(shown)]}
+
+    def histogram(self, split: Split) -> Chart:
+        """How many documents are how long."""
+        lengths = np.maximum(self.lengths[split], 1)
+        most = int(2 * np.log2(lengths.max(initial=1))) + 2
+        edges = 2 ** (np.arange(-1, most + 1) / 2)  # with an empty bar at both ends
+        documents, _ = np.histogram(lengths, edges)
+        bars = Series("documents", {"tokens": edges[:-1] * 2**0.25}, documents, kind="bars",
+                      colour=SPLITS.index(split))
+        return Chart(f"Lengths: {split}", "documents of so many tokens", [bars],
+                     "a bar's longest are √2 times its shortest", log_x=True)
+
+    def ranks(self) -> Chart:
+        """How often the commonest token occurs, the second, and so on."""
+        counts = np.sort(self.counts[self.counts > 0])[::-1]
+        ranks = np.unique(np.geomspace(1, max(1, len(counts)), MOST_RANKS).astype(np.int64))
+        line = Series("occurrences", {"rank": ranks}, counts[ranks - 1])
+        return Chart("Rank and frequency", "occurrences of the token of each rank", [line],
+                     begins_log=True, log_x=True)
+
+    @property
+    def charts(self) -> list[Chart]:
+        """All of them."""
+        return [*map(self.histogram, SPLITS), self.ranks()]
+
+
+def _largest(values: Array) -> list[int]:
+    """Places of the largest values over zero; the earlier of equals first."""
+    order = np.argsort(-values, kind="stable")[:LISTED]
+    found: list[int] = order[values[order] > 0].tolist()
+    return found
+
+
+def document_lengths(stream: TokenStream, name: str) -> Array:
+    """Of each document in tokens, (documents,), without its end-of-text."""
+    starts = stream.document_starts
+    lengths = np.diff(starts, append=len(stream)) - 1
+    if len(starts) and (starts[0] != 0 or lengths.min() < 0):
+        raise UserError(f"{name}: its list of where documents start is damaged; prepare the "
+                        "dataset again")
+    return lengths
+
+
+def token_counts(stream: TokenStream, vocab_size: int, name: str) -> Array:
+    """How often each id stands in a stream, (vocab_size,), read a piece at a time."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    with progress_bar("counting", len(stream), "tok") as bar:
+        for start in range(0, len(stream), TOKENS_AT_ONCE):
+            ids = stream.read(start, min(start + TOKENS_AT_ONCE, len(stream)))
+            if ids.max() >= vocab_size:
+                raise UserError(f"{name} has the id {ids.max()}, outside its vocabulary of "
+                                f"{vocab_size}: a shard is damaged; prepare the dataset again")
+            counts += np.bincount(ids, minlength=vocab_size)
+            bar.update(len(ids))
+    return counts
+
+
+def spread(lengths: Array) -> dict[str, float]:
+    """Quantiles that are lengths of documents, the extremes and the mean."""
+    if not len(lengths):
+        return {}
+    tenth, half, most, nearly_all = np.quantile(lengths, (0.1, 0.5, 0.9, 0.99),
+                                                method="inverted_cdf").tolist()
+    return {"shortest": int(lengths.min()), "10 %": tenth, "median": half,
+            "mean": float(lengths.mean()), "90 %": most, "99 %": nearly_all,
+            "longest": int(lengths.max())}
