@@ -57,8 +57,9 @@ class Contents:
     def histogram(self, split: Split) -> Chart:
         """How many documents are how long."""
         lengths = np.maximum(self.lengths[split], 1)
-        most = int(2 * np.log2(lengths.max(initial=1))) + 2
-        edges = 2 ** (np.arange(-1, most + 1) / 2)  # with an empty bar at both ends
+        ends = np.array([lengths.min(), lengths.max()] if len(lengths) else [1, 1])
+        first, last = np.floor(2 * np.log2(ends))
+        edges = 2 ** (np.arange(first - 1, last + 3) / 2)  # with an empty bar at both ends
         documents, _ = np.histogram(lengths, edges)
         bars = Series("documents", {"tokens": edges[:-1] * 2**0.25}, documents, kind="bars",
                       colour=SPLITS.index(split))
@@ -68,7 +69,7 @@ class Contents:
     def ranks(self) -> Chart:
         """How often the commonest token occurs, the second, and so on."""
         counts = np.sort(self.counts[self.counts > 0])[::-1]
-        ranks = np.unique(np.geomspace(1, max(1, len(counts)), MOST_RANKS).astype(np.int64))
+        ranks = np.unique(np.rint(np.geomspace(1, len(counts), MOST_RANKS)).astype(np.int64))
         line = Series("occurrences", {"rank": ranks}, counts[ranks - 1])
         return Chart("Rank and frequency", "occurrences of the token of each rank", [line],
                      begins_log=True, log_x=True)

@@ -88,7 +88,7 @@ def _summary(found: dict[str, Any]) -> list[Html | None]:
 def _by_source(sources: list[dict[str, Any]]) -> list[Html | str | None]:
     weights = sum(source["weight"] or 0 for source in sources)
     rows = [(source["path"], split, *_cells(source[split]),
-             f"{source['weight']:g} ({source['weight'] / weights:.1%})"
+             f"{source['weight']:g} ({100 * source['weight'] / weights:.1f} %)"
              if source["weight"] is not None and split == "train" else "–")
             for source in sources[:MOST_SOURCES] for split in SPLITS]
     left = len(sources) - MOST_SOURCES
@@ -104,7 +104,7 @@ def _quantiles(lengths: dict[str, dict[str, float]]) -> Html | None:
 
 def _unused(tokens: dict[str, Any]) -> list[Html | str]:
     said = (f"{tokens['unused']:,} of the {tokens['known']:,} tokens of the vocabulary "
-            f"({tokens['unused'] / tokens['known']:.1%}) never occur.")
+            f"({100 * tokens['unused'] / tokens['known']:.1f} %) never occur.")
     if not tokens["unused"]:
         return [said]
     spans = [element("span", one["text"], class_="token", title=one["id"])
@@ -129,8 +129,9 @@ def _documents(contents: Contents) -> list[Html | str]:
     lengths, spelling = contents.lengths["train"], Spelling(contents.tokenizer)
     draw = np.random.Generator(np.random.PCG64(SEED))
     drawn = np.sort(draw.choice(len(lengths), min(DOCUMENTS, len(lengths)), replace=False))
-    parts: list[Html | str] = [f"{len(drawn)} documents of the training split, drawn at random; "
-                               "each colour is a token, whose id is told where one points at it."]
+    parts: list[Html | str] = [
+        f"{len(drawn)} of the {len(lengths):,} documents of the training split, drawn at random. "
+        "Each colour is a token, whose id is told where one points at it."]
     for number in drawn.tolist():
         length = int(lengths[number])
         start = int(contents.dataset.train.document_starts[number])

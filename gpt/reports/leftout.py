@@ -65,10 +65,10 @@ def shown_overlap(found: Overlap | str) -> list[Html | str | None]:
     """The report as parts of a page."""
     if isinstance(found, str):
         return [found]
-    share = found.ngrams_shared / max(1, found.ngrams)
+    share = 100 * found.ngrams_shared / max(1, found.ngrams)
     said = (f"{found.documents_with_overlap:,} of {found.documents:,} documents of "
             f"{found.evaluation} share {found.n} words in a row with training: "
-            f"{found.ngrams_shared:,} of their {found.ngrams:,} {found.n}-grams ({share:.2%}), "
+            f"{found.ngrams_shared:,} of their {found.ngrams:,} {found.n}-grams ({share:.2f} %), "
             f"which stand in {found.training_documents_with_overlap:,} documents of training.")
     if found.one_in > 1:
         said += f" Of all {found.n}-grams one in {found.one_in} was looked for."
