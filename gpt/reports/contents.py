@@ -12,7 +12,7 @@ from gpt.errors import UserError
 from gpt.machine.progress import progress_bar
 from gpt.reports.chart import Chart, Series, spread_evenly
 from gpt.reports.history import Array
-from gpt.reports.spelling import Spelling
+from gpt.reports.spelling import on_one_line
 from gpt.shards import SPLITS, Dataset, Split, TokenStream
 
 TOKENS_AT_ONCE = 1 << 21  # 16 MB of ids
@@ -37,13 +37,13 @@ class Contents:
     @cached_property
     def tokens(self) -> dict[str, Any]:
         """Which tokens occur, and which never do."""
-        spelling, sizes = Spelling(self.tokenizer), self.tokenizer.byte_lengths()
+        sizes = self.tokenizer.byte_lengths()
         total = max(1, int(self.counts.sum()))
 
         def told(token: int) -> dict[str, Any]:
             count = int(self.counts[token])
-            return {"id": token, "text": spelling.on_one_line(token), "bytes": int(sizes[token]),
-                    "count": count, "share": count / total}
+            return {"id": token, "text": on_one_line(self.tokenizer, token),
+                    "bytes": int(sizes[token]), "count": count, "share": count / total}
 
         # Ids may have gaps between them, which are no tokens.
         known = sorted({*self.tokenizer.text_ids, *self.tokenizer.specials.values()})

@@ -13,7 +13,7 @@ import yaml
 from gpt.reports.contents import Contents, spread
 from gpt.reports.leftout import Overlap, cleaned, read_overlap, shown_cleaning, shown_overlap
 from gpt.reports.page import Html, Page, details, element, figure, table
-from gpt.reports.spelling import Spelling
+from gpt.reports.spelling import spans
 from gpt.shards import SPLITS, Amount
 
 DOCUMENTS, FIRST_TOKENS, SEED = 20, 300, 0
@@ -107,9 +107,9 @@ def _unused(tokens: dict[str, Any]) -> list[Html | str]:
             f"({100 * tokens['unused'] / tokens['known']:.1f} %) never occur.")
     if not tokens["unused"]:
         return [said]
-    spans = [element("span", one["text"], class_="token", title=one["id"])
-             for one in tokens["examples"]]
-    return [said, details("Some of them", element("pre", *spans))]
+    examples = [element("span", one["text"], class_="token", title=one["id"])
+                for one in tokens["examples"]]
+    return [said, details("Some of them", element("pre", *examples))]
 
 
 def _often_and_long(tokens: dict[str, Any]) -> Html:
@@ -126,21 +126,19 @@ def _often_and_long(tokens: dict[str, Any]) -> Html:
 
 def _documents(contents: Contents) -> list[Html | str]:
     """Some documents of the training split, drawn with the same seed each time."""
-    lengths, spelling = contents.lengths["train"], Spelling(contents.tokenizer)
+    stream, lengths = contents.dataset.train, contents.lengths["train"]
     draw = np.random.Generator(np.random.PCG64(SEED))
     drawn = np.sort(draw.choice(len(lengths), min(DOCUMENTS, len(lengths)), replace=False))
     parts: list[Html | str] = [
         f"{len(drawn)} of the {len(lengths):,} documents of the training split, drawn at random. "
         "Each colour is a token, whose id is told where one points at it."]
     for number in drawn.tolist():
-        length = int(lengths[number])
-        start = int(contents.dataset.train.document_starts[number])
-        stop = start + min(length + 1, FIRST_TOKENS)
-        spans = spelling.spans(contents.dataset.train.read(start, stop).tolist())
-        left = start + length + 1 - stop
+        length, start = int(lengths[number]), int(stream.document_starts[number])
+        ids = stream.read(start, start + min(length + 1, FIRST_TOKENS)).tolist()
+        left, source = length + 1 - len(ids), _source(contents, start)
         rest = element("span", f"… {left:,} more tokens", class_="given") if left else ""
-        parts += [element("h3", f"Document {number:,}{_source(contents, start)}, {length:,} "
-                                "tokens"), element("pre", *spans, rest)]
+        parts += [element("h3", f"Document {number:,}{source}, {length:,} tokens"),
+                  element("pre", *spans(contents.tokenizer, ids), rest)]
     return parts
 
 

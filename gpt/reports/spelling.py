@@ -11,28 +11,22 @@ LONGEST = 200  # characters of one token
 _BYTES = range(0xDC80, 0xDD00)  # what "surrogateescape" makes of bytes that are no UTF-8
 
 
-class Spelling:
-    """The texts of a tokenizer's tokens."""
+def spelled(tokenizer: Tokenizer, token: int) -> str:
+    """A token by itself, a control token by its name. Raises UserError for an id that is none."""
+    text = visible(tokenizer.decode_bytes([token]))
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._names = {i: name.encode("utf-8", "replace")
-                       for name, i in tokenizer.specials.items()}
 
-    def text(self, token: int) -> str:
-        """A token by itself; a control token by its name. Raises UserError for what is none."""
-        data = self._names.get(token)
-        text = visible(self._tokenizer.decode_bytes([token]) if data is None else data)
-        return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+def on_one_line(tokenizer: Tokenizer, token: int) -> str:
+    """The same with signs for blanks, too, which could not be seen at its ends."""
+    text = spelled(tokenizer, token).replace("↵\n", "↵")
+    return text.replace(" ", "␣").replace("\t", "⇥")
 
-    def on_one_line(self, token: int) -> str:
-        """The same where blanks at its ends could not be seen."""
-        return (self.text(token).replace("↵\n", "↵").replace(" ", "␣").replace("\t", "⇥"))
 
-    def spans(self, tokens: Iterable[int]) -> list[Html]:
-        """Tokens one after the other, each with its id."""
-        return [element("span", self.text(token), class_="token", title=token)
-                for token in tokens]
+def spans(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[Html]:
+    """Tokens one after the other, each with its id."""
+    return [element("span", spelled(tokenizer, token), class_="token", title=token)
+            for token in tokens]
 
 
 def visible(data: bytes) -> str:

@@ -23,7 +23,7 @@ from gpt.errors import UserError
 from gpt.files import sha256_of
 from gpt.reports import contents
 from gpt.reports.dataset import FIRST_TOKENS, dataset_figures, dataset_page
-from gpt.reports.spelling import Spelling, visible
+from gpt.reports.spelling import spans, visible
 from gpt.shards import SPLITS, Dataset, TokenStream, map_shards, read_manifest, write_manifest
 from gpt.tokenizer import build_tokenizer
 from tests.data.corpora import (
@@ -215,7 +215,15 @@ def test_tokens_are_counted_one_by_one(made):
     by_rank = sorted(counts.values(), reverse=True)
     assert line["y"] == [by_rank[rank - 1] for rank in line["x"]["rank"]]
     assert (line["x"]["rank"][0], line["x"]["rank"][-1]) == (1, len(by_rank))
-    assert len(line["y"]) <= 300
+
+
+def test_of_many_ranks_some_are_drawn(monkeypatch):
+    of_texts(*(prose(9, i) for i in range(40)))
+    (every,) = dataset_figures(OUT)["charts"][2]["series"]
+    monkeypatch.setattr(contents, "MOST_RANKS", 7)
+    (some,) = dataset_figures(OUT)["charts"][2]["series"]
+    ranks = some["x"]["rank"]
+    assert len(ranks) == 7 and (ranks[0], ranks[-1]) == (1, max(every["x"]["rank"]))
 
 
 def test_texts_of_tokens_are_what_they_stand_for(made):
@@ -238,13 +246,13 @@ def test_documents_are_shown_token_by_token(made):
     assert len(set(numbers)) == min(20, len(stream))
     shown = page.texts[-len(numbers):]
     texts = documents(dataset, "train")
-    for number, (_, _, length), spans in zip(numbers, headings, shown, strict=True):
+    for number, (_, _, length), pairs in zip(numbers, headings, shown, strict=True):
         ids = [*stream[number], end]
         assert length == f"{len(ids) - 1:,}"
-        assert [token for token, _ in spans] == ids[:FIRST_TOKENS]
-        whole, named = bytes_said("".join(text for _, text in spans)), b""
+        assert [token for token, _ in pairs] == ids[:FIRST_TOKENS]
+        whole, named = bytes_said("".join(text for _, text in pairs)), b""
         if len(ids) <= FIRST_TOKENS:
-            named = spans[-1][1].encode()
+            named = pairs[-1][1].encode()
             assert named == b"<|endoftext|>"
         else:
             assert f"… {len(ids) - FIRST_TOKENS:,} more tokens" in page.sections[SEEN]
@@ -269,7 +277,7 @@ def test_bytes_of_no_whole_character_are_seen():
     assert visible("é\n".encode() + b"\xe2\x86 \x00\r") == "é↵\n⟨e2⟩⟨86⟩ ⟨U+0000⟩⟨U+000D⟩"
     assert visible("\u202e\u200b\ufeff\t".encode()) == "⟨U+202E⟩⟨U+200B⟩⟨U+FEFF⟩\t"
     byte = build_tokenizer("byte")
-    assert [str(span) for span in Spelling(byte).spans([0xE2, 10, byte.end_of_text])] == [
+    assert [str(span) for span in spans(byte, [0xE2, 10, byte.end_of_text])] == [
         '<span class="token" title="226">⟨e2⟩</span>', '<span class="token" title="10">↵\n</span>',
         '<span class="token" title="256">&lt;|endoftext|&gt;</span>']
 
@@ -406,8 +414,8 @@ def test_hostile_text_is_text():
     assert page.tags.count("script") == 3 and page.tags.count("section") == 7
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
     assert page.rows["By source"][1][0] == name and name in page.sections["Summary"]
-    for spans in page.texts[-20:]:
-        assert bytes_said("".join(said for _, said in spans[:-1])).startswith(text.encode())
+    for pairs in page.texts[-20:]:
+        assert bytes_said("".join(said for _, said in pairs[:-1])).startswith(text.encode())
     assert any(EVIL[:7] in one["text"] for one in dataset_figures(OUT)["tokens"]["longest"])
 
 
