@@ -11,8 +11,8 @@ import numpy as np
 from gpt.errors import UserError
 from gpt.machine.progress import progress_bar
 from gpt.reports.chart import Chart, Series, spread_evenly
-from gpt.reports.history import Array
 from gpt.reports.spelling import on_one_line
+from gpt.runs.history import Array
 from gpt.shards import SPLITS, Dataset, Split, TokenStream
 
 TOKENS_AT_ONCE = 1 << 21  # 16 MB of ids
