@@ -75,7 +75,7 @@ def look_at(model: GPT, tokenizer: Tokenizer, tokens: Sequence[int],
         _norms(torch.cat([layer.attended for layer in layers])),
         _norms(torch.cat([layer.fed for layer in layers])),
         likeliest.cpu().numpy(), _numpy(probabilities), _numpy(following),
-        _strongest(model, layers), _numpy(model.logits(model.final_norm(last[0, -1]))))
+        _strongest(model, layers), _numpy(model.logits(model.final_norm(last[:, -1]))[0]))
 
 
 def _numpy(x: Tensor) -> np.ndarray:
