@@ -124,6 +124,6 @@ def _matrix(linear: torch.nn.Module) -> Tensor:
     if isinstance(linear, AdaptedLinear):
         return linear.merged(torch.float32).weight
     if isinstance(linear, Int8Linear):
-        return linear.weight * linear.scale.unsqueeze(1)
+        return linear.weight * linear.scale.float().unsqueeze(1)
     assert isinstance(linear, torch.nn.Linear)
     return linear.weight

@@ -34,7 +34,7 @@ def test_each_head_of_each_layer_is_as_in_a_whole_pass_without_it(name, both_way
                                                                   monkeypatch):
     monkeypatch.setattr(ablation, "AT_ONCE", at_once)
     model, tokens = tiny_gpt(**{"n_layer": 3, **ARCHITECTURES[name]}), random_tokens(20).tolist()
-    found, D = ablations(model, tokens, both_ways), model.config.head_dim
+    found = ablations(model, tokens, both_ways)
     assert found.tokens.shape == found.probabilities.shape == (3, 4, 10)
     read = torch.tensor([tokens])
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_each_head_of_each_layer_is_as_in_a_whole_pass_without_it(name, both_way
             assert_allclose(alone.exp()[found.tokens[layer, head]], chances, rtol=0, atol=1e-5)
             assert_allclose(found.divergences[layer, head],
                             (whole.exp() * (whole - alone)).sum(), rtol=0, atol=1e-5)
-    assert found.divergences.min() > 1e-4 and D * 4 == model.blocks[0].attention.qkv_widths[0]
+    assert found.divergences.min() > 4e-5
 
 
 def test_a_text_of_one_token_and_a_vocabulary_of_three_have_ablations():

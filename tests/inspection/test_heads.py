@@ -60,7 +60,7 @@ def test_what_an_even_spread_scores_is_as_it_is_said():
         "same": np.mean(1 / places[49:]), "induction": np.mean(1 / places[49:])}, abs=1e-6)
     for kind in ("previous", "first"):
         assert even[kind] == pytest.approx(math.log(48) / 96, abs=2e-3)
-    assert even["same"] == pytest.approx(math.log(2) / 48, abs=2e-4)
+    assert even["same"] == pytest.approx(math.log(2) / 48, abs=3e-4)
 
 
 def test_a_window_hides_what_lies_beyond_it():
@@ -76,7 +76,7 @@ def test_small_models_are_measured_on_fewer_tokens_and_the_smallest_are_refused(
     with pytest.raises(UserError, match="3 different tokens, read twice: this model reads 5 at "
                                         r"once \(model.block_size\), and its tokenizer has 61"):
         head_scores(tiny_gpt(block_size=5), range(61))
-    with pytest.raises(UserError, match="its tokenizer has 2$"):
+    with pytest.raises(UserError, match=r"its tokenizer has 2$"):
         head_scores(tiny_gpt(), range(2))
 
 
