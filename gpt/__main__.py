@@ -12,6 +12,7 @@ VERBS = {
                             "checkpoint"),
     "export": ("exporting", "turn a run into a Hugging Face folder or a GGUF file, and prove it"),
     "report": ("reporting", "what runs did, or what a dataset holds, as a page to look at"),
+    "look": ("looking", "what happens inside a model while it reads a text, as a page"),
     "runs": ("listing", "which runs there are, and how far they have come"),
     "curves": ("curves", "the loss of runs, drawn in the terminal"),
     "serve": ("serving", "answer clients of OpenAI's API: needs gpt-toolkit[serve]"),
