@@ -67,8 +67,9 @@ def look_page(lm: LanguageModel, text: str, controls: Mapping[str, float] = CONT
     page.section("The text", element("div", id="text", class_="pieces"), _note(_HOW_TO_POINT))
     page.section("Attention", element("div", element("div", id="picked"), element("div", id="grid"),
                                       class_="attention"), _note(measured))
-    page.section("What each layer would say next", element("div", id="lens", class_="wide"),
-                 _note(_LENS))
+    page.section("What each layer would say next", element(
+        "div", id="lens", class_="wide", tabindex=0, role="group", aria_label="logit lens"),
+        _note(_LENS))
     page.section("The next token", _controlled(lm, tokens, look, controls), _note(_CONTROLLED))
     page.section("The residual stream", *_stream(look))
     page.section("Neurons that add most", element("div", id="neurons"), _note(_NEURONS))

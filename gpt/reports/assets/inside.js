@@ -17,6 +17,7 @@ const weight = (layer, head, query, key) => {
   const before = (layer * heads + head) * (T * (T + 1) / 2) + query * (query + 1) / 2;
   return key > query ? 0 : weights[before + key] / 65535;
 };
+window.shownWeight = weight;
 const score = (kind, layer, head) => look.scores[kind][layer][head];
 const kinds = Object.keys(look.scores);
 const strongest = (layer, head) => kinds.map((kind) => [score(kind, layer, head), kind]).sort((a, b) => b[0] - a[0])[0];
@@ -36,7 +37,7 @@ const paint = (canvas, width, height, value) => {
   canvas.getContext("2d").putImageData(image, 0, 0);
 };
 const paintHead = (canvas, layer, head) => paint(canvas, T, T, (key, query) => weight(layer, head, query, key));
-const shade = (value) => `color-mix(in srgb, var(--${value < 0 ? "c1" : "c0"}) ${Math.min(60, 60 * Math.sqrt(Math.abs(value))).toFixed(1)}%, transparent)`;
+const shade = (value) => `color-mix(in srgb, var(--${value < 0 ? "c1" : "c0"}) ${Math.min(40, 40 * Math.sqrt(Math.abs(value))).toFixed(1)}%, transparent)`;
 
 // ----- The text
 
@@ -73,7 +74,9 @@ map.addEventListener("mousemove", (event) => {
 });
 map.addEventListener("mouseleave", () => point(state.pinned));
 map.addEventListener("click", (event) => pin(at(event)[1]));
-const title = make("h3"), ablated = make("div", { className: "wide" });
+const title = make("h3"), ablated = make("div", { className: "wide", tabIndex: 0 });
+ablated.setAttribute("role", "group");
+ablated.setAttribute("aria-label", "The next token without this head");
 here("picked").append(title, map, told, ablated);
 
 const thumbs = [];
