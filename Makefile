@@ -34,6 +34,8 @@ quickstart: .venv/installed
 	@echo "== 5 of 5: text =="
 	$(PY) sample.py runs/quickstart --prompt-file configs/quickstart-prompt.txt --max-new-tokens 150 --temperature 0.7 --top-p 0.9 --seed 1
 	$(PY) sample.py runs/quickstart-docstrings --prompt-file configs/quickstart-signature.txt --max-new-tokens 40 --temperature 0
+	@echo "== what came of it, to look at in a browser =="
+	$(PY) -m gpt report runs/quickstart
 
 test: .venv/installed-dev build/axe-core
 	$(PYTEST)
@@ -75,6 +77,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/finetune.py
 	$(PY) benchmarks/decode.py
 	$(PY) benchmarks/serve.py
+	$(PY) benchmarks/pages.py
 	$(PY) benchmarks/quickstart.py --write
 
 # With the Python that has torch: .venv's, else the machine's own, else .venv's once it is made.

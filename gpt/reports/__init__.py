@@ -4,9 +4,10 @@ Each is one HTML file that asks for nothing: `page` is their shell, `chart` what
 with, and each page has a module.
 """
 
+from gpt.reports.inside import CONTROLS, look_page
 from gpt.reports.page import Page
 from gpt.reports.pictures import write_pictures
 from gpt.reports.reporting import charts, figures, place_of, report, report_at_end, watch
 
-__all__ = ["Page", "charts", "figures", "place_of", "report", "report_at_end", "watch",
-           "write_pictures"]
+__all__ = ["CONTROLS", "Page", "charts", "figures", "look_page", "place_of", "report",
+           "report_at_end", "watch", "write_pictures"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt.errors import UserError
 from gpt.language_model import load
-from gpt.reports.inside import CONTROLS, look_page
+from gpt.reports import CONTROLS, look_page
 
 FILE = Path("look.html")
 

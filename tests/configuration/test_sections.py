@@ -20,7 +20,7 @@ FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_pat
 SWITCHES = {"run.compile", "run.deterministic", "model.qk_norm", "model.bias",
             "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
             "finetune.packing", "lora.rslora", "checkpoint.keep_before_cooldown",
-            "parallel.offload"}
+            "parallel.offload", "log.report"}
 
 
 def build(kind: str = "pretrain", /, **given):
