@@ -1,1 +1,1 @@
-"""The style and the scripts of pages, which each page holds; uplot/ is the library of its charts."""
+"""The style and scripts that each page holds; uplot/ is the library of its charts."""
