@@ -32,14 +32,15 @@ def main(argv: list[str]) -> None:
     config = settled(command.config)
     base = find_model(config.finetune.base)
     rows = TaskRows.load(config, base.tokenizer(), base.config().block_size)
-    print("\n".join(rows.opening_lines()))
+    dry_run = "--dry-run" in command.flags
+    if dry_run or previewed is not None:  # a run tells it in its log
+        print("\n".join(rows.opening_lines()))
     if previewed is not None:
         print(preview(rows, previewed, colour=sys.stdout.isatty()))
         return
     config, chosen = with_defaults(config, rows, base)
     if chosen is not None:
         print(chosen)
-    dry_run = "--dry-run" in command.flags
     model = choose_what_learns(base.model(), config, rows.chat.stop_token)
     timeout = config.parallel.timeout_seconds
     with joined(config.run.device, timeout) as ranks, launch(config.run, ranks) as machine:

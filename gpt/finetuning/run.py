@@ -82,6 +82,7 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
         before_learning=(lambda model, machine: rows.score(
             model, machine, machine.measuring(config.eval.dtype))) if rows.train.pairs else None,
         measure=lambda lm: figures(lm.model, lm.answers, rows, val_rows, config, lm.machine),
+        opening_lines=rows.opening_lines,
         closing_lines=lambda folder: closing_lines(
             folder, config, "val_preference_loss" if rows.train.pairs else "val_loss"),
         prompt_tokens=rows.prompt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gpt.runs.history import History, number, parameters_told
 from gpt.shards import Manifest, dataset_folder, is_dataset, read_manifest
 
 SCRIPTS = ("train.py", "finetune.py")
+MOST_TOLD = 30  # lines
 
 
 def manifest_of(run: History) -> tuple[Path, Manifest] | str:
@@ -99,6 +101,18 @@ def trained(run: History) -> list[tuple[str, Any]]:
               + (f"; weight {source.weight:g}" if source.weight is not None else ""))
              for source in manifest.sources[:50]]
     return rows
+
+
+def told(run: History) -> str:
+    """What a run said when it began: parameters, steps, rates, memory, examples."""
+    lines: list[str] = []
+    with (contextlib.suppress(OSError),
+          (run.path / "train.log").open(encoding="utf-8", errors="replace") as file):
+        for line in islice(file, MOST_TOLD):
+            if line.startswith(("step ", "sample ")):
+                break
+            lines.append(line)
+    return "".join(lines)
 
 
 def environment(run: History) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from gpt.reports import differences
 from gpt.reports.chart import Chart, spread_evenly
 from gpt.reports.curves import as_json, charts, difference_chart, measures, said
-from gpt.reports.facts import commands, environment, summary, trained
+from gpt.reports.facts import commands, environment, summary, told, trained
 from gpt.reports.page import Html, Page, details, element, escaped, figure, table
 from gpt.runs.history import History, number
 
@@ -25,7 +25,8 @@ def training_page(runs: Sequence[History], refresh_seconds: int | None = None) -
                 refresh_seconds=refresh_seconds if going_on else None)
     page.section("Summary", _summary(runs), _problems(runs))
     for run in runs:
-        page.section(_of("Trained", run, runs), table((), trained(run), "what, on what"))
+        page.section(_of("Trained", run, runs), table((), trained(run), "what, on what"),
+                     _lines(told(run)))
     page.section("Curves", *charts(runs))
     if len(runs) > 1:
         page.section(f"Differences to {runs[0].name}", difference_chart(runs),
@@ -39,8 +40,7 @@ def training_page(runs: Sequence[History], refresh_seconds: int | None = None) -
     page.section("Settings that differ", table(
         ("setting", *(run.name for run in runs)), differences.settings(runs), "settings"))
     for run in runs:
-        again = "\n".join(commands(run))
-        page.section(_of("To repeat it", run, runs), element("pre", again) if again else None,
+        page.section(_of("To repeat it", run, runs), _lines("\n".join(commands(run))),
                      details("Environment", table((), environment(run).items(), "environment")),
                      details("Every setting", table((), run.settings.items(), "settings")))
     return page
@@ -63,6 +63,10 @@ def drawn(runs: Sequence[History]) -> list[Chart]:
     """Every chart of the page."""
     difference = difference_chart(runs)
     return charts(runs) + ([difference] if difference else [])
+
+
+def _lines(text: str) -> Html | None:
+    return element("pre", text) if text else None
 
 
 def _of(heading: str, run: History, runs: Sequence[History]) -> str:

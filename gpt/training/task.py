@@ -55,6 +55,7 @@ class Task:
     best_by: the figure of `measure` that says which checkpoint is best; None: the validation loss.
     before_learning: what is done with the model that training starts from, on its machine.
     measure: figures besides the validation loss, and answers to look at.
+    opening_lines: what is said of what is learned, when the run begins.
     closing_lines: what is said of a run that was trained to its end, in its folder.
     prompt_tokens: how samples are asked for; None: as plain text.
     keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
@@ -73,6 +74,7 @@ class Task:
     best_by: str | None = None
     before_learning: Callable[[GPT, Machine], None] | None = None
     measure: Callable[[LanguageModel], Measured] = lambda lm: Measured({}, [])
+    opening_lines: Callable[[], Iterable[str]] = tuple
     closing_lines: Callable[[Path], Iterable[str]] = lambda folder: ()
     prompt_tokens: Callable[[str], list[int]] | None = None
     keep_base: Callable[[Path], None] | None = None
@@ -294,7 +296,7 @@ def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion
              f"{rates}; schedule {config.optim.schedule}",
              memory_line(model, rates, min(tokens, portion.tokens or tokens),
                          config.train.recompute_activations)]
-    lines += layout.lines
+    lines += [*task.opening_lines(), *layout.lines]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)
