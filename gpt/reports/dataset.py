@@ -80,9 +80,11 @@ def _summary(found: dict[str, Any]) -> list[Html | None]:
     tiles = element("dl", *(element("div", element("dt", name), element("dd", value))
                             for name, value in facts.items()), class_="tiles")
     recipe = yaml.safe_dump(found["recipe"], allow_unicode=True, sort_keys=False)
+    if len(recipe) > LONGEST_RECIPE:
+        recipe = recipe[:LONGEST_RECIPE] + "…"
     return [tiles, table(("split", *_AMOUNTS), [(split, *_cells(amount))
                                                 for split, amount in splits.items()], "splits"),
-            details("The recipe", element("pre", recipe[:LONGEST_RECIPE]))]
+            details("The recipe", element("pre", recipe))]
 
 
 def _by_source(sources: list[dict[str, Any]]) -> list[Html | str | None]:
@@ -93,7 +95,7 @@ def _by_source(sources: list[dict[str, Any]]) -> list[Html | str | None]:
             for source in sources[:MOST_SOURCES] for split in SPLITS]
     left = len(sources) - MOST_SOURCES
     return [table(("source", "split", *_AMOUNTS, "weight"), rows, "sources"),
-            f"… {left:,} more sources" if left > 0 else None]
+            f"… and {left:,} more" if left > 0 else None]
 
 
 def _quantiles(lengths: dict[str, dict[str, float]]) -> Html | None:

@@ -21,7 +21,7 @@ import pytest
 from data.preparation import prepare
 from gpt.errors import UserError
 from gpt.files import sha256_of
-from gpt.reports import contents
+from gpt.reports import contents, spelling
 from gpt.reports.dataset import FIRST_TOKENS, dataset_figures, dataset_page
 from gpt.reports.spelling import spans, visible
 from gpt.shards import SPLITS, Dataset, TokenStream, map_shards, read_manifest, write_manifest
@@ -220,6 +220,7 @@ def test_tokens_are_counted_one_by_one(made):
 def test_of_many_ranks_some_are_drawn(monkeypatch):
     of_texts(*(prose(9, i) for i in range(40)))
     (every,) = dataset_figures(OUT)["charts"][2]["series"]
+    assert every["x"]["rank"] == list(range(1, len(every["y"]) + 1)) and len(every["y"]) > 20
     monkeypatch.setattr(contents, "MOST_RANKS", 7)
     (some,) = dataset_figures(OUT)["charts"][2]["series"]
     ranks = some["x"]["rank"]
@@ -280,6 +281,19 @@ def test_bytes_of_no_whole_character_are_seen():
     assert [str(span) for span in spans(byte, [0xE2, 10, byte.end_of_text])] == [
         '<span class="token" title="226">⟨e2⟩</span>', '<span class="token" title="10">↵\n</span>',
         '<span class="token" title="256">&lt;|endoftext|&gt;</span>']
+
+
+def test_what_is_long_is_cut_and_said_to_be(monkeypatch):
+    prepare(recipe(**records()))
+    monkeypatch.setattr(spelling, "LONGEST", 4)
+    byte = build_tokenizer("byte")
+    assert spelling.spelled(byte, byte.end_of_text) == "<|en…"
+    monkeypatch.setattr("gpt.reports.dataset.MOST_SOURCES", 1)
+    monkeypatch.setattr("gpt.reports.dataset.LONGEST_RECIPE", 12)
+    page = Read.of()
+    assert {row[0] for row in page.rows["By source"]} == {"source", "plain.jsonl"}
+    assert page.sections["By source"].endswith("… and 1 more")
+    assert page.sections["Summary"].endswith("tokenizer: c…")
 
 
 def test_sources_of_a_mixture_are_told_apart():
@@ -365,6 +379,11 @@ def test_bad_text_is_counted():
         "2", "on_bad_text=skip; listed in bad_text.jsonl"]
 
 
+def test_that_no_text_was_bad_is_said():
+    of_texts(*(prose(9, i) for i in range(40)), on_bad_text="replace")
+    assert Read.of().numbers("Left out or changed")["bad text"] == ["0", "on_bad_text=replace"]
+
+
 def with_overlap():
     rhyme = " ".join(f"word{i}" for i in range(20))
     Path("mine.txt").write_text(f"a b {rhyme} c {EVIL}", encoding="utf-8")
@@ -382,11 +401,13 @@ def test_overlap_is_shown_as_it_was_found():
         "8", f"{found['ngrams']}", " ".join(f"word{i}" for i in range(13))]
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"n": 13}', "[]", None])
+@pytest.mark.parametrize("damage", ["", "{", '{"n": 13}', "[]", None, "another number"])
 def test_a_broken_report_of_overlap_is_said_and_the_rest_is_shown(damage):
     with_overlap()
     if damage is None:
         (OUT / "overlap.json").unlink()
+    elif damage == "another number":
+        damaged("overlap.json", lambda data: data.__setitem__(data.index(b"1"), ord("2")))
     else:
         (OUT / "overlap.json").write_text(damage, encoding="utf-8")
     page = Read.of()
