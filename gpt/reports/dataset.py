@@ -26,7 +26,7 @@ def dataset_page(folder: Path) -> Page:
     """All that is known of a dataset. Raises UserError for one that cannot be read."""
     contents = Contents(folder)
     manifest, found = contents.manifest, _figures(contents)
-    page = Page(f"Dataset {manifest.name}", f"{folder}, fingerprint {manifest.fingerprint}")
+    page = Page(f"Dataset {manifest.name}", f"{folder}, fingerprint {manifest.fingerprint[:12]}")
     page.section("Summary", *_summary(found))
     page.section("By source", *_by_source(found["sources"]))
     page.section("Lengths of documents", _quantiles(found["lengths"]),
