@@ -92,21 +92,26 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], label: str
 
     label: what it is, for those who cannot see it.
     """
-    lines = [f"<tr>{''.join(_cell(value, place) for place, value in enumerate(row))}</tr>"
-             for row in rows]
-    if not lines:
+    rows = list(rows)
+    if not rows:
         return None
-    names = "".join(f'<th scope="col">{escaped(name)}</th>' for name in header)
-    head = f"<thead><tr>{names}</tr></thead>" if header else ""
-    inside = Html(f"<table>{head}<tbody>{''.join(lines)}</tbody></table>")
-    return element("div", inside, class_="wide", tabindex=0, role="group", aria_label=label)
+    numbers = [any(map(_is_number, column)) for column in zip(*rows, strict=True)]
+    names = [element("th", name, scope="col", **{"class_": "number"} if number else {})
+             for name, number in zip(header, numbers, strict=bool(header))]
+    head = [element("thead", element("tr", *names))] if header else []
+    body = element("tbody", *(element("tr", element("th", row[0], scope="row"),
+                                      *map(_cell, row[1:])) for row in rows))
+    return element("div", element("table", *head, body), class_="wide", tabindex=0, role="group",
+                   aria_label=label)
 
 
-def _cell(value: object, place: int) -> str:
-    if place == 0:
-        return f'<th scope="row">{escaped(value)}</th>'
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"<td{' class=number' * number}>{escaped(figure(value) if number else value)}</td>"
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> Html:
+    return element("td", figure(value), class_="number") if _is_number(value) else element(
+        "td", value)
 
 
 def figure(value: Any) -> str:

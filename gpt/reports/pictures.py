@@ -26,7 +26,9 @@ def write_pictures(charts: Sequence[Chart], folder: Path) -> list[Path]:
         figure, axes = pyplot.subplots(figsize=INCHES, layout="constrained")
         for series in chart.series:
             _draw(axes, series)
-        axes.set(title=chart.title, ylabel=chart.unit, xlabel=next(iter(chart.series[0].x)))
+        axes.set(title=chart.title, ylabel=chart.unit, xlabel=next(iter(chart.series[0].x)),
+                 xscale="log" if chart.log_x else "linear",
+                 yscale="log" if chart.begins_log else "linear")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         name = re.sub(r"\W+", "-", chart.title.lower()).strip("-")
@@ -42,7 +44,8 @@ def _draw(axes: object, series: Series) -> None:
     if series.kind == "points":
         axes.plot(x, series.y, "o", **look)  # type: ignore[attr-defined]
     elif series.kind == "bars":
-        axes.bar(range(len(x)), series.y, **look)  # type: ignore[attr-defined]
+        widths = 0.9 * (x[1:] - x[:-1])
+        axes.bar(x[:-1], series.y[:-1], widths, **look)  # type: ignore[attr-defined]
     else:
         axes.plot(x, series.y, linewidth=0.8 if series.faint else 1.6, **look)  # type: ignore[attr-defined]
     if series.low is not None and series.high is not None:

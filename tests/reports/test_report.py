@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,7 +130,7 @@ def test_watch_writes_a_page_that_follows_until_the_run_ends(tmp_path, monkeypat
             lines.append(END | {"step": 4})
         (folder / "metrics.jsonl").write_text(as_lines(*lines))
 
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     module.watch([folder], tmp_path / "x.html", said.append)
     assert len(pages) == 3 and len(said) == 1
     assert all(seconds == 2 and '<meta http-equiv="refresh" content="2">' in page
