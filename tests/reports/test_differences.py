@@ -44,12 +44,13 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(tokens_per_step
 
 
 def test_neighbours_that_are_alike_make_the_interval_wider():
-    alike = np.repeat(noise(3, 200), 5)                         # runs of five
+    alike = np.repeat(noise(3, 100), 10)  # tens of them: √10 times as wide
     scattered = np.random.default_rng(0).permutation(alike)
+    before = np.zeros(9000)
     widths = [found.high - found.low for found in (
-        differences.at_the_end(run_of(losses), run_of(np.zeros(1000)))
-        for losses in (np.tile(alike[:100], 10), np.tile(scattered[:100], 10)))]
-    assert widths[0] > 1.5 * widths[1]
+        differences.at_the_end(run_of(np.append(before, losses)), run_of(np.zeros(10_000)))
+        for losses in (alike, scattered))]
+    assert widths[0] > 2 * widths[1]
 
 
 def test_the_mean_is_over_the_last_tenth_that_both_have_read():
@@ -84,7 +85,8 @@ def test_losses_that_are_not_finite_are_left_out():
 def test_validation_is_compared_where_both_were_scored(tmp_path):
     runs = [read_history(write_run(tmp_path / name, lines)) for name, lines in (
         ("a", [evaluation(100), evaluation(200, val_loss=2.0), evaluation(300)]),
-        ("b", [evaluation(200, val_loss=1.5), evaluation(400)]), ("c", [step(1)]))]
+        ("b", [evaluation(100), evaluation(200, val_loss=1.5), evaluation(400)]),
+        ("c", [step(1)]))]
     assert differences.validation(runs[1], runs[0]) == (200, -0.5)
     assert differences.validation(runs[2], runs[0]) is None
 
