@@ -164,7 +164,7 @@ def test_a_notebook_shows_it_in_a_frame_of_its_own(tmp_path):
 
 
 def test_what_a_run_holds_is_shown_as_text(tmp_path):
-    lines = [step(1), evaluation(1, **{f"val_{HOSTILE}": 1.0}),
+    lines = [step(1), *(evaluation(n, **{f"val_{HOSTILE}": 1.0}) for n in (0, 1)),
              {"event": "warning", "step": 1, "message": HOSTILE},
              END | {"step": 1, "stopped_by": HOSTILE}]
     folder = write_run(tmp_path / "<i>a", [*lines], [{"step": HOSTILE, "prompt": HOSTILE,
