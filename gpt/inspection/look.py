@@ -39,12 +39,12 @@ class Look:
     """What happened inside a model of L layers and H heads while it read T tokens.
 
     The lens reads the residual stream before each layer, and after the last, as if the model ended
-    there. Ids are int64, all else is float32. Where the vocabulary is smaller, 10 and 5 are.
+    there. Ids are int64, all else is float32. 10 is less where the vocabulary is smaller.
     Source of the lens: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
 
     tokens: np.ndarray  # (T,)
-    texts: list[str]  # what stands for each token; of a part of a character its bytes, as \\xe2
+    texts: list[str]  # what stands for each token; of a part of a character its bytes, as \xe2
     attention: np.ndarray  # (L, H, T, T), what each query takes of each key; a query's sum to 1
     residual_norms: np.ndarray  # (L + 1, T), of the stream before each layer and after the last
     attention_norms: np.ndarray  # (L, T), of what each layer's attention adds to it
@@ -113,7 +113,7 @@ def _strongest(model: GPT, layers: Sequence[Layer]) -> list[Neuron]:
     found = sorted(found, key=lambda each: each[0], reverse=True)[:NEURONS]
     pushes = torch.stack([column * values[values.abs().argmax()].sign()
                           for *_, values, column in found])
-    scores = model.project(pushes.to(layers[0].x.dtype))                #  (24, V)
+    scores = model.project(pushes.to(layers[0].x.dtype))                # (24, V)
     promoted = scores.topk(min(PROMOTED, scores.size(-1))).indices.cpu().numpy()
     return [Neuron(layer, index, _numpy(values), tokens)
             for (_, layer, index, values, _), tokens in zip(found, promoted, strict=True)]

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from gpt.configuration import AdapterConfig
 from gpt.errors import UserError
 from gpt.inspection import look_at
+from gpt.inspection.look import _matrix
 from gpt.inspection.recording import record
 from gpt.language_model import LanguageModel, load
 from gpt.model import lora
@@ -158,6 +159,8 @@ def test_an_int8_model_is_seen_as_the_one_that_its_numbers_stand_for():
     look = look_at(model, BYTES, TOKENS)
     assert_allclose(look.attention, by_hand.attention, **CLOSE)
     expected = strongest_by_hand(plain, by_hand.neurons)
+    assert_allclose(_matrix(model.blocks[0].feedforward.down_proj),
+                    plain.blocks[0].feedforward.down_proj.weight.detach(), rtol=1e-6)
     assert [(each.layer, each.index) for each in look.neurons] == list(expected)
     assert not np.allclose(look.attention, look_at(tiny_gpt(), BYTES, TOKENS).attention, atol=1e-4)
 

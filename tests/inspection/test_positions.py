@@ -25,7 +25,7 @@ def test_tables_are_what_is_added():
     assert found.kind == "learned"
     assert_allclose(found.table, added[0], atol=1e-7)
     found.table[:] = 0  # a copy
-    assert model.embedding.position_embedding.weight.any()
+    assert model.embedding.position_embedding.weight[:9].any()
 
 
 def test_frequencies_are_radians_per_token():
