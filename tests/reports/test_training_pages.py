@@ -251,4 +251,8 @@ def test_the_report_of_a_real_run_says_all_that_it_should(browser, workplace):
             for row in tuned.all('[aria-label="before and after"] tr')]
     first, last = (read_history(workplace / "runs/tuned").evaluations[place] for place in (0, -1))
     assert rows[1][:3] == ["Validation loss", f"{first['val_loss']:.4g}", f"{last['val_loss']:.4g}"]
+    tuned.choose("tokens")
+    (tokens, *_, validation), _ = tuned.drawn("Loss")
+    assert [place for place, value in zip(tokens, validation, strict=True) if value] == [
+        0, last["tokens"]]
     assert browser.get_log("browser") == []
