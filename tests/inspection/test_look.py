@@ -204,7 +204,7 @@ def test_a_text_is_read_as_generate_reads_it_and_parts_of_characters_can_be_seen
 def test_prompts_are_read_in_both_directions_where_the_model_does():
     lm = lm_of()
     assert not np.triu(lm.look("some text").attention, 1).any()
-    lm._reads_both_ways = True
+    lm.reads_both_ways = True
     assert np.triu(lm.look("some text").attention, 1).any()
 
 
