@@ -10,6 +10,7 @@ from selenium.webdriver import ActionChains, Keys
 
 from gpt.reports import report
 from gpt.runs.history import read_history
+from gpt.shards import read_manifest
 from tests.browser import in_the_way, needs_axe, needs_chromium
 from tests.written_runs import END, evaluation, step, write_run
 
@@ -243,7 +244,10 @@ def test_the_report_of_a_real_run_says_all_that_it_should(browser, workplace):
         assert said in text
     history = read_history(workplace / "runs/base")
     assert [line["step"] for line in history.evaluations] == [20, 40, 60]
-    (_, validation), _ = page.drawn("Bits per byte")[0][::2], None
+    _, training, validation = page.drawn("Bits per byte")[0]
+    train = read_manifest(workplace / "data/c").splits["train"]
+    assert training[0] == pytest.approx(
+        history.steps["loss"][0] / np.log(2) * train.tokens / train.bytes, rel=1e-5)
     assert [value for value in validation if value is not None] == [
         pytest.approx(line["val_bits_per_byte"], rel=1e-5) for line in history.evaluations]
     tuned = Opened(browser, workplace / "runs/tuned/report.html")
