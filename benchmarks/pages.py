@@ -107,6 +107,7 @@ def gpt2(folder: Path) -> str:
 
     from gpt.tokenizer import build_tokenizer, tokenizer_json
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
+    (folder / "generation_config.json").unlink()  # which names GPT-2's own end of text
     (folder / "tokenizer.json").write_text(tokenizer_json(build_tokenizer("byte")))
     return ("It was the best of times, it was the worst of times, it was the age of wisdom. "
             * 2)[:TOKENS]

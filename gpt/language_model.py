@@ -202,7 +202,7 @@ class LanguageModel:
         if self.machine.ranks.size > 1:
             raise UserError("look: one process looks into a model, not several; start one")
         if not text and not begin:
-            raise UserError("look: there is nothing to read; give a text, or begin=True")
+            raise UserError("look: there is nothing to read; give a text, or ask for `begin`")
         lm, tokens = self.measured(), self.prompt_tokens(text, begin)
         with lm.machine.autocast():
             return look_at(lm.model, lm.tokenizer, tokens, self.reads_both_ways)

@@ -102,9 +102,11 @@ def _continue_where_it_lies(file: Path, values: dict[str, Any], origins: dict[st
 def find_places(values: dict[str, Any], run: Path) -> None:
     """Relative places in a run's configuration that are not found from here are looked for from
     where the run was started."""
+    if not (run / "environment.json").is_file():
+        return
     try:
         home = json.loads((run / "environment.json").read_text())["working_directory"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
     for place in PLACES:
         section, _, name = place.partition(".")

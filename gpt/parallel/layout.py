@@ -233,8 +233,9 @@ def _clip_whole(kinds: Mapping[str, Sequence[nn.Parameter]], limit: float
                 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`Layout.clip` for weights that are all here: torch's clip_grad_norm_, in its two halves."""
     weights = [weight for each in kinds.values() for weight in each if weight.grad is not None]
-    norms = {name: nn.utils.get_total_norm([w.grad for w in each if w.grad is not None])
-             for name, each in kinds.items()}
+    gradients = {name: [w.grad for w in each if w.grad is not None]
+                 for name, each in kinds.items()}
+    norms = {name: nn.utils.get_total_norm(each) for name, each in gradients.items() if each}
     norm = torch.linalg.vector_norm(torch.stack([*norms.values()]))
     nn.utils.clip_grads_with_norm_(weights, limit or math.inf, norm)
     return norm, norms

@@ -7,7 +7,16 @@ with, and each page has a module.
 from gpt.reports.inside import CONTROLS, look_page
 from gpt.reports.page import Page
 from gpt.reports.pictures import write_pictures
-from gpt.reports.reporting import charts, figures, place_of, report, report_at_end, watch
+from gpt.reports.reporting import (
+    charts,
+    figures,
+    finite,
+    place_of,
+    refuse_no_place,
+    report,
+    report_at_end,
+    watch,
+)
 
-__all__ = ["CONTROLS", "Page", "charts", "figures", "look_page", "place_of", "report",
-           "report_at_end", "watch", "write_pictures"]
+__all__ = ["CONTROLS", "Page", "charts", "figures", "finite", "look_page", "place_of",
+           "refuse_no_place", "report", "report_at_end", "watch", "write_pictures"]

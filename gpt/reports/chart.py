@@ -19,7 +19,8 @@ class Series:
     """One line of a chart, or its points or bars.
 
     x: places along each axis that the chart can be drawn against, (n,) each. y: (n,). low, high:
-    what a band around it spans. colour: which one of the page's. faint: behind the others.
+    what a band around it spans. colour: which one of the page's. dashes: of which kind, 0: none.
+    faint: behind the others.
     """
 
     label: str
@@ -29,6 +30,7 @@ class Series:
     high: Array | None = None
     kind: Literal["line", "points", "bars"] = "line"
     colour: int = 0
+    dashes: int = 0
     faint: bool = False
 
 
@@ -52,7 +54,8 @@ class Chart:
         """All its numbers, for other programs."""
         return {"title": self.title, "unit": self.unit, "note": self.note, "log": self.log,
                 "begins_log": self.begins_log, "log_x": self.log_x, "series": [
-            {"label": one.label, "kind": one.kind, "colour": one.colour, "faint": one.faint,
+            {"label": one.label, "kind": one.kind, "colour": one.colour, "dashes": one.dashes,
+             "faint": one.faint,
              "x": {axis: plain(values) for axis, values in one.x.items()}, "y": plain(one.y),
              "low": plain(one.low), "high": plain(one.high)} for one in self.series]}
 
@@ -61,7 +64,6 @@ class Thinned:
     """Columns of a long run in a few stretches of as many steps each."""
 
     def __init__(self, columns: Mapping[str, Array], most: int = POINTS):
-        self._columns = columns
         rows = len(next(iter(columns.values()), ()))
         self._starts = np.linspace(0, rows, min(rows, most), endpoint=False).astype(np.int64)
         self.whole = rows <= most

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpt.reports import differences
-from gpt.reports.chart import POINTS, Chart, Series, Thinned
+from gpt.reports.chart import POINTS, Chart, Series, Thinned, spread_evenly
 from gpt.reports.facts import bytes_per_token
 from gpt.runs.history import Array, History, number, running_mean
 
 ALL_POINTS = 6 * POINTS  # of one figure in a page, over all runs
 FEWEST_POINTS = 100
 GIB = 2**30
-OF_LOSS = "mean and extremes of stretches of steps"
+PLAIN = (("Throughput", "tokens per second", "tokens_per_second", "tokens/s", 1.0),
+         ("Utilisation", "% of the hardware's peak", "mfu", "of peak", 100.0),
+         ("Memory", "GiB at most", "peak_memory_bytes", "peak", 1 / GIB),
+         ("Waiting for data", "milliseconds per step", "data_seconds", "waited", 1000.0))
 
 
 class RunCurves:
@@ -53,23 +56,26 @@ class RunCurves:
         return [raw, Series(self.label(f"{what}, running mean"), self._x(axes),
                             running_mean(mean), colour=self.colour)]
 
-    def lines(self, names: dict[str, str], axes: Sequence[str],
-              change: Callable[[Array], Array] = lambda column: column) -> list[Series]:
+    def lines(self, names: dict[str, str], axes: Sequence[str], scale: float = 1.0
+              ) -> list[Series]:
         """Several figures by name, each with what it is called."""
         there = {name: what for name, what in names.items() if name in self.run.steps}
         return [Series(self.label(what), self._x(axes),
-                       change(self._thinned.mean(self.run.steps[name])),
-                       colour=place if self._alone else self.colour)
+                       self._thinned.mean(self.run.steps[name]) * scale,
+                       colour=place if self._alone else self.colour,
+                       dashes=0 if self._alone else place)
                 for place, (name, what) in enumerate(there.items())]
 
-    def mean(self, column: Array) -> Array:
-        """A column in as many points."""
-        return self._thinned.mean(column)
+    def groups(self, name: str) -> dict[str, str]:
+        """The figures of each group of weights, by what the group is called."""
+        return {each: each.removeprefix(f"{name}_") for each in self.run.steps
+                if each.startswith(f"{name}_")}
 
     def evaluated(self, name: str, axes: Sequence[str], what: str) -> list[Series]:
         """A figure of the evaluations."""
-        lines = [line for line in self.run.evaluations
-                 if number(line.get(name)) is not None and number(line.get("step")) is not None]
+        lines = spread_evenly([
+            line for line in self.run.evaluations
+            if number(line.get(name)) is not None and number(line.get("step")) is not None], POINTS)
         if not lines:
             return []
         at = np.array([float(line["step"]) for line in lines])
@@ -95,23 +101,21 @@ def hours(seconds: Array | None) -> Array | None:
 
 def charts(runs: Sequence[History]) -> list[Chart]:
     """All that was logged of some runs, one colour each."""
-    runs = [run for run in runs if "step" in run.steps]
     most = max(FEWEST_POINTS, min(POINTS, ALL_POINTS // max(1, len(runs))))
-    drawn = [RunCurves(run, place, most, len(runs) == 1) for place, run in enumerate(runs)]
+    drawn = [RunCurves(run, place, most, len(runs) == 1) for place, run in enumerate(runs)
+             if "step" in run.steps]
     if not drawn:
         return []
     axes = [axis for axis in drawn[0].axes if all(axis in one.axes for one in drawn)]
     found = [_loss(drawn, axes), _bits(drawn, axes), *_measures(drawn, axes)]
-    groups = dict.fromkeys(name for run in runs for name in run.steps)
-    rates = {name: name.removeprefix("lr_") for name in groups if name.startswith("lr_")}
-    norms = {name: name.removeprefix("grad_norm_") for name in groups if "grad_norm_" in name}
     found += [
-        _lines(drawn, axes, "Learning rate", "by group of weights", rates or {"lr": "all"}),
-        _lines(drawn, axes, "Gradient norm", "before clipping", {"grad_norm": "all"} | norms),
-        _lines(drawn, axes, "Throughput", "tokens per second", {"tokens_per_second": "tokens/s"}),
-        _lines(drawn, axes, "Utilisation", "% of the hardware's peak", {"mfu": "of peak"}, 100),
-        _lines(drawn, axes, "Memory", "GiB at most", {"peak_memory_bytes": "peak"}, 1 / GIB),
-        _waiting(drawn, axes)]
+        Chart("Learning rate", "by group of weights", [line for one in drawn for line in one.lines(
+            one.groups("lr") or {"lr": "all"}, axes)]),
+        Chart("Gradient norm", "before clipping", [line for one in drawn for line in one.lines(
+            {"grad_norm": "all"} | one.groups("grad_norm"), axes)])]
+    found += [Chart(title, unit, [line for one in drawn
+                                  for line in one.lines({name: what}, axes, scale)])
+              for title, unit, name, what, scale in PLAIN]
     return [chart for chart in found if chart.series]
 
 
@@ -139,18 +143,6 @@ def _measures(drawn: Sequence[RunCurves], axes: Sequence[str]) -> list[Chart]:
         line for one in drawn for line in one.evaluated(name, axes, said(name))], log=False)
         for name in names if name not in ("val_loss", "val_bits_per_byte")]
     return [chart for chart in found if any(len(line.y) > 1 for line in chart.series)]
-
-
-def _lines(drawn: Sequence[RunCurves], axes: Sequence[str], title: str, unit: str,
-           names: dict[str, str], scale: float = 1.0) -> Chart:
-    return Chart(title, unit, [line for one in drawn for line in one.lines(
-        names, axes, lambda column: column * scale)])
-
-
-def _waiting(drawn: Sequence[RunCurves], axes: Sequence[str]) -> Chart:
-    return Chart("Waiting for data", "milliseconds per step", [
-        line for one in drawn for line in one.lines(
-            {"data_seconds": "waited"}, axes, lambda column: column * 1000)])
 
 
 def difference_chart(runs: Sequence[History]) -> Chart | None:

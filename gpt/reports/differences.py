@@ -17,14 +17,17 @@ LAST = 0.1  # the share of a run that its end is judged by
 SEED = 0
 INTERVAL = (2.5, 97.5)  # percent
 PLACES = 40  # along which differences are drawn, at most
-FEWEST_STEPS = 10  # of a stretch that is cut into blocks
+FEWEST_STEPS = 20  # of a stretch that is cut into blocks
+# What the order of the data follows from, and what a loss is counted in.
+READ_BY = ("data", "data.packing", "finetune.data", "run.seed", "train.batch_size",
+           "model.block_size", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Difference:
     """By how much a loss is higher than another, in nats per token, with its 95 % interval.
 
-    paired: both read the same tokens in the same steps, so that what they read cancels out.
+    paired: both read the same data in the same order, so that what they read cancels out.
     """
 
     mean: float
@@ -37,7 +40,7 @@ class Difference:
 def at_the_end(run: History, other: History) -> Difference | None:
     """How much higher the training loss of `run` is over the last tenth of what both have read.
 
-    None if they have too few steps in common.
+    None if they have too few steps in common, or other tokens.
     """
     reach = min(_reach(run), _reach(other))
     return between(run, other, reach * (1 - LAST), reach)
@@ -61,10 +64,10 @@ def between(run: History, other: History, low: float, high: float) -> Difference
     """
     (tokens, losses), (other_tokens, other_losses) = (_stretch(one, low, high)
                                                       for one in (run, other))
-    if min(len(losses), len(other_losses)) < FEWEST_STEPS:
+    if min(len(losses), len(other_losses)) < FEWEST_STEPS or not share(run, other, "tokenizer"):
         return None
     draws = np.random.default_rng(SEED)
-    if paired := np.array_equal(tokens, other_tokens):
+    if paired := np.array_equal(tokens, other_tokens) and share(run, other, *READ_BY):
         differences = losses - other_losses
         means = _resampled(differences, draws)
     else:
@@ -82,9 +85,13 @@ def _resampled(values: Array, draws: np.random.Generator) -> Array:
     return sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
 
 
+def share(run: History, other: History, *names: str) -> bool:
+    """Whether these are the same of both, as far as it is known."""
+    return all(run.identity.get(name) == other.identity.get(name) for name in names)
+
+
 def _reach(run: History) -> float:
-    tokens = run.steps.get("tokens", np.empty(0))
-    return float(tokens[-1]) if len(tokens) else 0.0
+    return run.last("tokens") or 0.0
 
 
 def _stretch(run: History, low: float, high: float) -> tuple[Array, Array]:
@@ -97,7 +104,12 @@ def _stretch(run: History, low: float, high: float) -> tuple[Array, Array]:
 
 
 def validation(run: History, other: History) -> tuple[int, float] | None:
-    """(step, how much higher the loss of `run` is) at the last step at which both were scored."""
+    """(step, how much higher the loss of `run` is) at the last step at which both were scored.
+
+    None if there is none, or if they were not scored on the same text.
+    """
+    if not share(run, other, "data", "finetune.data", "finetune.val_data", "tokenizer"):
+        return None
     own, others = ({line["step"]: loss for line in one.evaluations
                     if (loss := number(line.get("val_loss"))) is not None
                     and isinstance(line.get("step"), int)} for one in (run, other))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.runs.history import History, number, parameters_told
+from gpt.runs.history import History, logged, number, parameters_told
 from gpt.shards import Manifest, dataset_folder, is_dataset, read_manifest
 
 SCRIPTS = ("train.py", "finetune.py")
@@ -47,7 +47,8 @@ def summary(run: History) -> dict[str, Any]:
         "state": run.state, "step": _whole(_latest(run, "step")),
         "validation loss": number(last.get("val_loss")),
         "bits per byte": number(last.get("val_bits_per_byte")),
-        "best validation loss": number(best.get("val_loss")), "best at step": best.get("step"),
+        "best validation loss": number(best.get("val_loss")),
+        "best at step": _whole(number(best.get("step"))),
         "training loss": run.last("loss"), "tokens": _whole(_latest(run, "tokens")),
         "parameters": parameters_told(run.path),
         "FLOPs": float(run.flops[-1]) if len(run.flops) else None,
@@ -105,21 +106,16 @@ def trained(run: History) -> list[tuple[str, Any]]:
 
 def told(run: History) -> str:
     """What a run said when it began: parameters, steps, rates, memory, examples."""
-    lines: list[str] = []
-    with (contextlib.suppress(OSError),
-          (run.path / "train.log").open(encoding="utf-8", errors="replace") as file):
-        for line in islice(file, MOST_TOLD):
-            if line.startswith(("step ", "sample ")):
-                break
-            lines.append(line)
-    return "".join(lines)
+    first = takewhile(lambda line: not line.startswith(("step ", "sample ")), logged(run.path))
+    return "\n".join(islice(first, MOST_TOLD))
 
 
 def environment(run: History) -> dict[str, Any]:
     """What the run ran on, by name."""
     packages = _section(run.environment, "packages")
-    there = {name: run.environment[name] for name in ("hardware", "host", "platform", "python",
-                                                      "commit", "working_directory")
+    there = {name: run.environment[name]
+             for name in ("hardware", "processes", "host", "platform", "python", "commit",
+                          "working_directory")
              if run.environment.get(name)}
     return there | {name: version for name, version in packages.items() if version}
 
@@ -130,14 +126,20 @@ def commands(run: History) -> list[str]:
     if not isinstance(given, list) or not given:
         return []
     script = next((name for name in SCRIPTS if str(given[0]).endswith(name)), str(given[0]))
-    lines = []
-    if run.environment.get("working_directory"):
-        lines.append(shlex.join(["cd", str(run.environment["working_directory"])]))
-    if run.environment.get("commit"):
-        lines.append(f"git checkout {run.environment['commit']}")
-    lines.append(shlex.join(["python", script, *map(str, given[1:])]))
-    again = shlex.join(["python", script, f"{run.path}/config.yaml", f"run.name={run.name}-again"])
-    return [*lines, f"# or, with every setting as it was in the end:\n{again}"]
+    ranks, home = run.environment.get("processes"), str(run.environment.get("working_directory"))
+    many = ["torchrun", f"--nproc-per-node={ranks}"]
+    start = many if isinstance(ranks, int) and ranks > 1 else ["python"]
+    config = run.path.resolve() / "config.yaml"
+    with contextlib.suppress(ValueError):
+        config = config.relative_to(home)
+    lines = [["cd", home] if "working_directory" in run.environment else [],
+             ["git", "checkout", str(run.environment.get("commit"))]
+             if run.environment.get("commit") else [],
+             [*start, script, *map(str, given[1:])],
+             [*start, script, str(config), f"run.name={config.parent.name}-again"]]
+    first, second, as_given, again = map(shlex.join, lines)
+    return [*filter(None, [first, second]), as_given,
+            "# or, with every setting as it was in the end:", again]
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

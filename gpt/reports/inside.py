@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ CONTROLS = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.1, "repeti
 LENS_TOKENS = 5
 NEXT_TOKENS = 12
 WAVES = 6  # columns of the position encoding that are drawn as curves
-MOST_NUMBERS = 4_000_000  # of attention: what a page of 10 MB can hold
+MOST_NUMBERS = 3_000_000  # of attention: 8 MB of a page
 
 
 def look_page(lm: LanguageModel, text: str, controls: Mapping[str, float] = CONTROLS,
@@ -35,10 +36,11 @@ def look_page(lm: LanguageModel, text: str, controls: Mapping[str, float] = CONT
     from gpt.inspection import ablations, head_scores
     lm, tokens = lm.measured(), lm.prompt_tokens(text, begin)
     config = lm.model.config
-    numbers = config.n_layer * config.n_head * len(tokens) * (len(tokens) + 1) // 2
-    if numbers > MOST_NUMBERS and len(tokens) <= lm.block_size:
-        raise UserError(f"the attention of {config.n_layer * config.n_head} heads over "
-                        f"{len(tokens)} tokens is more than a page can hold; shorten the text")
+    heads = config.n_layer * config.n_head
+    longest = math.isqrt((1 if lm.reads_both_ways else 2) * MOST_NUMBERS // heads)
+    if longest < len(tokens) <= lm.block_size:
+        raise UserError(f"the text has {len(tokens)} tokens, and a page can hold the attention of "
+                        f"{heads} heads over about {longest}; shorten the text")
     look = lm.look(text, begin)
     without = ablations(lm.model, tokens, lm.reads_both_ways)
     page = Page("Inside the model", f"{config.n_layer} layers of {config.n_head} heads, "
@@ -121,14 +123,13 @@ def _packed(attention: Array, causal: bool) -> str:
 def _controlled(lm: LanguageModel, tokens: Sequence[int], look: Look,
                 controls: Mapping[str, float]) -> Html | None:
     """What may come next, by the engine itself: each control alone, and all of them."""
-    settings = [{name: value} for name, value in controls.items()]
-    settings += [dict(controls)] * (len(controls) > 1)
-    chances = [_chances(lm, tokens, each) for each in settings]
+    chances = [_chances(lm, tokens, {name: value}) for name, value in controls.items()]
+    chances += [_chances(lm, tokens, controls)]
     before = _softmax(look.logits)
     order = sorted({token for each in chances for token in each}, key=lambda token: -before[token])
     header = ["token", "the model's own", *(f"{name} {value:g}" for name, value
                                             in controls.items())]
-    return table([*header, *["all of them"] * (len(controls) > 1)], [
+    return table([*header, "all of them"], [
         [element("code", _shown(lm.tokenizer.token_text(token))), _bar(before[token]),
          *(_bar(each.get(token, 0.0)) for each in chances)]
         for token in order[:NEXT_TOKENS]], "next tokens by sampling control")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 from collections.abc import Iterable, Sequence
@@ -14,8 +16,9 @@ from gpt.files import write_atomically
 from gpt.reports.chart import Chart
 
 ASSETS = Path(__file__).parent / "assets"
-# Nothing is loaded, whatever a sample or the name of a file contains.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+# Nothing is loaded or sent, and no other script runs, whatever a sample or a file's name contains.
+POLICY = ("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+          "style-src 'unsafe-inline'; script-src")
 
 
 class Html(str):
@@ -57,13 +60,14 @@ class Page:
         data = {"charts": [chart.as_json() for chart in self.charts], **self._data}
         scripts = [asset("uplot/uPlot.iife.min.js")] * bool(self.charts)
         scripts += [asset(name) for name in ("page.js", *self._scripts)]
+        policy = " ".join([POLICY, *map(_hash, scripts)])
         refresh = (f'<meta http-equiv="refresh" content="{self._refresh}">\n'
                    if self._refresh is not None else "")
         return _SHELL.format(
             title=escaped(self.title), subtitle=escaped(self._subtitle), refresh=refresh,
-            policy=POLICY, style=asset("uplot/uPlot.min.css") + asset("page.css"),
+            policy=policy, style=asset("uplot/uPlot.min.css") + asset("page.css"),
             body="".join(self._parts), data=_inside_script(json.dumps(data, separators=(",", ":"))),
-            scripts="\n".join(f"<script>\n{script}</script>" for script in scripts))
+            scripts="\n".join(f"<script>{script}</script>" for script in scripts))
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -135,6 +139,11 @@ def details(summary: str, *inside: object) -> Html:
 def asset(name: str) -> str:
     """A file that every page brings along."""
     return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """A script as a policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _inside_script(text: str) -> str:

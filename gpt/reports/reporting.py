@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from gpt.errors import UserError
 from gpt.reports import dataset, training
 from gpt.reports.chart import Chart
 from gpt.reports.page import Page
-from gpt.runs.history import is_run, read_history
+from gpt.runs.history import is_run, read_histories
 from gpt.shards import is_dataset
 
 FILE = "report.html"
@@ -27,7 +28,7 @@ def report(paths: str | Path | Sequence[str | Path]) -> Page:
     folders = _folders([paths] if isinstance(paths, str | Path) else paths)
     if is_dataset(folders[0]):
         return dataset.dataset_page(folders[0])
-    return training.training_page([read_history(folder) for folder in folders])
+    return training.training_page(read_histories(folders))
 
 
 def figures(paths: Sequence[str | Path]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def figures(paths: Sequence[str | Path]) -> dict[str, Any]:
     folders = _folders(paths)
     if is_dataset(folders[0]):
         return dataset.dataset_figures(folders[0])
-    return training.figures([read_history(folder) for folder in folders])
+    return training.figures(read_histories(folders))
 
 
 def charts(paths: Sequence[str | Path]) -> list[Chart]:
@@ -43,12 +44,29 @@ def charts(paths: Sequence[str | Path]) -> list[Chart]:
     folders = _folders(paths)
     if is_dataset(folders[0]):
         return dataset.dataset_page(folders[0]).charts
-    return training.drawn([read_history(folder) for folder in folders])
+    return training.drawn(read_histories(folders))
 
 
 def place_of(paths: Sequence[str | Path]) -> Path:
     """Where a report is written if nobody says: in the folder that it is about."""
     return Path(paths[0]) / FILE if len(paths) == 1 else Path(FILE)
+
+
+def refuse_no_place(output: Path) -> None:
+    """Raise UserError if a page cannot be written there."""
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; give a file, such as {output / FILE}")
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def report_at_end(run: Path) -> str:
@@ -66,18 +84,21 @@ def watch(paths: Sequence[str | Path], output: Path, say: Callable[[str], None])
     folders, first = _folders(paths), True
     if any(map(is_dataset, folders)):
         raise UserError("--watch is for runs that go on; a dataset is finished")
-    while True:
-        began = time.monotonic()
-        runs = [read_history(folder) for folder in folders]
-        took = time.monotonic() - began
-        pause = max(WATCH_SECONDS, round(took / WATCH_SHARE))
-        training.training_page(runs, refresh_seconds=pause).write(output)
-        if not any(run.state == "running" for run in runs):
-            return
-        if first:
-            say(f"{output} is written every {pause} seconds, until the run ends; Ctrl-C leaves it")
-        first = False
-        time.sleep(pause)
+    pause = WATCH_SECONDS
+    try:
+        while True:
+            began = time.monotonic()
+            runs = read_histories(folders)
+            training.training_page(runs, refresh_seconds=pause).write(output)
+            if not any(run.state == "running" for run in runs):
+                return
+            if first:
+                say(f"{output} is written anew until the run ends; Ctrl-C leaves it")
+            first, pause = False, max(WATCH_SECONDS,
+                                      round((time.monotonic() - began) / WATCH_SHARE))
+            time.sleep(pause)
+    except KeyboardInterrupt:  # a page that nobody writes any more is not to be read again
+        report(folders).write(output)
 
 
 def _folders(paths: Sequence[str | Path]) -> list[Path]:

@@ -14,8 +14,7 @@ from gpt.runs.history import History, number
 
 MOST_ROWS = 200  # of evaluations and incidents
 SAMPLES_BESIDE = 4  # others are folded away
-MOST_SAMPLES = 40  # steps, of each prompt
-LONGEST_SAMPLE = 4000  # characters
+MOST_SAMPLES = 40  # prompts, and steps of each
 
 
 def training_page(runs: Sequence[History], refresh_seconds: int | None = None) -> Page:
@@ -99,7 +98,7 @@ def _problems(runs: Sequence[History]) -> Html | None:
 
 _HOW_DIFFERENT = escaped(
     "Training losses over the last tenth of the tokens that both have read; paired step by step "
-    "where both read the same tokens at the same time. Intervals are from a bootstrap over blocks "
+    "where both read the same data in the same order. Intervals are from a bootstrap over blocks "
     "of steps: they say how certain the figures of these two runs are, not how seeds scatter.")
 
 
@@ -111,7 +110,9 @@ def difference_rows(runs: Sequence[History]) -> list[list[Any]]:
                          differences.validation(run, runs[0]))
         rows.append([
             run.name, f"{found.mean:+.4f}" if found else "–",
-            f"{found.low:+.4f} to {found.high:+.4f}" if found else "too few steps in common",
+            f"{found.low:+.4f} to {found.high:+.4f}" if found
+            else "too few steps in common" if differences.share(run, runs[0], "tokenizer")
+            else "another tokenizer: compare bits per byte",
             f"{found.steps:,}{', paired' * found.paired}" if found else "–",
             f"{scored[1]:+.4f} at step {scored[0]:,}" if scored else "–"])
     return rows
@@ -142,9 +143,13 @@ def _samples(run: History) -> list[Html]:
     """Of each prompt, what followed it over time, side by side."""
     found: dict[str, dict[Any, str]] = {}
     for line in run.samples:
-        texts = found.setdefault(str(line.get("prompt", "")), {})
-        texts[line.get("step")] = str(line["text"])[:LONGEST_SAMPLE]
+        step = line["step"]
+        texts = found.setdefault(line["prompt"], {})
+        texts[step if isinstance(step, int) else str(step)] = line["text"]
     parts: list[Html] = []
+    if len(found) > MOST_SAMPLES:
+        parts.append(element("p", f"The first {MOST_SAMPLES} of {len(found):,} prompts.",
+                             class_="note"))
     for prompt, texts in list(found.items())[:MOST_SAMPLES]:
         steps = spread_evenly(list(texts), MOST_SAMPLES)
         beside = spread_evenly(steps, SAMPLES_BESIDE)
@@ -162,9 +167,10 @@ def _side_by_side(prompt: str, texts: dict[Any, str], steps: Sequence[Any]) -> H
 
 
 def _incidents(run: History) -> Html | None:
-    """Warnings, and where training was stopped."""
+    """Warnings, and where training was stopped and continued."""
     rows = [(line.get("step", "–"), line.get("message", "")) for line in run.warnings]
     rows += [(line.get("step", "–"), f"stopped by {line['stopped_by']}") for line in run.ends
              if "stopped_by" in line]
+    rows += [(step, "continued from here") for step in run.resumed]
     rows.sort(key=lambda row: row[0] if isinstance(row[0], int) else -1)
     return table(("step", "what"), spread_evenly(rows, MOST_ROWS), "incidents")

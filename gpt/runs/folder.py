@@ -176,6 +176,7 @@ def environment(machine: Machine) -> dict[str, Any]:
     return {"command": sys.argv, "working_directory": str(Path.cwd()),
             "python": platform.python_version(),
             "platform": platform.platform(), "hardware": machine.describe(),
+            "processes": machine.ranks.size,
             "host": socket.gethostname(), "commit": _commit(),
             "packages": {name: package_version(name) for name in PACKAGES}}
 

@@ -12,6 +12,7 @@ import copy
 import re
 import time
 from array import array
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,7 @@ LONGEST_LINE = 1 << 20  # bytes; ours have some hundred
 MOST_COLUMNS = 100
 MOST_EVENTS = 10_000  # of each kind but training steps
 FRESH_SECONDS = 600  # a run elsewhere that wrote since then is taken to go on
+LONGEST_SAMPLE = 4000  # characters
 AT_ONCE = 500  # lines
 
 
@@ -47,20 +49,18 @@ class Columns:
         self._rows = 0
 
     def add_all(self, lines: Sequence[dict[str, Any]]) -> None:
-        """The figures of some steps: at once, if all have the same, which are all numbers."""
-        names = [name for name, value in lines[0].items() if isinstance(value, (int, float))]
-        if len(names) < 2 or (self._rows and [*self._columns] != names):
+        """The figures of some steps: at once, if all have those of the steps before, as numbers."""
+        names = [name for name, value in lines[0].items() if number(value) is not None]
+        alike = {len(line) for line in lines} == {len(lines[0])} and [*self._columns] == names
+        if not alike or len(names) < 2:
             return self._add_each(lines)
-        length, of = len(lines[0]), itemgetter(*names)
         try:
-            if any(len(line) != length for line in lines):
-                return self._add_each(lines)
-            added = [array(_kind(name), column) for name, column
-                     in zip(names, zip(*map(of, lines), strict=True), strict=True)]
+            added = [array(_kind(name), column) for name, column in zip(
+                names, zip(*map(itemgetter(*names), lines), strict=True), strict=True)]
         except (KeyError, TypeError, OverflowError):
             return self._add_each(lines)
         for name, column in zip(names, added, strict=True):
-            self._columns.setdefault(name, array(_kind(name))).extend(column)
+            self._columns[name].extend(column)
         self._rows += len(lines)
 
     def _add_each(self, lines: Sequence[dict[str, Any]]) -> None:
@@ -82,6 +82,8 @@ class Columns:
         """Each column, (steps,); a step that was logged twice as it was the last time."""
         found = {name: np.frombuffer(column, dtype=column.typecode)
                  for name, column in self._columns.items()}
+        for column in found.values():
+            column[~np.isfinite(column)] = np.nan
         steps = found.get("step", np.empty(0))
         if len(steps) < 2 or (np.diff(steps) > 0).all():
             return found
@@ -99,7 +101,9 @@ class History:
     """What is there of a run.
 
     steps: figures of training by name, (steps,) each. evaluations, warnings, ends: lines of
-    metrics.jsonl as they are. samples: generated texts. problems: what is missing or damaged.
+    metrics.jsonl as they are, the newest 10,000 of each. best: the evaluation with the lowest loss.
+    samples: generated texts. resumed: steps from which it was continued. problems: what is missing
+    or damaged. name: as the folder is called.
     """
 
     path: Path
@@ -111,13 +115,14 @@ class History:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    resumed: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     last_line: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """As the folder is called."""
-        return self.path.resolve().name
+    def __post_init__(self) -> None:
+        self.name = self.name or self.path.resolve().name
 
     @cached_property
     def state(self) -> str:
@@ -136,12 +141,6 @@ class History:
         """The configuration's fields by dotted name; of the model, what it became."""
         return fields(self.config) | {name: value for name, value in self.identity.items()
                                       if name.startswith("model.")}
-
-    @cached_property
-    def best(self) -> dict[str, Any] | None:
-        """The evaluation with the lowest loss."""
-        scored = [line for line in self.evaluations if number(line.get("val_loss")) is not None]
-        return min(scored, key=lambda line: float(line["val_loss"])) if scored else None
 
     @cached_property
     def flops(self) -> Array:
@@ -163,13 +162,13 @@ def state_of(folder: Path, last: dict[str, Any]) -> str:
 
     last: the last line of its metrics.jsonl.
     """
-    if last.get("event") == "end":
-        return f"stopped by {last['stopped_by']}" if "stopped_by" in last else "done"
+    if last.get("event") == "end" and "stopped_by" not in last:
+        return "done"
     with contextlib.suppress(OSError):
         age = time.time() - (folder / "metrics.jsonl").stat().st_mtime
         if worked_in(folder, or_elsewhere=age < FRESH_SECONDS):
             return "running"
-    return "interrupted"
+    return f"stopped by {last['stopped_by']}" if "stopped_by" in last else "interrupted"
 
 
 def number(value: Any) -> float | None:
@@ -184,32 +183,60 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("metrics.jsonl", "config.yaml"))
 
 
+def read_histories(folders: Sequence[Path]) -> list[History]:
+    """Several runs; those whose folders are called alike have their paths as names."""
+    runs = [read_history(folder) for folder in folders]
+    often = Counter(run.name for run in runs)
+    for run in runs:
+        run.name = run.name if often[run.name] == 1 else str(run.path)
+    return runs
+
+
 def read_history(folder: Path) -> History:
     """All that is there of a run. Raises UserError if the folder holds none."""
     if not is_run(folder):
         raise UserError(f"{folder} holds no run: it has neither metrics.jsonl nor config.yaml; "
-                        "give run folders such as runs/quickstart, or a dataset folder")
+                        "give run folders such as runs/quickstart")
     history = History(folder)
     history.config = _part(history, "config.yaml", lambda path: strict_yaml.load_file(path).values)
     history.environment = _part(history, "environment.json", read_json)
     history.identity = _part(history, "identity.json", read_json)
     _read_metrics(history)
     samples, bad, torn = _lines(folder / "samples.jsonl")
-    history.samples = [line for line in islice(samples, MOST_EVENTS) if "text" in line]
+    history.samples = [*deque(({"step": line.get("step"), "prompt": _cut(line.get("prompt", "")),
+                                "text": _cut(line["text"])} for line in samples if "text" in line),
+                              maxlen=MOST_EVENTS)]
     _say_what_is_damaged(history, "samples.jsonl", bad, torn)
+    history.resumed = [int(match[1]) for line in logged(folder)
+                       if (match := re.search(r"^continuing from .*step-(\d{8,15})$", line))]
     return history
+
+
+def _cut(text: Any) -> str:
+    return str(text) if len(str(text)) <= LONGEST_SAMPLE else f"{str(text)[:LONGEST_SAMPLE]} …"
+
+
+def logged(folder: Path) -> Iterator[str]:
+    """The lines of a run's train.log, as far as they are few and short."""
+    path = folder / "train.log"
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in islice(iter(lambda: file.readline(LONGEST_LINE), ""), MOST_EVENTS):
+                yield line.rstrip("\n")
 
 
 def _part(history: History, name: str, read: Any) -> dict[str, Any]:
     """A file of the run as a mapping; empty, and said, if it is not one."""
+    if not (history.path / name).is_file():
+        history.problems.append(f"{name} is missing")
+        return {}
     try:
         values = read(history.path / name)
         if isinstance(values, dict):
             return values
         history.problems.append(f"{name} is damaged: it is no mapping")
     except (UserError, OSError, RecursionError) as error:
-        missing = not (history.path / name).is_file()
-        history.problems.append(f"{name} is missing" if missing else f"{name} is damaged: {error}")
+        history.problems.append(f"{name} is damaged: {error}")
     return {}
 
 
@@ -217,20 +244,29 @@ def _read_metrics(history: History) -> None:
     lines, bad, torn = _lines(history.path / "metrics.jsonl")
     columns, others = Columns(), {"eval": history.evaluations, "warning": history.warnings,
                                   "end": history.ends}
+    left_out: set[str] = set()
     while some := list(islice(lines, AT_ONCE)):
-        events = [line.get("event") or _guessed(line) for line in some]
+        events = [line.get("event") or guessed(line) for line in some]
         training = [line for line, event in zip(some, events, strict=True) if event == "train"]
         if training:
             columns.add_all(training)
         for line, event in zip(some, events, strict=True):
-            if (kept := others.get(str(event))) is not None and len(kept) < MOST_EVENTS:
-                kept.append(line)
+            others.get(str(event), []).append(line)
+        history.best = _better(history.best, some)
+        cut = [event for event, kept in others.items() if len(kept) > MOST_EVENTS]
+        for event in cut:
+            del others[event][:-MOST_EVENTS]
+        left_out.update(cut)
         history.last_line = some[-1]
     history.steps = columns.arrays()
+    history.problems += [f"of {event} lines in metrics.jsonl, only the newest {MOST_EVENTS:,} are "
+                         "shown" for event in sorted(left_out)]
     _say_what_is_damaged(history, "metrics.jsonl", bad, torn)
     if not (history.path / "metrics.jsonl").is_file():
         history.problems.append("metrics.jsonl is missing: there is nothing to draw yet")
-    elif history.steps and (lacks := [name for name in EXPECTED if name not in history.steps]):
+    elif not history.steps:
+        history.problems.append("metrics.jsonl has no training steps: there are no curves")
+    elif (lacks := [name for name in EXPECTED if name not in history.steps]):
         history.problems.append(f"metrics.jsonl has no {', '.join(lacks)}: an older format, or "
                                 "another program wrote it")
     unknown = int(np.isnan(history.steps.get("loss", np.empty(0))).sum())
@@ -238,7 +274,15 @@ def _read_metrics(history: History) -> None:
         history.problems.append(f"{unknown:,} steps have a loss that is not finite")
 
 
-def _guessed(line: dict[str, Any]) -> str:
+def _better(best: dict[str, Any] | None, lines: Sequence[dict[str, Any]]
+            ) -> dict[str, Any] | None:
+    """The evaluation with the lowest loss, of the best before and some lines."""
+    scored = [line for line in [best, *lines]
+              if line is not None and number(line.get("val_loss")) is not None]
+    return min(scored, key=lambda line: float(line["val_loss"]), default=None)
+
+
+def guessed(line: dict[str, Any]) -> str:
     """The event of a line that does not say it."""
     return "train" if "loss" in line else "eval" if "val_loss" in line else ""
 
@@ -254,6 +298,8 @@ def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[int], list[int]]:
             return
         with path.open("rb") as file:
             for place, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                while len(line) >= LONGEST_LINE and not line.endswith(b"\n"):  # what no run writes
+                    line = b"?" + file.readline(LONGEST_LINE)
                 try:
                     value = from_json(line)  # pydantic's: a fourth of the time that json takes
                     if isinstance(value, dict):
@@ -290,8 +336,7 @@ def running_mean(values: Array, share: float = 0.02) -> Array:
 
 def parameters_told(folder: Path) -> int | None:
     """How many parameters a run's log says that its model has."""
-    with contextlib.suppress(OSError), (folder / "train.log").open(errors="replace") as file:
-        for line in islice(file, 20):
-            if match := re.search(r"([\d,]+) parameters", line):
-                return int(match[1].replace(",", ""))
+    for line in islice(logged(folder), 20):
+        if match := re.search(r"(\d[\d,]{0,20}) parameters", line):
+            return int(match[1].replace(",", ""))
     return None

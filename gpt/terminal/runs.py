@@ -12,8 +12,10 @@ import numpy as np
 
 from gpt.errors import UserError
 from gpt.runs.history import (
+    LONGEST_LINE,
     Array,
     History,
+    guessed,
     is_run,
     number,
     parameters_told,
@@ -59,8 +61,20 @@ def _row(run: Path) -> tuple[str, ...]:
                (scored.get("val_loss"), ".4f"), (scored.get("val_bits_per_byte"), ".4f"),
                (best, ".4f"), (train.get("tokens_per_second"), ",.0f"),
                (parameters_told(run), ",.0f"))
-    return (run.name, state_of(run, last), *(_figure(value, how) for value, how in figures),
-            datetime.fromtimestamp(_written(run)).isoformat(" ", "minutes"))
+    return (visible(run.name), visible(state_of(run, last)),
+            *(_figure(value, how) for value, how in figures), _when(_written(run)))
+
+
+def visible(text: str) -> str:
+    """A name as one line of a terminal shows it."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _when(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return "–"
 
 
 def _newest(path: Path) -> dict[str, dict[str, Any]]:
@@ -75,7 +89,7 @@ def _newest(path: Path) -> dict[str, dict[str, Any]]:
             continue
         if isinstance(value, dict):
             found.setdefault("", value)
-            found.setdefault(str(value.get("event")), value)
+            found.setdefault(str(value.get("event") or guessed(value)), value)
         if {"train", "eval"} <= found.keys():
             break
     return found
@@ -83,6 +97,8 @@ def _newest(path: Path) -> dict[str, dict[str, Any]]:
 
 def _from_behind(path: Path) -> Iterator[bytes]:
     """A file's lines that hold something, last first; none if it cannot be read."""
+    if not path.is_file():
+        return
     try:
         with path.open("rb") as file:
             end, torn = file.seek(0, 2), b""
@@ -91,6 +107,8 @@ def _from_behind(path: Path) -> Iterator[bytes]:
                 file.seek(start)
                 lines = (file.read(end - start) + torn).split(b"\n")
                 torn = lines[0] if start else b""
+                if len(torn) > LONGEST_LINE:  # what no run writes
+                    return
                 for line in reversed(lines[1:] if start else lines):
                     if line:
                         yield line
@@ -126,12 +144,13 @@ def drawn_curves(runs: Sequence[History], width: int, height: int, colour: bool,
     lines = {place: _known(run) for place, run in enumerate(runs)}
     drawable = {place: line for place, line in lines.items() if len(line[1])}
     if not drawable:
-        raise UserError(f"{runs[0].path} has no training loss to draw yet")
+        raise UserError(f"{', '.join(str(run.path) for run in runs)}: there is no training loss to "
+                        "draw yet")
     low, high = (way(way(y) for _, y in drawable.values()) for way in (min, max))
     end, inner = max(x[-1] for x, _ in drawable.values()), max(10, width - MARGIN)
     dots, owners = np.zeros((2, height, inner), dtype=np.int64)
     for place, (x, y) in drawable.items():
-        _draw(dots, owners, place, x / end, (high - y) / max(high - low, 1e-9))
+        _draw(dots, owners, place, x / max(end, 1), (high - y) / max(high - low, 1e-9))
     marks = [chr(BRAILLE + dot) for dot in range(256)]
     marks[0] = " "
     if not _can_show(marks[1], encoding):
@@ -185,6 +204,7 @@ def _coloured(text: str, owner: int, colour: bool) -> str:
 
 def _named(run: History, place: int, colour: bool) -> str:
     best = run.best
-    said = f"{run.name}, {run.state}: training loss {_figure(run.last('loss'), '.4f')}"
+    said = (f"{visible(run.name)}, {visible(run.state)}: training loss "
+            f"{_figure(run.last('loss'), '.4f')}")
     return _coloured(f"{place + 1}. ", place, colour) + said + (
         f", best validation loss {best['val_loss']:.4f} at step {best.get('step')}" if best else "")

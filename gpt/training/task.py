@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from gpt.batches import Batches, ReadAhead, SizedBatches
 from gpt.chat import converses_in, saved_format
 from gpt.configuration import ModelConfig, RunSections, SamplingConfig, fields
-from gpt.errors import UserError
+from gpt.errors import TrainingFailed, UserError
 from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
@@ -84,7 +84,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
                report: Callable[[Path], str] | None = None) -> Score | None:
     """Train, or say what training would cost. Returns the final score; None if nothing was done.
 
-    report: writes one on a run's folder, once it has ended, and returns what is said of it.
+    report: writes one on a run's folder, once it has ended or failed, and returns what is said.
     """
     agree(config, task, machine)
     layout = choose_layout(config, task.model, machine)
@@ -131,15 +131,25 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
                               _sampler(lm, task), average, task.evaluate_first,
                               lambda: task.measure(measured), task.objective, task.best_by,
                               layout)
-            score = trainer.run()
+            try:
+                score = trainer.run()
+            except TrainingFailed as error:
+                log.event("warning", trainer.state.step, message=str(error))
+                _report(report, config, machine, run, log)
+                raise
             if budget.is_spent(trainer.state) and machine.ranks.is_first:
                 for line in task.closing_lines(run.path):
                     log.say(line)
-            if report is not None and config.log.report and machine.ranks.is_first:
-                log.say(report(run.path))
+            _report(report, config, machine, run, log)
             log.say("done; sample from it with: "
                     + _sample_command(run, task.tokenizer))
             return score
+
+
+def _report(report: Callable[[Path], str] | None, config: RunSections, machine: Machine,
+            run: RunFolder, log: Log) -> None:
+    if report is not None and config.log.report and machine.ranks.is_first:
+        log.say(report(run.path))
 
 
 def agree(config: RunSections, task: Task, machine: Machine) -> None:

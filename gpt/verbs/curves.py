@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from gpt.runs.history import read_history
+from gpt.runs.history import read_histories
 from gpt.terminal.runs import drawn_curves
 
 ROWS = 16
@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw them over each other, as wide as the terminal is."""
-    print(drawn_curves([read_history(path) for path in options.runs],
+    print(drawn_curves(read_histories(options.runs),
                        shutil.get_terminal_size().columns, ROWS, sys.stdout.isatty(),
                        sys.stdout.encoding))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gpt.errors import UserError
+from gpt.configuration import sampling_config
 from gpt.language_model import load
-from gpt.reports import CONTROLS, look_page
+from gpt.reports import CONTROLS, look_page, refuse_no_place
 
 FILE = Path("look.html")
 
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the page, and say where it is."""
-    if not options.output.parent.is_dir():
-        raise UserError(f"--output {options.output}: there is no folder {options.output.parent}")
-    lm = load(options.run, options.device, "float32")
+    refuse_no_place(options.output)
     controls = {name: getattr(options, name) for name in CONTROLS}
+    sampling_config(**controls)  # before anything is loaded
+    lm = load(options.run, options.device, "float32")
     look_page(lm, options.prompt, controls, options.begin).write(options.output)
     print(f"look: {options.output}")

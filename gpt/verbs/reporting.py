@@ -7,7 +7,16 @@ import json
 from pathlib import Path
 
 from gpt.errors import UserError
-from gpt.reports import charts, figures, place_of, report, watch, write_pictures
+from gpt.reports import (
+    charts,
+    figures,
+    finite,
+    place_of,
+    refuse_no_place,
+    report,
+    watch,
+    write_pictures,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +38,12 @@ def run(options: argparse.Namespace) -> None:
     """Write what is asked for, and say where it is."""
     if options.watch and (options.png or options.json):
         raise UserError("--watch writes a page; give it without --png and --json")
-    if options.output and not options.output.parent.is_dir():
-        raise UserError(f"--output {options.output}: there is no folder {options.output.parent}")
+    if options.output:
+        refuse_no_place(options.output)
+    if options.png and options.png.is_file():
+        raise UserError(f"--png {options.png} is a file; give a folder, which is made if need be")
     if options.json:
-        print(json.dumps(figures(options.paths), indent=1, default=str))
+        print(json.dumps(finite(figures(options.paths)), indent=1, allow_nan=False, default=str))
     if options.png:
         for path in write_pictures(charts(options.paths), options.png):
             print(path)

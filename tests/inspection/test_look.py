@@ -209,7 +209,7 @@ def test_prompts_are_read_in_both_directions_where_the_model_does():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "look: there is nothing to read; give a text, or begin=True"),
+    ("", "look: there is nothing to read; give a text, or ask for `begin`"),
     ("x" * 33, "the text has 33 tokens, the model reads 32 (model.block_size); shorten the text")])
 def test_what_cannot_be_looked_at_is_one_line(text, message):
     with pytest.raises(UserError) as error:

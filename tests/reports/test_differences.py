@@ -60,8 +60,8 @@ def test_the_mean_is_over_the_last_tenth_that_both_have_read():
 
 
 def test_runs_too_short_or_without_losses_have_no_interval():
-    assert differences.at_the_end(run_of(np.ones(90)), run_of(np.ones(90))) is None
-    assert differences.at_the_end(run_of(np.ones(100)), run_of(np.ones(100))).mean == 0
+    assert differences.at_the_end(run_of(np.ones(190)), run_of(np.ones(190))) is None
+    assert differences.at_the_end(run_of(np.ones(200)), run_of(np.ones(200))).mean == 0
     assert differences.at_the_end(History(Path("x")), run_of(np.ones(200))) is None
     assert differences.along(History(Path("x")), run_of(np.ones(200))) == []
 
@@ -69,10 +69,30 @@ def test_runs_too_short_or_without_losses_have_no_interval():
 def test_along_the_run_each_stretch_has_its_own_difference():
     losses = np.concatenate([np.full(500, 1.0), np.full(500, 3.0)])
     found = differences.along(run_of(losses), run_of(np.ones(1000)))
-    assert len(found) == differences.PLACES and sum(each.steps for _, each in found) == 1000
-    assert [each.mean for at, each in found if at < 256_000] == [0] * 20
-    assert [each.mean for at, each in found if at > 256_000] == [2] * 20
-    assert len(differences.along(run_of(losses[:100]), run_of(np.ones(100)))) == 5
+    assert len(found) == 25 and sum(each.steps for _, each in found) == 1000
+    assert [each.mean for at, each in found] == [0] * 12 + [1] + [2] * 12
+    longer = differences.along(run_of(np.tile(losses, 3)), run_of(np.ones(3000)))
+    assert len(longer) == differences.PLACES
+
+
+def test_runs_of_other_data_are_not_paired_and_of_other_tokenizers_not_compared():
+    alike = noise(0, 1000)
+    runs = [run_of(alike) for _ in range(4)]
+    for run, changes in zip(runs, ({}, {"run.seed": 2}, {"data": "b"}, {"tokenizer": "c"}),
+                            strict=True):
+        run.identity = {"run.seed": 1, "data": "a", "tokenizer": "a"} | changes
+        run.evaluations = [evaluation(100)]
+    pairs = [differences.at_the_end(run, runs[0]) for run in runs]
+    assert [pair and pair.paired for pair in pairs] == [True, False, False, None]
+    assert pairs[0].high == 0 < pairs[1].high
+    assert [differences.validation(run, runs[0]) for run in runs] == [
+        (100, 0.0), (100, 0.0), None, None]
+
+
+def test_a_last_step_without_tokens_ends_before():
+    run = run_of(np.ones(1000))
+    run.steps["tokens"] = np.append(run.steps["tokens"][:-1], np.nan)
+    assert differences.at_the_end(run, run_of(np.zeros(1000))).mean == 1
 
 
 def test_losses_that_are_not_finite_are_left_out():

@@ -202,7 +202,8 @@ def test_a_context_too_small_to_measure_heads_has_a_page_all_the_same(opened):
 def test_more_attention_than_a_page_holds_is_refused(monkeypatch):
     monkeypatch.setattr(inside, "MOST_NUMBERS", 8 * 20 * 21 // 2)
     look_page(lm_of(), "x" * 20)
-    with pytest.raises(UserError, match="of 8 heads over 21 tokens is more than a page can hold"):
+    with pytest.raises(UserError, match="21 tokens, and a page can hold the attention of 8 heads "
+                                        "over about 20; shorten"):
         look_page(lm_of(), "x" * 21)
     with pytest.raises(UserError, match="the text has 41 tokens, the model reads 40"):
         look_page(lm_of(), "x" * 41)

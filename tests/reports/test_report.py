@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 import gpt
+import train
 from gpt import __main__ as verbs
-from gpt.reports import page, report_at_end
+from gpt.reports import figures, finite, page, report_at_end
 from gpt.reports import reporting as module
-from tests.reports.conftest import HOSTILE, folder_said
+from tests.reports.conftest import HOSTILE, SMALL, folder_said
 from tests.tiny import ROOT, call_main, run_script, script_environment
 from tests.written_runs import END, as_lines, evaluation, lock, step, write_run
 
@@ -27,6 +28,7 @@ def call(tmp_path, monkeypatch, capsys):
 
     def called(*words):
         return call_main(verbs, *words, monkeypatch=monkeypatch, capsys=capsys)
+    called.monkeypatch, called.capsys = monkeypatch, capsys
     return called
 
 
@@ -109,6 +111,8 @@ def test_without_matplotlib_pictures_say_what_to_install(call, tmp_path, monkeyp
     (["a", "./a"], "the same run is given twice"),
     (["data", "--watch"], "--watch is for runs that go on"),
     (["a", "-o", "no/folder/x.html"], "--output no/folder/x.html: there is no folder no/folder"),
+    (["a", "-o", "a"], "--output a is a folder; give a file, such as a/report.html"),
+    (["a", "--png", "a/train.log"], "--png a/train.log is a file; give a folder"),
     (["a", "--watch", "--json"], "--watch writes a page; give it without --png and --json"),
     ([], "the following arguments are required: RUN"),
 ])
@@ -137,6 +141,49 @@ def test_watch_writes_a_page_that_follows_until_the_run_ends(tmp_path, monkeypat
                for seconds, page in pages)
     assert len(data_of(tmp_path / "x.html")["charts"][0]["series"][0]["y"]) == 4
     assert "http-equiv=\"refresh\"" not in (tmp_path / "x.html").read_text()
+
+
+def test_a_page_that_is_watched_no_more_is_not_read_again(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "a", [step(1)])
+    lock(folder)
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=interrupted,
+                                                        monotonic=time.monotonic))
+    module.watch([folder], tmp_path / "x.html", str)
+    assert "http-equiv=\"refresh\"" not in (tmp_path / "x.html").read_text()
+
+
+def test_a_run_that_fails_has_a_report_that_says_why(call, tmp_path, workplace):
+    (tmp_path / "data").symlink_to(workplace / "data")
+    code, out, err = call_main(train, "data.dataset=data/c", "run.name=a", "train.steps=5",
+                               "optim.lr=1e30", "train.grad_clip=0", *SMALL,
+                               monkeypatch=call.monkeypatch, capsys=call.capsys)
+    assert code == 1 and "the loss is" in err and "report: runs/a/report.html" in out
+    assert "the loss is" in (tmp_path / "runs/a/report.html").read_text().split("Incidents")[1]
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, "x", None, True, 1e400, -1, 2.5, 10**400])
+def test_lines_of_other_kinds_are_no_harm(tmp_path, value):
+    odd = json.dumps(value)
+    lines = [step(1), evaluation(1), step(2), f'{{"event": "train", "step": {odd}, "loss": {odd}, '
+             f'"tokens": {odd}, "elapsed_seconds": {odd}}}\n',
+             f'{{"event": "eval", "step": {odd}, "tokens": {odd}, "val_loss": 0.1}}\n',
+             f'{{"event": "warning", "step": {odd}, "message": {odd}}}\n',
+             f'{{"event": "end", "step": {odd}, "stopped_by": {odd}}}\n', f'{{"event": {odd}}}\n']
+    sample = f'{{"step": {odd}, "prompt": {odd}, "text": {odd}}}\n'
+    folder = write_run(tmp_path / "a", lines, [sample])
+    for name in ("environment.json", "identity.json"):
+        (folder / name).write_text(json.dumps({"command": value, "packages": value, "commit": value,
+                                               "working_directory": value, "processes": value,
+                                               "model.n_layer": value, "data": value}))
+    (folder / "config.yaml").write_text(json.dumps({"data": {"dataset": value}, "run": value,
+                                                    "finetune": value}))
+    other = write_run(tmp_path / "b")
+    assert gpt.report([folder, other]).html() and gpt.report(folder).html()
+    json.dumps(finite(figures([folder, other])), allow_nan=False, default=str)
 
 
 def test_watching_a_real_process_ends_with_it(tmp_path):
@@ -190,6 +237,7 @@ def test_no_report_imports_torch(tmp_path):
 def test_the_command_to_repeat_a_run_repeats_it(workplace):
     page = (workplace / "runs/base/report.html").read_text()
     again = re.search(r"\n(python train.py runs/base/config.yaml run.name=base-again)", page)[1]
+    assert f"cd {workplace}\n" in page
     done = run_script(*again.split()[1:], cwd=workplace)
     assert done.returncode == 0, done.stderr
     losses = [[line["loss"] for line in map(json.loads, (

@@ -163,6 +163,25 @@ def test_a_logarithmic_scale_can_be_switched_on_and_stays_when_the_page_is_read_
     assert page.run("return arguments[0].plot.scales.y.distr", page.chart("Loss")) == 1
 
 
+def test_figures_that_are_all_zero_have_no_logarithmic_scale(browser, tmp_path):
+    lines = [step(n, data_seconds=0.0) for n in range(1, 30)]
+    report(write_run(tmp_path / "a", lines)).write(tmp_path / "x.html")
+    page = Opened(browser, tmp_path / "x.html")
+    for title, there in (("Waiting for data", False), ("Memory", True)):
+        box = page.chart(title).find_element("css selector", "input")
+        page.run("arguments[0].scrollIntoView()", box)
+        box.click()
+        assert box.is_enabled() == box.is_selected() == there
+    assert page.drawn("Waiting for data")[0][1] == [0] * 29 and browser.get_log("browser") == []
+
+
+def test_groups_of_several_runs_are_told_apart_by_dashes(browser, two):
+    page = Opened(browser, two)
+    looks = page.run("return arguments[0].plot.series.slice(1).map((one) => [one.stroke(), "
+                     "String(one.dash)])", page.chart("Gradient norm"))
+    assert len(looks) == 6 and len({*map(tuple, looks)}) == 6
+
+
 def test_nothing_leaves_the_file(browser, two):
     page = Opened(browser, two)
     assert len(page.all(".chart canvas")) >= 8
@@ -185,7 +204,7 @@ def test_several_runs_lie_over_each_other_each_in_its_colour(browser, two):
                        page.chart("Learning rate"))
     assert len({*strokes[1:3]}) == 1 and strokes[1] != strokes[3]
     (_, mean, high, low), _ = page.drawn("Difference of training loss")
-    assert len(mean) == 10 and all(a <= b <= c for a, b, c in zip(low, mean, high, strict=True))
+    assert len(mean) == 5 and all(a <= b <= c for a, b, c in zip(low, mean, high, strict=True))
     assert "b\t" in page.run("return document.body.innerText").split("Differences to a")[1]
 
 

@@ -156,6 +156,7 @@ def test_the_state_is_that_of_the_last_line_and_of_the_process(tmp_path, monkeyp
     assert state(step(1), END | {"step": 1}, step(2)) == "interrupted"
     lock(tmp_path / "a")
     assert state(step(1)) == "running" and state(END) == "done"
+    assert state(step(1), END | {"stopped_by": "SIGTERM"}) == "running"  # again
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     lock(tmp_path / "a", process=gone.pid)
@@ -168,8 +169,58 @@ def test_the_state_is_that_of_the_last_line_and_of_the_process(tmp_path, monkeyp
     assert state(step(1)) == "interrupted"
 
 
-def test_what_is_kept_besides_training_is_bounded(tmp_path, monkeypatch):
+def test_what_is_kept_besides_training_is_bounded_and_is_the_newest(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_EVENTS", 5)
-    warnings = [{"event": "warning", "step": n, "message": "x"} for n in range(20)]
-    run = read_history(write_run(tmp_path / "a", warnings, samples=[{"text": "x"}] * 20))
-    assert len(run.warnings) == 5 and len(run.samples) == 5
+    monkeypatch.setattr(module, "AT_ONCE", 3)
+    lines = [line for n in range(20) for line in (
+        {"event": "warning", "step": n, "message": "x"}, evaluation(n, val_loss=abs(n - 2)))]
+    samples = [{"step": n, "text": "x" * 10_000} for n in range(20)]
+    run = read_history(write_run(tmp_path / "a", [*lines, step(1)], samples))
+    for kept in (run.warnings, run.evaluations, run.samples):
+        assert [line["step"] for line in kept] == [15, 16, 17, 18, 19]
+    assert run.best["step"] == 2 and len(run.samples[0]["text"]) < 5000
+    assert run.problems == [f"of {event} lines in metrics.jsonl, only the newest 5 are shown"
+                            for event in ("eval", "warning")]
+
+
+def test_a_line_longer_than_any_is_one_that_cannot_be_read(tmp_path):
+    huge = json.dumps({"event": "train", "x": "y" * 3_000_000}) + "\n"
+    run = read_history(write_run(tmp_path / "a", [step(1), huge, step(2), huge[:-1]]))
+    assert run.steps["step"].tolist() == [1, 2]
+    assert run.problems == ["1 lines of metrics.jsonl cannot be read, and are left out: 2",
+                            "the last line of metrics.jsonl is half-written, and is left out"]
+
+
+def test_only_evaluations_are_a_run_without_curves(tmp_path):
+    run = read_history(write_run(tmp_path / "a", [evaluation(1)]))
+    assert run.problems == ["metrics.jsonl has no training steps: there are no curves"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "identity.json", "train.log",
+                                  "metrics.jsonl", "samples.jsonl"])
+def test_nothing_waits_for_a_pipe(tmp_path, name):
+    folder = write_run(tmp_path / "a")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    run = read_history(folder)
+    assert run.places == run.config and module.parameters_told(folder) in (12345, None)
+
+
+@pytest.mark.parametrize("text", [", parameters", "9" * 5000 + " parameters", "\x00"])
+def test_a_log_of_other_contents_tells_no_parameters(tmp_path, text):
+    folder = write_run(tmp_path / "a")
+    (folder / "train.log").write_text(text)
+    assert module.parameters_told(folder) in (None, 1) or len(text) > 99
+
+
+def test_where_it_was_continued_is_known_from_the_log(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (folder / "train.log").write_text("runs/a: 1 parameters\n" + "".join(
+        f"continuing from runs/a/checkpoints/step-{step:08d}\n" for step in (30, 120)))
+    assert read_history(folder).resumed == [30, 120]
+
+
+def test_runs_whose_folders_are_called_alike_are_told_apart(tmp_path):
+    folders = [write_run(tmp_path / name / "run") for name in "ab"]
+    names = [run.name for run in module.read_histories([*folders, write_run(tmp_path / "c")])]
+    assert names == [str(folders[0]), str(folders[1]), "c"]

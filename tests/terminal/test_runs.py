@@ -43,8 +43,30 @@ def test_a_run_that_goes_on_and_one_that_was_stopped_are_told_apart(tmp_path):
     lock(folder)
     assert row(folder)[1] == "running"
     write_run(folder, [step(1), END | {"step": 1, "stopped_by": "SIGTERM"}])
+    assert row(folder)[1] == "running"  # again
+    (folder / "lock").unlink()
     assert row(folder)[1] == "stopped by SIGTERM"
 
+
+def test_names_and_times_of_any_kind_keep_to_their_line(tmp_path):
+    folder = write_run(tmp_path / "new\nline \x1b[31m", [step(1)])
+    assert row(folder)[0] == "new\\nline \\x1b[31m"
+    os.utime(folder / "metrics.jsonl", (1e15, 1e15))
+    os.utime(folder / "config.yaml", (0, 0))
+    assert len(terminal.table_of([folder]).splitlines()) == 2
+
+
+def test_lines_that_no_run_writes_cost_no_time(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (folder / "metrics.jsonl").write_bytes(bytes(20 << 20))
+    assert row(folder)[2] == "–"
+    (folder / "metrics.jsonl").unlink()
+    os.mkfifo(folder / "metrics.jsonl")
+    assert row(folder)[2] == "–"
+
+
+def test_an_older_format_is_in_the_table_too(tmp_path):
+    assert row(write_run(tmp_path / "a", [{"step": 3, "loss": 2.5}]))[2:4] == ["3", "2.5000"]
 
 def test_figures_are_found_however_far_behind_they_lie(tmp_path, monkeypatch):
     monkeypatch.setattr(terminal, "BLOCK", 1000)

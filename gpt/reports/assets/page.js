@@ -38,7 +38,10 @@ const short = (value) => {
   return `${Number(value.toPrecision(5))}`;
 };
 
-// 1 to 9 times each power of ten: where a logarithmic axis is marked; of many, powers have numbers.
+const told = (plot, value) => short(value);
+const DASHES = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
+
+// Logarithmic axes are marked at 1 to 9 times each power of ten; of many, powers have numbers.
 const tenfolds = (plot, axis, low, high) => {
   const found = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
@@ -46,6 +49,12 @@ const tenfolds = (plot, axis, low, high) => {
   }
   return found.filter((value) => value >= low && value <= high);
 };
+const isPower = (value) => Number.isInteger(Number(Math.log10(value).toFixed(9)));
+const TENTHS = {
+  splits: tenfolds, filter: (plot, at) => at,
+  values: (plot, at) => at.map((value) => (at.length < 12 || isPower(value) ? short(value) : "")) };
+const POWERS = {
+  distr: 3, range: (plot, low, high) => (low > 0 ? [low / 1.05, high * 1.05] : [1, 10]) };
 
 class Drawn {
   constructor(figure) {
@@ -57,11 +66,12 @@ class Drawn {
     this.plotted.setAttribute("aria-label", this.said());
     const caption = figure.querySelector("figcaption");
     if (this.chart.log) {
-      const chosen = choice(`${this.chart.title} log`) ?? String(this.chart.begins_log);
-      const box = make("input", { type: "checkbox", checked: chosen === "true" });
-      box.addEventListener("change", () => { choice(`${this.chart.title} log`, box.checked); this.draw(); });
-      this.log = box;
-      caption.append(make("label", {}, box, " log"));
+      const name = `${this.chart.title} log`, chosen = choice(name) ?? `${this.chart.begins_log}`;
+      const positive = this.chart.series.some((one) => one.y.some((value) => value > 0));
+      this.log = make("input", {
+        type: "checkbox", checked: positive && chosen === "true", disabled: !positive });
+      this.log.addEventListener("change", () => { choice(name, this.log.checked); this.draw(); });
+      caption.append(make("label", {}, this.log, " log"));
     }
     const whole = make("button", { type: "button", textContent: "Whole" });
     whole.setAttribute("aria-label", `Whole chart: ${this.chart.title}`);
@@ -75,48 +85,61 @@ class Drawn {
   said() {
     const lines = this.chart.series.filter((one) => !one.faint).map((one) => {
       const known = one.y.filter((value) => value !== null);
-      return known.length ? `${one.label}: from ${short(known[0])} to ${short(known.at(-1))}` : one.label;
+      return known.length ? `${one.label}: from ${short(known[0])} to ${short(known.at(-1))}`
+        : one.label;
     });
-    return `${this.chart.title}, ${this.chart.unit}. ${lines.join(". ")}. Arrow keys move along it.`;
+    const { title, unit } = this.chart;
+    return `${title}, ${unit}. ${lines.join(". ")}. Arrow keys move along it.`;
   }
 
   size() {
     return { width: Math.max(220, this.plotted.clientWidth), height: 230 };
   }
 
+  // What uPlot is told of one series: its numbers, how they look, and the band around them.
+  lines(one, axis, first) {
+    const places = Object.keys(one.x[axis]).filter((place) => one.x[axis][place] !== null);
+    const drawable = (value) => (this.log?.checked && value <= 0 ? null : value);
+    const column = (values) => places.map((place) => drawable(values[place]));
+    const mixed = (share) => colour(
+      `color-mix(in srgb, var(--c${one.colour % 6}) ${share}%, transparent)`);
+    const stroke = mixed(one.faint ? 30 : 100), shared = { spanGaps: true, value: told };
+    const alone = one.kind === "points" || (one.kind === "line" && one.y.length < 2);
+    const line = {
+      ...shared, label: one.label, stroke, width: one.faint ? 1 : 2, dash: DASHES[one.dashes % 4],
+      points: { show: alone, size: 7, fill: stroke },
+      ...(one.kind === "points" && { paths: () => null }),
+      ...(one.kind === "bars" && { paths: uPlot.paths.bars({ size: [0.9, 60] }), fill: stroke }),
+    };
+    const table = [places.map((place) => one.x[axis][place]), column(one.y)];
+    if (one.low === null) return { table, series: [line], bands: [] };
+    const edge = { ...shared, class: "u-band", points: { show: false }, width: 0 };
+    return {
+      table: [...table, column(one.high), column(one.low)],
+      series: [line, { ...edge, label: "high" }, { ...edge, label: "low" }],
+      bands: [{ series: [first + 1, first + 2], fill: mixed(20) }],
+    };
+  }
+
   draw() {
     this.plot?.destroy();
     const axis = this.axes.includes(axisShown) ? axisShown : this.axes[0];
-    const logarithmic = this.log?.checked ?? false;
-    const drawable = (value) => (logarithmic && value <= 0 ? null : value);
-    const [front, line] = [colour("var(--quiet)"), colour("var(--line)")];
-    const tables = [], series = [{ label: axis, value: (plot, value) => short(value) }], bands = [];
+    const tables = [], series = [{ label: axis, value: told }], bands = [];
     for (const one of this.chart.series) {
-      const places = one.x[axis].map((_, place) => place).filter((place) => one.x[axis][place] !== null);
-      const column = (values) => places.map((place) => drawable(values[place]));
-      const stroke = colour(`color-mix(in srgb, var(--c${one.colour % 6}) ${one.faint ? 30 : 100}%, transparent)`);
-      tables.push([places.map((place) => one.x[axis][place]), column(one.y)]);
-      series.push({
-        label: one.label, stroke, width: one.faint ? 1 : 2, spanGaps: true, value: (plot, value) => short(value),
-        points: { show: one.kind === "points" || (one.y.length < 2 && one.kind === "line"), size: 7, fill: stroke },
-        ...(one.kind === "points" && { paths: () => null }),
-        ...(one.kind === "bars" && { paths: uPlot.paths.bars({ size: [0.9, 60] }), fill: stroke }),
-      });
-      if (one.low === null) continue;
-      tables.at(-1).push(column(one.high), column(one.low));
-      const band = { class: "u-band", points: { show: false }, width: 0, spanGaps: true };
-      bands.push({ series: [series.length, series.length + 1], fill: colour(
-        `color-mix(in srgb, var(--c${one.colour % 6}) 20%, transparent)`) });
-      series.push({ ...band, label: "high" }, { ...band, label: "low" });
+      const found = this.lines(one, axis, series.length);
+      tables.push(found.table);
+      series.push(...found.series);
+      bands.push(...found.bands);
     }
-    const ticks = { stroke: front, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, values: (plot, at) => at.map(short) };
-    const powers = { distr: 3, range: (plot, low, high) => [low / 1.05, high * 1.05] };
-    const tenths = { ...ticks, splits: tenfolds, filter: (plot, at) => at, values: (plot, at) => at.map(
-      (value) => (at.length < 12 || Number.isInteger(Number(Math.log10(value).toFixed(9))) ? short(value) : "")) };
+    const stroke = colour("var(--line)");
+    const ticks = {
+      stroke: colour("var(--quiet)"), grid: { stroke, width: 1 }, ticks: { stroke },
+      values: (plot, at) => at.map(short) };
+    const [x, y] = [this.chart.log_x, this.log?.checked];
     this.plot = new uPlot({
       ...this.size(), series, bands,
-      axes: [this.chart.log_x ? tenths : { ...ticks }, { ...(logarithmic ? tenths : ticks), size: 70 }],
-      scales: { x: { time: false, ...(this.chart.log_x && powers) }, y: logarithmic ? powers : {} },
+      axes: [{ ...ticks, ...(x && TENTHS) }, { ...ticks, ...(y && TENTHS), size: 70 }],
+      scales: { x: { time: false, ...(x && POWERS) }, y: y ? POWERS : {} },
       cursor: { drag: { x: true, y: true, uni: 20 } },
     }, tables.length > 1 ? uPlot.join(tables) : tables[0], this.plotted);
     this.figure.plot = this.plot;
@@ -124,12 +147,14 @@ class Drawn {
 
   key(event) {
     const { data: [places], cursor } = this.plot, now = cursor.idx ?? -1;
-    const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: places.length - 1 }[event.key];
+    const next = {
+      ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: places.length - 1 }[event.key];
     if (event.key === "Escape") this.draw();
     if (next === undefined || !places.length) return;
     event.preventDefault();
     const place = Math.min(Math.max(next, 0), places.length - 1);
-    this.plot.setCursor({ left: this.plot.valToPos(places[place], "x"), top: this.plot.bbox.height / 4 });
+    const left = this.plot.valToPos(places[place], "x");
+    this.plot.setCursor({ left, top: this.plot.bbox.height / 4 });
   }
 }
 
@@ -144,7 +169,8 @@ if (several) {
   axisShown = several.axes.includes(axisShown) ? axisShown : several.axes[0];
   const box = make("fieldset", {}, make("legend", { textContent: "Against" }));
   for (const axis of several.axes) {
-    const radio = make("input", { type: "radio", name: "axis", value: axis, checked: axis === axisShown });
+    const checked = axis === axisShown;
+    const radio = make("input", { type: "radio", name: "axis", value: axis, checked });
     radio.addEventListener("change", () => { choice("axis", axis); axisShown = axis; drawAll(); });
     box.append(make("label", {}, radio, ` ${axis}`));
   }
