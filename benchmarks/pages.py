@@ -106,9 +106,10 @@ def gpt2(folder: Path) -> str:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from gpt.tokenizer import build_tokenizer, tokenizer_json
-    GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
-    (folder / "generation_config.json").unlink()  # which names GPT-2's own end of text
-    (folder / "tokenizer.json").write_text(tokenizer_json(build_tokenizer("byte")))
+    tokenizer = build_tokenizer("byte")
+    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    GPT2LMHeadModel(GPT2Config(**ends)).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json(tokenizer))
     return ("It was the best of times, it was the worst of times, it was the age of wisdom. "
             * 2)[:TOKENS]
 

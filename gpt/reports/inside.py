@@ -16,7 +16,7 @@ from gpt.reports.page import Html, Page, element, table
 from gpt.runs.history import Array
 
 if TYPE_CHECKING:  # torch is imported by those who have a model, and not by reports of runs
-    from gpt.inspection import Look
+    from gpt.inspection import Ablations, Look
     from gpt.language_model import LanguageModel
 
 CONTROLS = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.3}
@@ -45,21 +45,7 @@ def look_page(lm: LanguageModel, text: str, controls: Mapping[str, float] = CONT
     without = ablations(lm.model, tokens, lm.reads_both_ways)
     page = Page("Inside the model", f"{config.n_layer} layers of {config.n_head} heads, "
                 f"{len(tokens)} tokens, positions: {config.position}", ["inside.js"])
-    names = _Names(lm)
-    data = {
-        "texts": look.texts, "layers": config.n_layer, "heads": config.n_head,
-        "windows": config.windows, "causal": not lm.reads_both_ways, "names": names.found,
-        "attention": _packed(look.attention, not lm.reads_both_ways),
-        "lens": [names.told(ids[:, :LENS_TOKENS], chances[:, :LENS_TOKENS]) for ids, chances
-                 in zip(look.lens_tokens, look.lens_probabilities, strict=True)],
-        "following": [plain(each) for each in look.lens_next],
-        "whole": names.likeliest(look.logits),
-        "without": [names.told(*of_layer) for of_layer
-                    in zip(without.tokens, without.probabilities, strict=True)],
-        "divergences": [plain(each) for each in without.divergences],
-        "neurons": [{"layer": one.layer, "index": one.index, "activations": plain(one.activations),
-                     "tokens": [names.of(token) for token in one.tokens.tolist()]}
-                    for one in look.neurons]}
+    data = _told(lm, look, without)
     try:
         data["scores"] = {kind: [plain(each) for each in scores] for kind, scores
                           in head_scores(lm.model, lm.tokenizer.text_ids).items()}
@@ -78,6 +64,25 @@ def look_page(lm: LanguageModel, text: str, controls: Mapping[str, float] = CONT
     page.section("How it sees positions", *_positions(lm, len(tokens), data))
     page.data("look", data)
     return page
+
+
+def _told(lm: LanguageModel, look: Look, without: Ablations) -> dict[str, Any]:
+    """What the page's script shows."""
+    names, config = _Names(lm), lm.model.config
+    return {
+        "texts": look.texts, "layers": config.n_layer, "heads": config.n_head,
+        "windows": config.windows, "causal": not lm.reads_both_ways, "names": names.found,
+        "attention": _packed(look.attention, not lm.reads_both_ways),
+        "lens": [names.told(ids[:, :LENS_TOKENS], chances[:, :LENS_TOKENS]) for ids, chances
+                 in zip(look.lens_tokens, look.lens_probabilities, strict=True)],
+        "following": [plain(each) for each in look.lens_next],
+        "whole": names.likeliest(look.logits),
+        "without": [names.told(*of_layer) for of_layer
+                    in zip(without.tokens, without.probabilities, strict=True)],
+        "divergences": [plain(each) for each in without.divergences],
+        "neurons": [{"layer": one.layer, "index": one.index, "activations": plain(one.activations),
+                     "tokens": [names.of(token) for token in one.tokens.tolist()]}
+                    for one in look.neurons]}
 
 
 class _Names:
@@ -123,8 +128,7 @@ def _packed(attention: Array, causal: bool) -> str:
 def _controlled(lm: LanguageModel, tokens: Sequence[int], look: Look,
                 controls: Mapping[str, float]) -> Html | None:
     """What may come next, by the engine itself: each control alone, and all of them."""
-    chances = [_chances(lm, tokens, {name: value}) for name, value in controls.items()]
-    chances += [_chances(lm, tokens, controls)]
+    chances = _chances(lm, tokens, [*({name: value} for name, value in controls.items()), controls])
     before = _softmax(look.logits)
     order = sorted({token for each in chances for token in each}, key=lambda token: -before[token])
     header = ["token", "the model's own", *(f"{name} {value:g}" for name, value
@@ -135,15 +139,18 @@ def _controlled(lm: LanguageModel, tokens: Sequence[int], look: Look,
         for token in order[:NEXT_TOKENS]], "next tokens by sampling control")
 
 
-def _chances(lm: LanguageModel, tokens: Sequence[int], settings: Mapping[str, Any]
-             ) -> dict[int, float]:
-    """With which probability each of some tokens is drawn."""
-    config = sampling_config(max_new_tokens=1, seed=0, **settings)
-    asked = lm.request(tokens, config, alternatives=NEXT_TOKENS, chances=True)
-    new = next(lm.write([asked]))[1].new
-    if new.error is not None:
-        raise new.error
-    return {token: chance for (token, _), chance in zip(new.likeliest, new.chances, strict=True)}
+def _chances(lm: LanguageModel, tokens: Sequence[int], settings: Sequence[Mapping[str, Any]]
+             ) -> list[dict[int, float]]:
+    """With which probability each of some tokens is drawn, by each of some settings."""
+    found: list[dict[int, float]] = [{} for _ in settings]
+    for place, piece in lm.write([
+            lm.request(tokens, sampling_config(max_new_tokens=1, seed=0, **each),
+                       alternatives=NEXT_TOKENS, chances=True) for each in settings]):
+        if piece.new.error is not None:
+            raise piece.new.error
+        found[place] = {token: chance for (token, _), chance in zip(
+            piece.new.likeliest, piece.new.chances, strict=True)}
+    return found
 
 
 def _shown(text: str) -> str:

@@ -131,24 +131,30 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
                               _sampler(lm, task), average, task.evaluate_first,
                               lambda: task.measure(measured), task.objective, task.best_by,
                               layout)
-            try:
-                score = trainer.run()
-            except TrainingFailed as error:
-                log.event("warning", trainer.state.step, message=str(error))
-                _report(report, config, machine, run, log)
-                raise
+            wanted = report if config.log.report and machine.ranks.is_first else None
+            score = _trained(trainer, run, wanted)
             if budget.is_spent(trainer.state) and machine.ranks.is_first:
                 for line in task.closing_lines(run.path):
                     log.say(line)
-            _report(report, config, machine, run, log)
+            _report(wanted, run, log)
             log.say("done; sample from it with: "
                     + _sample_command(run, task.tokenizer))
             return score
 
 
-def _report(report: Callable[[Path], str] | None, config: RunSections, machine: Machine,
-            run: RunFolder, log: Log) -> None:
-    if report is not None and config.log.report and machine.ranks.is_first:
+def _trained(trainer: Trainer, run: RunFolder, report: Callable[[Path], str] | None
+             ) -> Score | None:
+    """The final score. What makes training fail is logged, and stands in the report."""
+    try:
+        return trainer.run()
+    except TrainingFailed as error:
+        trainer.log.event("warning", trainer.state.step, message=str(error))
+        _report(report, run, trainer.log)
+        raise
+
+
+def _report(report: Callable[[Path], str] | None, run: RunFolder, log: Log) -> None:
+    if report is not None:
         log.say(report(run.path))
 
 
