@@ -1,6 +1,6 @@
 """Pages of a long run and of a GPT-2: seconds, memory, size.
 
-usage: python benchmarks/pages.py [--lines N]
+usage: python benchmarks/pages.py [report | look] [--lines N]
 
 report: `python -m gpt report` on a metrics.jsonl of 1,000,000 lines, as a whole command. The peer
 is pandas, which reads the same file into a table, and draws nothing; beside it Python's own json,
@@ -36,10 +36,19 @@ from gpt.files import write_json  # noqa: E402
 from gpt.machine.hardware import cpu_name  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "pages.json"
+PARTS = ["report", "look"]
 ROUNDS, TOKENS = 3, 128
 GPT = [sys.executable, "-m", "gpt"]
 PANDAS = "import sys, pandas; pandas.read_json(sys.argv[1], lines=True)"
 JSON = "import sys, json\nfor line in open(sys.argv[1], 'rb'): json.loads(line)"
+# A process inherits the largest memory of the one that started it, which is to be small.
+MEASURED = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, code, used = os.wait4(process.pid, 0)
+print(used.ru_maxrss / 1024)
+sys.exit(code != 0)
+"""
 HEAD_BY_HEAD = """
 import sys, torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
@@ -60,25 +69,35 @@ with torch.inference_mode():
 def main(argv: list[str]) -> None:
     """Measure, print, keep."""
     lines = int(argv[argv.index("--lines") + 1]) if "--lines" in argv else 1_000_000
-    figures: dict[str, Any] = {"hardware": f"{cpu_name()}, {os.cpu_count()} cores"}
+    parts = [word for word in argv if word in PARTS] or PARTS
+    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    figures: dict[str, Any] = kept | {"hardware": f"{cpu_name()}, {os.cpu_count()} cores"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        metrics = long_run(folder / "run", lines)
-        figures["report"] = {"lines": lines, "bytes": metrics.stat().st_size} | compared({
-            "ours": [*GPT, "report", str(folder / "run"), "-o", str(folder / "report.html")],
-            "pandas, read alone": [sys.executable, "-c", PANDAS, str(metrics)],
-            "json, line by line": [sys.executable, "-c", JSON, str(metrics)]})
-        figures["report"]["page_bytes"] = (folder / "report.html").stat().st_size
-        text = gpt2(folder / "gpt2")
-        figures["look"] = {"tokens": TOKENS} | compared({
-            "ours": [*GPT, "look", str(folder / "gpt2"), "--prompt", text, "-o",
-                     str(folder / "look.html")],
-            "transformers, head by head": [sys.executable, "-c", HEAD_BY_HEAD,
-                                           str(folder / "gpt2"), str(TOKENS)]})
-        figures["look"]["page_bytes"] = (folder / "look.html").stat().st_size
-    for what in ("report", "look"):
-        tell(what, figures[what])
+        for part in parts:
+            figures[part] = {"report": report, "look": look}[part](folder, lines)
+            tell(part, figures[part])
     write_json(RESULTS, figures)
+
+
+def report(folder: Path, lines: int) -> dict[str, Any]:
+    """Of a long run."""
+    metrics, page = long_run(folder / "run", lines), folder / "report.html"
+    found = {"lines": lines, "bytes": metrics.stat().st_size} | compared({
+        "ours": [*GPT, "report", str(folder / "run"), "-o", str(page)],
+        "pandas, read alone": [sys.executable, "-c", PANDAS, str(metrics)],
+        "json, line by line": [sys.executable, "-c", JSON, str(metrics)]})
+    return found | {"page_bytes": page.stat().st_size}
+
+
+def look(folder: Path, lines: int) -> dict[str, Any]:
+    """Inside a GPT-2."""
+    text, page = gpt2(folder / "gpt2"), folder / "look.html"
+    found = {"tokens": TOKENS} | compared({
+        "ours": [*GPT, "look", str(folder / "gpt2"), "--prompt", text, "-o", str(page)],
+        "transformers, head by head": [sys.executable, "-c", HEAD_BY_HEAD, str(folder / "gpt2"),
+                                       str(TOKENS)]})
+    return found | {"page_bytes": page.stat().st_size}
 
 
 def long_run(folder: Path, lines: int) -> Path:
@@ -121,12 +140,10 @@ def compared(arms: dict[str, list[str]]) -> dict[str, Any]:
     for _ in range(ROUNDS):
         for name, command in arms.items():
             began = time.perf_counter()
-            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-                _, code, used = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(code)
-            assert process.returncode == 0, f"{name} failed"
+            used = subprocess.run([sys.executable, "-S", "-c", MEASURED, *command], cwd=ROOT,
+                                  check=True, capture_output=True, text=True).stdout
             seconds[name].append(time.perf_counter() - began)
-            memory[name] = max(memory[name], used.ru_maxrss / 1024)
+            memory[name] = max(memory[name], float(used))
     return {"seconds": {name: statistics.median(each) for name, each in seconds.items()},
             "peak_memory_mb": memory}
 

@@ -16,7 +16,8 @@ from gpt.inspection.look import LIKELIEST
 from gpt.inspection.recording import Layer, attending, evaluating, record
 from gpt.model import GPT
 
-AT_ONCE = 512  # tokens: more need more memory, and bring a processor nothing
+AT_ONCE = 1536  # tokens: more need more memory, and bring a processor nothing
+SCORED = 64  # heads at a time: their scores of the whole vocabulary stand in memory
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,29 @@ def ablations(model: GPT, tokens: Sequence[int], both_ways: bool = False) -> Abl
     last, few = blocks[-1].attention, max(1, AT_ONCE // len(tokens))
     without = 1 - torch.eye(model.config.n_head, device=layers[0].x.device)
     with evaluating(model), attending(last, partial(_attend_last, last._attend)):
-        whole = _logprobs(model, blocks[-1:], layers[-1:], torch.ones_like(without[:1]))
-        logprobs = torch.stack([torch.cat([_logprobs(model, blocks[i:], layers[i:], heads)
-                                           for heads in without.split(few)])
-                                for i in range(len(blocks))])            # (L, H, V)
-    best = logprobs.topk(min(LIKELIEST, logprobs.size(-1)))
-    divergences = F.kl_div(logprobs, whole.expand_as(logprobs), reduction="none", log_target=True)
-    return Ablations(best.indices.cpu().numpy(), best.values.exp().cpu().numpy(),
-                     divergences.sum(dim=-1).cpu().numpy())
+        whole = _last(blocks[-1:], layers[-1:], torch.ones_like(without[:1]))
+        ends = torch.cat([_last(blocks[i:], layers[i:], heads)
+                          for i in range(len(blocks)) for heads in without.split(few)])
+    expected, told = _logprobs(model, whole), []
+    for x in ends.split(SCORED):
+        logprobs = _logprobs(model, x)
+        best = logprobs.topk(min(LIKELIEST, logprobs.size(-1)))
+        moved = F.kl_div(logprobs, expected.expand_as(logprobs), reduction="none", log_target=True)
+        told.append((best.indices, best.values.exp(), moved.sum(dim=-1)))
+    return Ablations(*(torch.cat(part).unflatten(0, (len(blocks), -1)).cpu().numpy()
+                       for part in zip(*told, strict=True)))
 
 
-def _logprobs(model: GPT, blocks: Any, layers: Sequence[Layer], heads: Tensor) -> Tensor:
-    """Of what follows the last token, from a layer on of which some heads are silent.
+def _logprobs(model: GPT, x: Tensor) -> Tensor:
+    """(n, C) -> (n, V)"""
+    return model.logits(model.final_norm(x)).float().log_softmax(dim=-1)
+
+
+def _last(blocks: Any, layers: Sequence[Layer], heads: Tensor) -> Tensor:
+    """The residual stream of the last token, from a layer on of which some heads are silent.
 
     heads: (n, H), 0 where silent, else 1. blocks, layers: that layer, and those above it, which are
-    computed for each row.  -> (n, V)
+    computed for each row.  -> (n, C)
     """
     x, read = layers[0].x, layers[0].read
     if len(layers) == 1:
@@ -64,7 +73,7 @@ def _logprobs(model: GPT, blocks: Any, layers: Sequence[Layer], heads: Tensor) -
     for block, layer in zip(blocks[1:], layers[1:], strict=True):
         heard = block.attention(block.attention_norm(x), layer.rotation, None, layer.visible)
         x = _behind(block, x[:, -heard.size(1):], heard)
-    return model.logits(model.final_norm(x[:, -1])).float().log_softmax(dim=-1)
+    return x[:, -1]
 
 
 def _behind(block: Any, x: Tensor, heard: Tensor) -> Tensor:

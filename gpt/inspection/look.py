@@ -93,9 +93,11 @@ def _lens(model: GPT, streams: Tensor, tokens: Sequence[int]) -> tuple[Tensor, T
     told = []
     for x, ids in zip(streams.flatten(0, 1).split(PIECE),
                       following.repeat(len(streams)).split(PIECE), strict=True):
-        probabilities = model.logits(model.final_norm(x)).float().softmax(dim=-1)
-        best = probabilities.topk(min(LIKELIEST, probabilities.size(-1)))
-        told.append((best.indices, best.values, probabilities.gather(1, ids.unsqueeze(1))[:, 0]))
+        scores = model.logits(model.final_norm(x)).float()
+        total = scores.logsumexp(dim=-1, keepdim=True)
+        best = scores.topk(min(LIKELIEST, scores.size(-1)))
+        told.append((best.indices, (best.values - total).exp(),
+                     (scores.gather(1, ids.unsqueeze(1)) - total).exp()[:, 0]))
     likeliest, best_ones, chance = (torch.cat(part).unflatten(0, streams.shape[:2])
                                     for part in zip(*told, strict=True))
     return likeliest, best_ones, chance[:, :-1]
