@@ -154,7 +154,9 @@ def _chances(lm: LanguageModel, tokens: Sequence[int], settings: Sequence[Mappin
 
 
 def _shown(text: str) -> str:
-    return text.replace("\n", "↵").replace("\t", "⇥")
+    """A token by itself; blanks alone could not be seen."""
+    signs = text.replace("\n", "↵").replace("\t", "⇥")
+    return signs if signs.strip() else signs.replace(" ", "␣")
 
 
 def _bar(share: float) -> Html:

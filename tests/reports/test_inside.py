@@ -101,7 +101,7 @@ def test_without_a_head_the_next_tokens_are_those_of_its_ablation(opened):
         shown = shares(page, "#picked")
         for token, chance in zip(without.tokens[layer, head], without.probabilities[layer, head],
                                  strict=True):
-            text = lm.tokenizer.token_text(int(token)).replace("\n", "↵").replace("\t", "⇥")
+            text = inside._shown(lm.tokenizer.token_text(int(token)))
             if text in shown and shown[text][1]:
                 assert shown[text][1] == pytest.approx(100 * chance, abs=0.006)
         assert len(shown) == 12 and max(each[0] for each in shown.values()) == pytest.approx(
@@ -142,7 +142,7 @@ def test_sampling_controls_show_what_the_engine_draws_with(opened):
         "min_p 0.1": torch.where(own >= 0.1 * top[0], logits, -torch.inf).softmax(0)}
     texts = {lm.tokenizer.token_text(token): token for token in range(256)}
     for text, row in shares(page, table).items():
-        token = texts[text.replace("↵", "\n").replace("⇥", "\t")]
+        token = texts[text.replace("↵", "\n").replace("⇥", "\t").replace("␣", " ")]
         for name, chances in expected.items():
             assert row[header.index(name) - 1] == pytest.approx(
                 100 * float(chances[token]), abs=0.006)

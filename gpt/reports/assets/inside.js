@@ -8,7 +8,10 @@ const weights = new Uint16Array(bytes(look.attention).buffer);
 const here = (id) => document.getElementById(id);
 const state = { layer: layers - 1, head: 0, query: T - 1, pinned: T - 1 };
 const shown = (text) => (text === "" ? "∅" : text.replaceAll("\n", "↵").replaceAll("\t", "⇥"));
-const named = (id) => shown(look.names[id]);
+const named = (id) => {
+  const text = shown(look.names[id]);
+  return text.trim() ? text : text.replaceAll(" ", "␣");
+};
 const percent = (share) => `${(100 * share).toFixed(2)} %`;
 const described = (element, role, label) => {
   element.setAttribute("role", role);
