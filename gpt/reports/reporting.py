@@ -56,6 +56,8 @@ def refuse_no_place(output: Path) -> None:
     """Raise UserError if a page cannot be written there."""
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
+    if output.exists() and not (output.is_file() or output.is_dir()):  # it would be replaced
+        raise UserError(f"--output {output} is a device or a pipe; give a file")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; give a file, such as {output / FILE}")
 

@@ -112,6 +112,7 @@ def test_without_matplotlib_pictures_say_what_to_install(call, tmp_path, monkeyp
     (["data", "--watch"], "--watch is for runs that go on"),
     (["a", "-o", "no/folder/x.html"], "--output no/folder/x.html: there is no folder no/folder"),
     (["a", "-o", "a"], "--output a is a folder; give a file, such as a/report.html"),
+    (["a", "-o", "/dev/null"], "--output /dev/null is a device or a pipe; give a file"),
     (["a", "--png", "a/train.log"], "--png a/train.log is a file; give a folder"),
     (["a", "--watch", "--json"], "--watch writes a page; give it without --png and --json"),
     ([], "the following arguments are required: RUN"),
