@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -169,8 +168,3 @@ def said(measure: str) -> str:
     """A measure's name for people."""
     return {"val_loss": "Validation loss", "val_bits_per_byte": "Bits per byte"}.get(
         measure, measure.removeprefix("val_").replace("_", " ").capitalize())
-
-
-def as_json(chart: Chart | None) -> list[dict[str, Any]]:
-    """A chart that may not be there."""
-    return [] if chart is None else [chart.as_json()]

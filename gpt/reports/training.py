@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt.reports import differences
 from gpt.reports.chart import Chart, spread_evenly
-from gpt.reports.curves import as_json, charts, difference_chart, measures, said
+from gpt.reports.curves import charts, difference_chart, measures, said
 from gpt.reports.facts import commands, environment, summary, told, trained
 from gpt.reports.page import Html, Page, details, element, escaped, figure, table
 from gpt.runs.history import History, number
@@ -54,8 +54,7 @@ def figures(runs: Sequence[History]) -> dict[str, Any]:
             "differences": [vars(found) | {"run": run.name, "to": runs[0].name}
                             for run in runs[1:]
                             if (found := differences.at_the_end(run, runs[0]))],
-            "charts": [chart.as_json() for chart in charts(runs)]
-            + as_json(difference_chart(runs))}
+            "charts": [chart.as_json() for chart in drawn(runs)]}
 
 
 def drawn(runs: Sequence[History]) -> list[Chart]:
