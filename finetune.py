@@ -61,4 +61,4 @@ def take_preview(argv: list[str]) -> tuple[list[str], int | None]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, goes_on=True)

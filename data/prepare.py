@@ -52,4 +52,4 @@ def recipe_from(argv: list[str]) -> Recipe:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, goes_on=True)

@@ -16,8 +16,10 @@ VERBS = {
     "runs": ("listing", "which runs there are, and how far they have come"),
     "curves": ("curves", "the loss of runs, drawn in the terminal"),
     "serve": ("serving", "answer clients of OpenAI's API: needs gpt-toolkit[serve]"),
-    "verify": ("verifying", "compare every file of a dataset, a run or a checkpoint with its "
-                            "recorded SHA-256"),
+    "verify": ("verifying", "compare every file of datasets, runs, checkpoints and exports with "
+                            "its recorded SHA-256"),
+    "replay": ("replaying", "take a step again that was not to be taken, and say where it went "
+                            "wrong"),
     "env": ("environment", "versions, hardware, and what a model costs on it"),
 }
 

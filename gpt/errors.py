@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,7 @@ EXIT_FAILED = 1  # something broke
 EXIT_USAGE = 2  # wrong usage, configuration or data: the line says what to change
 EXIT_INTERRUPTED = 130  # by Ctrl-C, with nothing to save: as shells say it
 EXIT_STOPPED = 75  # stopped by a signal after saving: run the same command to continue
+STOPS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")  # signals that ask for it
 
 
 class UserError(ValueError):
@@ -43,11 +45,15 @@ class Stopped(Exception):
     """A signal asked the work to stop, and its state is saved."""
 
 
-def run_command(command: Callable[[list[str]], None]) -> None:
+def run_command(command: Callable[[list[str]], None], goes_on: bool = False) -> None:
     """Run a script's `main` with the process's arguments; its errors become lines and exit codes.
+
+    goes_on: the same command continues what was stopped, whenever that was.
     """
     trace = ""
     quieten()
+    if goes_on:
+        leave_when_asked()
     with guarded_streams() as output:
         try:
             code, line = _outcome(command, output)
@@ -66,6 +72,23 @@ def run_command(command: Callable[[list[str]], None]) -> None:
         _leave_at_once(code)
     if code:
         sys.exit(code)
+
+
+def leave_when_asked() -> None:
+    """Let signals that ask for a stop end the process at once, as stopped: while there is nothing
+    to save, or while what there is is safe on disk. (gpt/machine/signals.py listens meanwhile.)"""
+    for name in STOPS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _leave_asked)
+
+
+def _leave_asked(number: int, frame: object) -> NoReturn:
+    line = words_of_failure(f"stopped by {signal.Signals(number).name}; the same command goes on")
+    with contextlib.suppress(Exception):  # in the middle of a write, say
+        sys.stdout.flush()
+    os.write(2, f"{line}\n".encode() if line else b"")
+    os._exit(EXIT_STOPPED)
 
 
 def _leave_at_once(code: int) -> NoReturn:

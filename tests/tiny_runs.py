@@ -93,7 +93,8 @@ def trainer_of(folder: Path, machine: Machine, steps: int | None = 6, seconds: f
     """
     folder.mkdir(exist_ok=True)
     optim = {"warmup_steps": 2, "schedule": "constant", **sections.pop("optim", {})}
-    config = RunSections(**{"optim": optim, **sections})
+    saved = {"background": False, **sections.pop("checkpoint", {})}  # lines of the log in order
+    config = RunSections(**{"optim": optim, "checkpoint": saved, **sections})
     machine.seed_step()
     gpt = tiny_gpt(zero_outputs=True, **{"n_layer": 1, "vocab_size": 257, **(model or {})})
     machine.place(gpt)
@@ -109,7 +110,8 @@ def trainer_of(folder: Path, machine: Machine, steps: int | None = 6, seconds: f
                    lambda: EvaluationWindows(tokenized(text[:400], 257, end), 16, 8),
                    build_tokenizer("byte"), config, Budget(steps, seconds), machine, folder,
                    RunLog(folder, config.log, {}, state.step), state,
-                   sample(gpt) if sample else lambda prompt: "", average, evaluate_first)
+                   sample(gpt) if sample else lambda prompt: "", average, evaluate_first,
+                   origins=batches.origins)
 
 
 def finish(trainer: Trainer) -> list[dict[str, Any]]:

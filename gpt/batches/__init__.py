@@ -9,6 +9,7 @@ from gpt.batches.batch import (
     Batches,
     Endless,
     MicroBatch,
+    Origin,
     Sequences,
     Shuffled,
     SizedBatches,
@@ -22,5 +23,5 @@ from gpt.batches.text import TokenizedText
 from gpt.batches.windows import EvaluationWindows, Windows
 
 __all__ = ["IGNORE", "Batches", "DocumentRows", "Endless", "EvaluationWindows", "MicroBatch",
-           "Mixture", "Order", "ReadAhead", "Sequences", "Shuffled", "SizedBatches",
+           "Mixture", "Order", "Origin", "ReadAhead", "Sequences", "Shuffled", "SizedBatches",
            "TokenizedText", "Windows", "pack", "portions"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ IGNORE = -100  # a target that is not supervised; PyTorch's cross-entropy skips 
 
 
 M = TypeVar("M", bound="MicroBatch")
+Origin = dict[str, Any]  # where a piece of a sequence is from, as JSON
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Sequences(Protocol):
         """The sequences of these numbers, side by side."""
         ...
 
+    def origins(self, number: int) -> list[Origin]:
+        """What the sequence of a number is made of."""
+        ...
+
 
 class Endless(Protocol):
     """What training reads at each index: Shuffled sequences, or a Mixture of several such."""
@@ -116,6 +121,10 @@ class Endless(Protocol):
         """The sequences at these indices, side by side."""
         ...
 
+    def origins(self, index: int) -> list[Origin]:
+        """What the sequence at an index is made of."""
+        ...
+
 
 class Shuffled:
     """Sequences epoch after epoch, each epoch in an order of its own.
@@ -135,6 +144,10 @@ class Shuffled:
     def read(self, indices: np.ndarray) -> MicroBatch:
         """The sequences at these indices, side by side."""
         return self._sequences.read(self._numbers(indices))
+
+    def origins(self, index: int) -> list[Origin]:
+        """What the sequence at an index is made of."""
+        return self._sequences.origins(int(self._numbers(np.array([index]))[0]))
 
     def _numbers(self, indices: np.ndarray) -> np.ndarray:
         return sequence_order(indices, self.sequences_per_epoch, *self._keys)
@@ -156,10 +169,19 @@ class Batches:
 
         The step's loss and gradient do not depend on how it is cut.
         """
+        return [self._source.read(indices) for indices in self._indices(step)]
+
+    def origins(self, step: int) -> list[list[list[Origin]]]:
+        """What each sequence of each micro-batch of a step is made of."""
+        return [[self._source.origins(index) for index in indices.tolist()]
+                for indices in self._indices(step)]
+
+    def _indices(self, step: int) -> list[np.ndarray]:
+        """Of each micro-batch."""
         indices = self._order.indices(step)
         lengths = self._source.lengths(indices)
         by_length = np.argsort(lengths, kind="stable")
-        return [self._source.read(indices[by_length[part]]) for part in portions(
+        return [indices[by_length[part]] for part in portions(
             lengths[by_length].tolist(), self._order.micro_batch_size, self._most_tokens)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpt.batches.batch import IGNORE, MicroBatch
+from gpt.batches.batch import IGNORE, MicroBatch, Origin
 from gpt.batches.packing import pack
 from gpt.batches.text import TokenizedText
 from gpt.errors import UserError
@@ -79,6 +79,10 @@ class DocumentRows:
                 begins[row, place + 1:end] = False
                 place = end
         return MicroBatch.of(inputs, targets, begins if self._isolate else None)
+
+    def origins(self, number: int) -> list[Origin]:
+        """Where the documents of a row, or pieces of them, stand in the text."""
+        return [self._text.origin(start, start + length) for start, length in self.spans(number)]
 
     def spans(self, number: int) -> list[tuple[int, int]]:
         """Where in the stream a row's targets stand: (first token, how many)."""

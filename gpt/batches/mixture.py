@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt.batches.batch import IGNORE, MicroBatch, Sequences, Shuffled
+from gpt.batches.batch import IGNORE, MicroBatch, Origin, Sequences, Shuffled
 from gpt.batches.order import permuted_in_blocks
 from gpt.errors import UserError
 
@@ -57,6 +57,11 @@ class Mixture:
             own = sources == source
             lengths[own] = self._sources[source].lengths(places[own])
         return lengths
+
+    def origins(self, index: int) -> list[Origin]:
+        """What the sequence at an index is made of."""
+        [source], [place] = self.places(np.array([index]))
+        return self._sources[source].origins(int(place))
 
     def read(self, indices: np.ndarray) -> MicroBatch:
         """The sequences at these indices, side by side."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,13 @@ class TokenizedText:
         if tokens.size and tokens.max() >= self.vocab_size:
             self._refuse(tokens, max(start, 0))
         return tokens if start >= 0 else np.concatenate(([self.end_of_text], tokens))
+
+    def origin(self, start: int, stop: int) -> dict[str, Any]:
+        """Where tokens start to stop stand: {"text": its name, "tokens": [start, stop],
+        "documents": [first, last]}, documents counted from 0."""
+        starts = self.stream.document_starts
+        first, last = np.searchsorted(starts, [max(start, 0), max(start, stop - 1)], "right") - 1
+        return {"text": self.name, "tokens": [start, stop], "documents": [int(first), int(last)]}
 
     def _refuse(self, tokens: np.ndarray, start: int) -> None:
         place = int((tokens >= self.vocab_size).argmax())

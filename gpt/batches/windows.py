@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt.batches.batch import IGNORE, MicroBatch
+from gpt.batches.batch import IGNORE, MicroBatch, Origin
 from gpt.batches.text import TokenizedText
 from gpt.errors import UserError
 
@@ -35,13 +35,19 @@ class Windows:
 
     def read(self, numbers: np.ndarray) -> MicroBatch:
         """Windows side by side; each target is the token after its input."""
-        last = len(self._text) - 1 - self._block_size
-        starts = np.minimum(numbers * self._block_size, last).tolist()
-        tokens = np.stack([self._text.read(start, start + self._block_size + 1)
-                           for start in starts])                      # (B, T + 1)
+        tokens = np.stack([self._text.read(*self._span(number))
+                           for number in numbers.tolist()])           # (B, T + 1)
         inputs = tokens[:, :-1]
         begins = inputs == self._text.end_of_text if self._isolate else None
         return MicroBatch.of(inputs, tokens[:, 1:], begins)
+
+    def origins(self, number: int) -> list[Origin]:
+        """Where a window stands in the text."""
+        return [self._text.origin(*self._span(number))]
+
+    def _span(self, number: int) -> tuple[int, int]:
+        start = min(number * self._block_size, len(self._text) - 1 - self._block_size)
+        return start, start + self._block_size + 1
 
 
 class EvaluationWindows:

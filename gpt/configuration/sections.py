@@ -121,6 +121,18 @@ class TrainConfig(Section):
     grad_clip: Annotated[float, Field(ge=0)] = Field(
         1.0, description="largest gradient norm; 0 leaves gradients alone")
 
+    on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="after a loss or gradient that is not finite, which is written to the "
+                            "run's incidents; skip: that step changes nothing; rollback: from the "
+                            "newest checkpoint with what comes after that step's data")
+    on_spike: Literal["warn", "stop", "skip", "rollback"] = Field(
+        "warn", description="after a loss far above those before; warn: a line, and on; the others "
+                            "as above")
+    spike_z_score: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="how far: in standard deviations of the last 64 losses, as their median "
+                          "deviation tells them")
+    max_incidents: Count = Field(10, description="stop at more than so many in a run")
+
     @property
     def sequences_per_step(self) -> int:
         """batch_size, once it is a number: train.py and finetune.py see to that."""
@@ -156,6 +168,12 @@ class CheckpointConfig(Section):
 
     every_steps: Count | None = Field(250, description="null: only at the end")
     keep: Count = Field(2, description="newest checkpoints to keep")
+    keep_every_steps: Count | None = Field(
+        None, description="those of every so many steps are kept for good; null: none is")
+    background: bool = Field(
+        True, description="written while training goes on, from a copy of weights and optimizer "
+                          "state in memory; false, or where memory does not suffice for the copy: "
+                          "training waits")
     shard_size: Count = Field(
         5_000_000_000, description="bytes of a file of weights, from which on there are several, "
                                    "with an index, and each process of a run writes its own")

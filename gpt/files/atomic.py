@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
+
+SUMS = "SHA256SUMS"  # of an export
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -35,6 +37,15 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; that each is there is flushed to disk."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    flush_to_disk(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,13 +79,41 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
+def sha256_of(path: Path, tell: Callable[[int], object] = lambda read: None) -> str:
+    """SHA-256 of a file, as hexadecimal text. tell: told of the bytes that were read."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
+            tell(len(block))
     return digest.hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS, which `sha256sum -c` reads, too: of all other files in a folder."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                   if path.is_file() and path.name != SUMS)
+    write_atomically(folder / SUMS, "".join(f"{sha256_of(folder / name)}  {name}\n"
+                                            for name in names))
+
+
+def differing(folder: Path, tell: Callable[[int], object] = lambda read: None) -> list[str]:
+    """What of a folder is not as its SHA256SUMS says; empty when all is."""
+    problems = []
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            sha256, _, name = line.partition("  ")
+            path = folder / name
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                problems.append(f"{name!r} leads out of the folder")
+            elif not path.is_file():
+                problems.append(f"{name} is missing")
+            elif sha256_of(path, tell) != sha256:
+                problems.append(f"{name} is damaged")
+    except (OSError, ValueError) as error:
+        return [f"{SUMS} is damaged ({error})"]
+    return problems if lines else [f"{SUMS} is empty"]
 
 
 def read_json(path: Path) -> Any:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt.batches import MicroBatch
+from gpt.batches import MicroBatch, Origin
 from gpt.chat import Chat, Message
 from gpt.configuration import PreferenceConfig
 from gpt.finetuning.examples import Example, Preference
@@ -93,6 +93,11 @@ class Pairs:
                              marks_prompts=self._marks_prompts)
         reference = torch.tensor([score for pair in chosen for score in pair.reference])
         return PairBatch(**vars(batch), reference=reference)
+
+    def origins(self, number: int) -> list[Origin]:
+        """The example of each answer of a pair."""
+        pair = self._pairs[number]
+        return [pair.chosen.origin, pair.rejected.origin]
 
 
 def answer_scores(model: GPT, batch: MicroBatch) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from gpt.batches import IGNORE, MicroBatch, pack, portions
+from gpt.batches import IGNORE, MicroBatch, Origin, pack, portions
 from gpt.chat import Chat
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example
@@ -28,6 +28,11 @@ class Row:
     def __len__(self) -> int:
         """Inputs, and targets: the last token is no input, the first no target."""
         return len(self.tokens) - 1
+
+    @property
+    def origin(self) -> Origin:
+        """Where its example is from."""
+        return {"example": self.example.where}
 
     @property
     def answer_start(self) -> int:
@@ -131,6 +136,10 @@ class PaddedRows:
         return side_by_side([[self._rows[number]] for number in numbers],
                             marks_prompts=self._marks_prompts)
 
+    def origins(self, number: int) -> list[Origin]:
+        """The example of a row."""
+        return [self._rows[number].origin]
+
 
 class PackedRows:
     """Fine-tuning sequences that hold several rows, as many as fit into so many tokens.
@@ -157,6 +166,10 @@ class PackedRows:
         return side_by_side([[self._rows[i] for i in self._packing.row(number)]
                              for number in numbers.tolist()],
                             isolate=True, marks_prompts=self._marks_prompts)
+
+    def origins(self, number: int) -> list[Origin]:
+        """The examples of a sequence."""
+        return [self._rows[i].origin for i in self._packing.row(number)]
 
 
 def side_by_side(lines: Sequence[Sequence[Row]], isolate: bool = False,

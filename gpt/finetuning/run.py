@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from gpt.batches import Batches, Order
 from gpt.configuration import FinetuneConfig
@@ -16,6 +17,7 @@ from gpt.finetuning.task_rows import TaskRows
 from gpt.model import GPT
 from gpt.runs import checkpoint
 from gpt.runs.saved_model import SavedModel
+from gpt.shards import changed_file
 from gpt.training.budget import Budget
 from gpt.training.choices import Portion
 from gpt.training.task import Task
@@ -86,5 +88,6 @@ def finetuning(config: FinetuneConfig, base: SavedModel, rows: TaskRows, model: 
         closing_lines=lambda folder: closing_lines(
             folder, config, "val_preference_loss" if rows.train.pairs else "val_loss"),
         prompt_tokens=rows.prompt,
+        look=lambda: section.pretrain_data and changed_file(Path(section.pretrain_data)),
         keep_base=None if section.method == "full" else lambda folder: checkpoint.save_model(
             folder, base.model(), tokenizer, imported_from=str(base.path)))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt.errors import UserError
-from gpt.files import flush_to_disk
+from gpt.files import flush_to_disk, make_folder, write_sums
 
 
 def refuse_what_is_there(out: Path) -> None:
@@ -36,9 +36,11 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     refuse_what_is_there(out)
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    temporary.mkdir(parents=True)
+    make_folder(out.parent)
+    temporary.mkdir()
     try:
         yield temporary
+        write_sums(temporary)
         for path in temporary.rglob("*"):
             if path.is_file():  # safetensors writes files that nobody else may read
                 path.chmod(_usual_mode())

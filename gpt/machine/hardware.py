@@ -30,6 +30,20 @@ def memory_bytes(device: torch.device) -> int:
     return 8 << 30
 
 
+def available_bytes() -> int | None:
+    """Memory that could be taken now without swapping, as far as Linux and its control group say;
+    None: not known."""
+    free: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        told = Path("/proc/meminfo").read_text(encoding="utf-8").partition("MemAvailable:")[2]
+        free.append(int(told.split()[0]) << 10)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text(encoding="utf-8"))  # "max": without a limit
+        free.append(most - int((group / "memory.current").read_text(encoding="utf-8")))
+    return min(free, default=None) if free else None
+
+
 def computes_in_bfloat16(device: str) -> bool:
     """Whether the hardware multiplies in bfloat16, rather than only storing it."""
     if device == "cuda":

@@ -88,6 +88,12 @@ def park(start_team: Callable[..., None], leave: threading.Event) -> None:
     leave.wait()
 
 
+def let_others_go_first() -> None:
+    """This thread is to compute when nobody else wants to. (Linux alone knows this of a thread.)"""
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
 def cores() -> int:
     """Of the machine, those that this process may use; 1 where that is not known."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gpt import launcher
-from gpt.errors import Stopped
+from gpt.errors import STOPS, Stopped
 
 T = TypeVar("T")
-_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
 
 def itself(heard: T) -> T:
@@ -60,7 +59,7 @@ def listening(stop: Stop) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = [number for name in _NAMES if (number := getattr(signal, name, None))]
+    numbers = [number for name in STOPS if (number := getattr(signal, name, None))]
     if (hangup := getattr(signal, "SIGHUP", None)) and signal.getsignal(hangup) == signal.SIG_IGN:
         numbers.remove(hangup)  # under nohup
     old = {number: signal.signal(number, stop) for number in numbers}

@@ -48,6 +48,10 @@ class WeightAverage:
         finally:
             self._swap()
 
+    def reloaded(self) -> None:
+        """A checkpoint was read into model and state, which has the average as the weights."""
+        self._swap()
+
     @torch.no_grad()
     def _swap(self) -> None:
         for p in self._weights:

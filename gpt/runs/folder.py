@@ -19,7 +19,7 @@ import yaml
 
 from gpt.configuration import PLACES, RunConfig, RunSections, fields, strict_yaml
 from gpt.errors import UserError
-from gpt.files import locked, read_json, write_atomically, write_json
+from gpt.files import locked, make_folder, read_json, write_atomically, write_json
 from gpt.machine.device import Machine
 from gpt.machine.hardware import PACKAGES, package_version
 from gpt.runs import checkpoint
@@ -108,10 +108,9 @@ def open_run(config: RunSections, identity: dict[str, Any]) -> Iterator[RunFolde
     _refuse_another_run(path, identity)
     if not path.exists():
         _where_to_resume(path, config.run)  # what is wrong is said before anything is created
-        path.mkdir(parents=True)
+        make_folder(path)
     with locked(path, "choose another run.name"):
-        for leftover in path.glob("*.tmp-*"):
-            leftover.unlink()
+        checkpoint.remove_leftovers(path)
         _refuse_another_run(path, identity)  # again: another process may just have made it
         resume_from = _where_to_resume(path, config.run)
         write_json(path / "identity.json", identity)

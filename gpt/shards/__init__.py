@@ -16,6 +16,7 @@ from gpt.shards.reading import (
     SplitInfo,
     TokenizerInfo,
     TokenStream,
+    changed_file,
     dataset_folder,
     dtype_for,
     is_dataset,
@@ -29,5 +30,6 @@ from gpt.shards.writing import SplitWriter, WriterState
 
 __all__ = ["MANIFEST", "SPLITS", "Amount", "Dataset", "Manifest", "ShardInfo", "SourceInfo",
            "Split", "SplitInfo", "SplitWriter", "TokenStream", "TokenizerInfo", "WriterState",
-           "dataset_folder", "dtype_for", "held_out_names", "is_dataset", "is_held_out",
-           "map_shards", "offsets_file", "read_manifest", "verify_dataset", "write_manifest"]
+           "changed_file", "dataset_folder", "dtype_for", "held_out_names", "is_dataset",
+           "is_held_out", "map_shards", "offsets_file", "read_manifest", "verify_dataset",
+           "write_manifest"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -261,8 +261,11 @@ def own_hash(manifest: Manifest) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def verify_dataset(folder: Path) -> list[str]:
-    """Compare every file with its recorded SHA-256; returns the damaged or missing ones."""
+def verify_dataset(folder: Path, tell: Callable[[int], object] = lambda read: None) -> list[str]:
+    """Compare every file with its recorded SHA-256; returns the damaged or missing ones.
+
+    tell: told of the bytes that were read.
+    """
     try:
         manifest = read_manifest(folder)
         intact = (folder / MANIFEST).read_bytes() == as_json(manifest.model_dump()).encode()
@@ -270,10 +273,26 @@ def verify_dataset(folder: Path) -> list[str]:
         intact = False
     if not intact:
         return [MANIFEST]
+    return [name for name, sha256 in _hashes(manifest).items()
+            if not (folder / name).is_file() or sha256_of(folder / name, tell) != sha256]
+
+
+def changed_file(folder: Path) -> str | None:
+    """The first file of a dataset that is not what it was, in words that tell both hashes; None if
+    all are."""
+    for name, expected in _hashes(read_manifest(folder)).items():
+        found = sha256_of(folder / name)
+        if found != expected:
+            return (f"{folder / name} has changed since the dataset was prepared: its SHA-256 was "
+                    f"{expected[:12]}… and is {found[:12]}…; prepare the dataset again")
+    return None
+
+
+def _hashes(manifest: Manifest) -> dict[str, str]:
+    """SHA-256 of every file, by name."""
     expected = dict(manifest.files)
     for split in manifest.splits.values():
         for shard in split.shards:
             expected[shard.file] = shard.sha256
             expected[offsets_file(shard)] = shard.offsets_sha256
-    return [name for name, sha256 in expected.items()
-            if not (folder / name).is_file() or sha256_of(folder / name) != sha256]
+    return expected

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from gpt.configuration import OptimConfig, RunSections
@@ -33,11 +35,11 @@ class BeforeCooldown:
         """Whether now is when it is to be saved."""
         return self._wanted and self._budget.progress(state) >= self._begin
 
-    def keep(self, state: TrainState, writes: bool) -> None:
-        """The checkpoint of this state is the one. writes: whether this process writes it down."""
-        if writes:
-            write_json(self._file, {"step": state.step})
+    def keep(self, state: TrainState) -> Callable[[], None]:
+        """The checkpoint of this state is the one. Returns what writes it down, once it is there.
+        """
         self.step, self._wanted = state.step, False
+        return functools.partial(write_json, self._file, {"step": state.step})
 
 
 def kept_step(checkpoints: Path) -> int | None:

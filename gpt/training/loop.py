@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from gpt.batches import MicroBatch, SizedBatches
+from gpt.batches import MicroBatch, Origin, SizedBatches
 from gpt.configuration import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
 from gpt.machine.device import Machine, discard_unfinished_code
@@ -30,31 +31,17 @@ from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
 from gpt.parallel import Layout
 from gpt.runs import checkpoint
+from gpt.runs.checkpoint import TrainState
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
-from gpt.training.divergence import way_on
+from gpt.training.divergence import RECENT, Divergence, way_on
 from gpt.training.evaluate import Measured, Score, evaluate, in_format
+from gpt.training.guard import Guard, Way
 from gpt.training.objective import Objective
 from gpt.training.saves import Saves
 from gpt.training.step import Step
+from gpt.training.taken import Taken, by_name, training_bar
 from gpt.training.telemetry import Log
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A step that was taken, before the device was asked what came of it.
-
-    told: the loss, the gradient's norm, and the objective's figures.
-    """
-
-    state: checkpoint.TrainState
-    told: Callable[[], list[float]]
-    figures: list[str]
-    rates: dict[str, float]
-    tokens: int
-    sequence_tokens: int
-    seconds: float
-    data_seconds: float
 
 
 @dataclass
@@ -79,7 +66,7 @@ class Trainer:
     machine: Machine
     folder: Path
     log: Log
-    state: checkpoint.TrainState
+    state: TrainState
     sample: Callable[[str], str]
     average: WeightAverage | None = None
     evaluate_first: bool = False  # also score the model before it learns
@@ -87,6 +74,7 @@ class Trainer:
     objective: Objective | None = None
     best_by: str | None = None  # the figure that says which checkpoint is best; None: the loss
     layout: Layout | None = None
+    origins: Callable[[int], list[list[list[Origin]]]] = lambda batch: []  # of a batch's sequences
     _clock: float = field(default=0.0, init=False)  # when the run would have begun, uninterrupted
     _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
     _unreported: Taken | None = field(default=None, init=False)
@@ -96,7 +84,7 @@ class Trainer:
         """Train until the budget is spent; returns the final score, if there is what to score.
 
         Raises Stopped after a signal, when everything is saved, and TrainingFailed for a loss that
-        is not finite: on a CPU before it reaches the weights, elsewhere before they are saved.
+        is not finite, unless train.on_nonfinite has another way: see guard.py.
         """
         self._clock = time.monotonic() - self.state.elapsed_seconds
         self._layout = self.layout or Layout(self.machine)
@@ -107,18 +95,24 @@ class Trainer:
         self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
                             self.state.loss_scale, self.log.say, self.average, self.objective,
                             self._layout)
+        self._divergence = Divergence(self.config.train, self.state.losses)
+        self._guard = Guard(self.folder, self.config, self.machine, self.log, self._divergence,
+                            self._contents, self.origins, self._way_on)
         self.model.train()
         self.machine.agreed(0.0)
-        with self._progress_bar() as bar, no_garbage_collection():
+        with (closing(self._saves), training_bar(self.budget, self.state) as bar,
+              no_garbage_collection()):
             self._mark = time.monotonic()
             while not self.budget.is_spent(self.state):
                 self._between_steps(bar)
                 if gave_up(self.config.eval, self.state.step, self._saves.best):
                     break
                 self._step(bar)
+                if self.budget.is_spent(self.state):
+                    self._report_last(bar)
             self._report_last(bar)
-        with self._averaged():
-            return self._finish()
+            with self._averaged():
+                return self._finish()
 
     def _step(self, bar: tqdm[Any]) -> None:
         """One optimizer update."""
@@ -126,7 +120,7 @@ class Trainer:
         self.state.elapsed_seconds = self.machine.agreed(asked - self._clock)
         rates = self.optimizer.set_lr(
             lr_factor(self.config.optim, step, self.budget.progress(self.state)))
-        batch = self.read(step)
+        batch = self.read(self.state.next_batch)
         waited = time.monotonic() - asked
         try:
             loss, norm = self._update.gradients(batch, lambda: self.machine.seed_step(step))
@@ -135,19 +129,24 @@ class Trainer:
                 raise
             discard_unfinished_code()  # a terminal's Ctrl-C goes to a compiler at work as well
             return  # and the run leaves between steps
-        if not self.machine.runs_ahead:
-            self._refuse_non_finite(step, float(loss), float(norm))
+        if self._guard.judges_first and not self._update.skips_overflows:
+            way = self._guard.way(self.state, float(loss), float(norm), batch)
+            if way != "take":
+                self._leave_out(way)
+                return
         figures = self._update.figures
         told = self.machine.fetch(loss, norm, *figures.values())
         self._update.apply()
 
         now, tokens = time.monotonic(), self._update.tokens
-        self.state = checkpoint.TrainState(step + 1, self.state.tokens + tokens,
-                                           self.machine.agreed(now - self._clock))
-        taken = Taken(self.state, told, list(figures), _by_name(rates), tokens,
+        self.state = replace(self.state, step=step + 1, tokens=self.state.tokens + tokens,
+                             elapsed_seconds=self.machine.agreed(now - self._clock))
+        taken = Taken(self.state, batch, told, list(figures), by_name(rates), tokens,
                       batch[0].inputs.size(1), now - self._mark, waited)
         self._mark = now
         self._report_last(bar)  # on an accelerator: the step before, while this one is computed
+        if self.state is not taken.state:
+            return  # back before both
         self._unreported = taken
         if not self.machine.runs_ahead:
             self._report_last(bar)
@@ -160,6 +159,7 @@ class Trainer:
 
     def _between_steps(self, bar: tqdm[Any]) -> None:
         """What is due before the next step: save first, since evaluating can fail."""
+        self._saves.check()
         step, config = self.state.step, self.config
         stop = self.machine.stop.everywhere
         save = step and (stop or self._saves.cooldown_begins(self.state)
@@ -169,6 +169,8 @@ class Trainer:
         if not (save or score or sample or stop):
             return
         self._report_last(bar)
+        if self.state.step != step:
+            return  # back to a checkpoint
         with self._averaged():
             if save:
                 self._save()
@@ -206,6 +208,7 @@ class Trainer:
         self._save()
         with self._interruptible():
             score = self._evaluate()
+        self._saves.wait()
         best = self._saves.best
         if not self.budget.is_spent(self.state) and best is not None:
             self._saves.note_best(replace(best, ended_at=self.state.step))
@@ -214,13 +217,20 @@ class Trainer:
                          f"and is what {self.folder} stands for")
         if self.config.log.samples_every_steps is not None:
             self._sample()
+        self._saves.wait()
         self.log.event("end", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=time.monotonic() - self._clock)
         return score
 
     def _save(self) -> None:
-        self._saves.save(self.model, self.optimizer, self.tokenizer, self.state,
-                         self._update.loss_scale)
+        self._saves.save(self.state, self._contents)
+
+    def _contents(self, state: TrainState) -> checkpoint.Contents:
+        """What is saved of a state."""
+        whole = replace(state, loss_scale=self._update.loss_scale,
+                        losses=list(self._divergence.losses))
+        return checkpoint.Contents.of(self.folder, self.model, self.optimizer, self.tokenizer,
+                                      whole, self._layout)
 
     def _evaluate(self) -> Score | None:
         """Score the validation split, unless it is empty or this step has been; a new best is kept
@@ -259,6 +269,7 @@ class Trainer:
             self.log.sample(self.state.step, prompt, self.sample(prompt))
 
     def _leave(self, signal_name: str) -> None:
+        self._saves.wait()
         saved = f"saved in {self.folder}" if self.state.step else "nothing was learned yet"
         self.log.event("end", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=self.state.elapsed_seconds, stopped_by=signal_name)
@@ -268,40 +279,50 @@ class Trainer:
 
     def _report(self, bar: tqdm[Any], taken: Taken) -> None:
         """A line of metrics.jsonl, and the progress bar. Raises TrainingFailed."""
-        state, (loss, norm, *figures) = taken.state, taken.told()
-        self._refuse_non_finite(state.step - 1, loss, norm)
-        rate = taken.tokens / taken.seconds
-        flops = self._flops_per_token(taken.sequence_tokens)
-        mfu = flops * rate / (self.machine.ranks.size * self.machine.peak_flops)
-        if state.step % self.config.log.every_steps == 0:
-            self.log.event("train", state.step, tokens=state.tokens,
-                           elapsed_seconds=state.elapsed_seconds, loss=loss, **taken.rates,
-                           grad_norm=norm, data_seconds=taken.data_seconds,
-                           tokens_per_second=rate, flops_per_token=flops, mfu=mfu,
-                           peak_memory_bytes=self.machine.peak_memory_bytes(),
-                           **dict(zip(taken.figures, figures, strict=True)))
-        bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tok/s, {mfu:.0%} of peak",
-                            refresh=False)
+        state, told = taken.state, taken.told()
+        if not self._guard.judges_first and not self._update.skips_overflows:
+            before = replace(state, step=state.step - 1)
+            if self._guard.way(before, told[0], told[1], taken.batch) == "rollback":
+                self._go_back(before)
+                return
+        logged = self.log if state.step % self.config.log.every_steps == 0 else None
+        taken.report(told, self._flops_per_token(taken.sequence_tokens), self.machine, logged, bar)
         done = state.elapsed_seconds if self.budget.seconds else state.step
         bar.update(min(done, self.budget.seconds or done) - bar.n)
 
-    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
-        if math.isfinite(loss + norm) or self._update.skips_overflows:
+    def _leave_out(self, way: Way) -> None:
+        """A step's gradient changes nothing."""
+        self._update.leave_out()
+        before, self._mark = self.state, time.monotonic()
+        if way == "rollback":
+            self._go_back(before)
             return
-        kept = "were not saved" if self.machine.runs_ahead else "were not changed"
-        raise self.machine.ranks.alike(TrainingFailed(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; the weights {kept}; "
-            f"{way_on(self.optimizer, self._saves.folder)}"))
+        self.state = replace(before, step=before.step + 1,
+                             tokens=before.tokens + self._update.tokens,
+                             elapsed_seconds=self.machine.agreed(self._mark - self._clock))
 
-    def _progress_bar(self) -> tqdm[Any]:
-        if self.budget.seconds is not None:
-            layout = ("{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, "
-                      "{remaining} left{postfix}")
-            return progress_bar("training", self.budget.seconds, "s",
-                                initial=self.state.elapsed_seconds, bar_format=layout)
-        assert self.budget.steps is not None
-        return progress_bar("training", self.budget.steps, "step", initial=self.state.step)
+    def _way_on(self) -> str:
+        self._saves.wait()
+        return way_on(self.optimizer, self._saves.folder)
 
+    def _go_back(self, before: TrainState) -> None:
+        """To the newest checkpoint; from there on with the data behind that of the step after
+        `before`."""
+        self._saves.wait()
+        newest = self.machine.ranks.first(lambda: checkpoint.newest_sound(self._saves.folder))
+        if newest is None:
+            raise self.machine.ranks.alike(TrainingFailed(
+                f"step {before.step}: there is no checkpoint yet to go back to; {self._way_on()}"))
+        state = checkpoint.load_training(newest, self.model, self.optimizer, self._layout)
+        if self.average is not None:
+            self.average.reloaded()
+        self.state = replace(state, passed_over=before.next_batch + 1 - state.step)
+        self._divergence.losses = deque(state.losses, RECENT)
+        self._saves.went_back(state)
+        self._scored = None
+        self.log.rewind(state.step)
+        self.log.warn(state.step, f"back at {newest.name}, with the data behind that of step "
+                                  f"{before.step}")
 
 def gave_up(config: EvalConfig, step: int, best: checkpoint.Best | None) -> bool:
     """Whether eval.patience is at its end."""
@@ -313,12 +334,6 @@ def gave_up(config: EvalConfig, step: int, best: checkpoint.Best | None) -> bool
 def is_due(step: int, every_steps: int | None) -> bool:
     """Whether something that happens every so many steps happens now."""
     return every_steps is not None and step % every_steps == 0
-
-
-def _by_name(rates: dict[str, float]) -> dict[str, float]:
-    """Learning rates as metrics.jsonl has them: `lr` is AdamW's, the others carry their group."""
-    adamw = next((name for name in rates if name != "matrices"), "matrices")
-    return {"lr": rates[adamw]} | {f"lr_{group}": rate for group, rate in rates.items()}
 
 
 @contextlib.contextmanager

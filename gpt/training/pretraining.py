@@ -21,7 +21,7 @@ from gpt.errors import UserError
 from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token
 from gpt.runs.folder import started_with
-from gpt.shards import Dataset
+from gpt.shards import Dataset, changed_file
 from gpt.training.choices import choose_batch_size
 from gpt.training.task import Task
 
@@ -65,7 +65,8 @@ def pretraining(config: PretrainConfig, dataset: Dataset) -> Task:
             config.eval.max_tokens, config.data.isolate_documents),
         identity={"data": dataset.manifest.fingerprint, "data.packing": config.data.packing,
                   "data.isolate_documents": config.data.isolate_documents},
-        loader_workers=config.data.loader_workers)
+        loader_workers=config.data.loader_workers,
+        look=lambda: changed_file(dataset.folder))
 
 
 def training_source(config: PretrainConfig, dataset: Dataset) -> Endless:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from gpt.configuration import RunSections
-from gpt.model import GPT
-from gpt.optim import Optimizer
+from gpt.machine.hardware import available_bytes
 from gpt.parallel import Layout
 from gpt.runs import checkpoint
-from gpt.runs.checkpoint import Best, TrainState
-from gpt.tokenizer import Tokenizer
+from gpt.runs.checkpoint import Best, Contents, InOrder, Room, TrainState
 from gpt.training.budget import Budget
 from gpt.training.cooldown import BeforeCooldown
 from gpt.training.telemetry import Log
+
+SHARE = 0.8  # of the memory that is left, at most, for a copy of what is saved
 
 
 class Saves:
     """The checkpoints of a run: the newest, the best, and the one before the cooldown.
 
-    All processes of a run have one, and do the same; rank 0 writes, but for large weights.
+    All processes of a run have one, and do the same; rank 0 writes, but for large weights. What is
+    saved is copied, and written by a thread while training goes on; one after the other, so that
+    there is one copy. `check` raises what made a write fail; after that nothing more is done.
     """
 
     def __init__(self, folder: Path, config: RunSections, budget: Budget, state: TrainState,
                  layout: Layout, log: Log):
         self.folder, self._config, self._layout, self._log = folder, config, layout, log
         self._ranks = layout.machine.ranks
-        self._saved_step, self.best = self._ranks.first(lambda: self._there(state.step))
         self._cooldown = BeforeCooldown(config, budget, folder, state)
+        self._thread = InOrder() if config.checkpoint.background else None
+        self._room: Room = {}
+        self.went_back(state)
+
+    def went_back(self, state: TrainState) -> None:
+        """Training goes on from this state."""
+        self._saved_step, self.best = self._ranks.first(lambda: self._there(state.step))
 
     def _there(self, step: int) -> tuple[int | None, Best | None]:
         """(the step that training goes on from, if it is saved here; the best checkpoint)"""
@@ -41,19 +49,43 @@ class Saves:
         """Whether this state is to be kept as the last one before the learning rate falls."""
         return state.step > 0 and self._cooldown.begins(state)
 
-    def save(self, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer, state: TrainState,
-             loss_scale: dict[str, Any] | None) -> None:
-        """Save this step, unless it is saved already."""
+    def save(self, state: TrainState, contents_of: Callable[[TrainState], Contents]) -> None:
+        """Save this step, unless it is saved already. contents_of: what there is to save."""
         if state.step != self._saved_step:
-            path = checkpoint.save(self.folder, model, optimizer, tokenizer,
-                                   replace(state, loss_scale=loss_scale), self._layout,
-                                   self._config.checkpoint.shard_size)
+            self.wait()  # for the last one: there is one copy
+            contents = contents_of(state)
+            size = self._config.checkpoint.shard_size
+            if self._copies(contents):
+                contents = contents.copied(self._room)
+                self._do(lambda: checkpoint.write(self.folder, contents, size))
+            else:
+                checkpoint.write(self.folder, contents, size)
             self._saved_step = state.step
             self._prune()
-            self._log.event("save", state.step, tokens=state.tokens,
-                            elapsed_seconds=state.elapsed_seconds, path=path.name)
+            self._do(functools.partial(
+                self._log.event, "save", state.step, tokens=state.tokens,
+                elapsed_seconds=state.elapsed_seconds, path=f"step-{state.step:08d}"))
         if self.cooldown_begins(state):
-            self._cooldown.keep(state, writes=self._ranks.is_first)
+            self._do(self._cooldown.keep(state))
+
+    def _copies(self, contents: Contents) -> bool:
+        """Whether what is saved is copied first; what forbids it is said once."""
+        if self._thread is None or self._room:
+            return self._thread is not None
+        reason = self._ranks.first(lambda: self._no_copy(contents))
+        if reason is not None:
+            self._thread = None
+            self._log.say(f"training waits while checkpoints are written: {reason}")
+        return reason is None
+
+    def _no_copy(self, contents: Contents) -> str | None:
+        wanted, left = contents.tensor_bytes, available_bytes()
+        if self._ranks.size > 1 and wanted > self._config.checkpoint.shard_size:
+            return ("each process writes its part of weights and optimizer state that are larger "
+                    "than checkpoint.shard_size")
+        if left is not None and wanted > SHARE * left:
+            return f"a copy would take {wanted:,} bytes of memory, and {left:,} are left"
+        return None
 
     def is_best(self, step: int, figure: float) -> bool:
         """Whether an evaluation found less than all before."""
@@ -62,11 +94,36 @@ class Saves:
     def note_best(self, best: Best) -> None:
         """A checkpoint that has just been saved is the best, or the run ended without a better."""
         self.best = best
-        if self._ranks.is_first:
-            checkpoint.write_best(self.folder, best)
+        self._do(functools.partial(checkpoint.write_best, self.folder, best))
         self._prune()
 
+    def check(self) -> None:
+        """Raise what made a save fail, if it is known by now."""
+        if self._thread is not None:
+            self._thread.check()
+
+    def wait(self) -> None:
+        """Until all is written, everywhere. Raises what made it fail."""
+        if self._thread is not None:
+            self._ranks.first(self._thread.wait, patiently=True)
+
+    def close(self) -> None:
+        """Let what is being written come to its end."""
+        if self._thread is not None:
+            self._thread.close()
+
     def _prune(self) -> None:
-        if self._ranks.is_first and self._saved_step is not None:
-            checkpoint.prune(self.folder, self._config.checkpoint.keep, self._saved_step,
-                             {self.best.step if self.best else None, self._cooldown.step})
+        if self._saved_step is not None:
+            self._do(functools.partial(
+                checkpoint.prune, self.folder, self._config.checkpoint.keep, self._saved_step,
+                {self.best.step if self.best else None, self._cooldown.step},
+                self._config.checkpoint.keep_every_steps))
+
+    def _do(self, work: Callable[[], object]) -> None:
+        """On rank 0, once everything before it is done."""
+        if not self._ranks.is_first:
+            return
+        if self._thread is None:
+            work()
+        else:
+            self._thread.do(work)

@@ -90,6 +90,10 @@ class Step:
             raise TrainingFailed("float16 overflows however small the loss is made; use "
                                  "run.dtype=bfloat16 or float32, or lower optim.lr")
 
+    def leave_out(self) -> None:
+        """Drop the gradients of this step: nothing changes."""
+        self._optimizer.zero_grad()
+
     def _accumulate(self, batch: list[MicroBatch], counted: int, seed: Callable[[], None]
                     ) -> tuple[Tensor, dict[str, Tensor]]:
         while True:

@@ -32,6 +32,7 @@ from gpt.training.budget import Budget
 from gpt.training.choices import Portion, choose_portion, compile_pays, evaluation_tokens
 from gpt.training.cooldown import warming_up_again
 from gpt.training.evaluate import Measured, Score, evaluate
+from gpt.training.intact import Intact
 from gpt.training.loop import Trainer, gave_up, is_due
 from gpt.training.objective import Objective
 from gpt.training.plan import Plan, Work, measure_plan, memory_line
@@ -59,6 +60,7 @@ class Task:
     closing_lines: what is said of a run that was trained to its end, in its folder.
     prompt_tokens: how samples are asked for; None: as plain text.
     keep_base: writes the model that adapters adapt into a folder; None: all weights are saved.
+    look: reads all of the files that batches come from, and says which is not what it was.
     """
 
     model: ModelConfig
@@ -78,6 +80,7 @@ class Task:
     closing_lines: Callable[[Path], Iterable[str]] = lambda folder: ()
     prompt_tokens: Callable[[str], list[int]] | None = None
     keep_base: Callable[[Path], None] | None = None
+    look: Callable[[], str | None] = lambda: None
 
 
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
@@ -125,12 +128,13 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
             log.say(_opening_lines(run, task, model, rates, portion, config, layout))
             for line in _what_changed(run, before, config, budget, batches):
                 log.warn(state.step, line)
-            trainer = Trainer(model, optimizer, ahead.step,
+            intact = Intact(ahead.step, task.look if machine.ranks.is_first else lambda: None)
+            trainer = Trainer(model, optimizer, intact.step,
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
                               _sampler(lm, task), average, task.evaluate_first,
                               lambda: task.measure(measured), task.objective, task.best_by,
-                              layout)
+                              layout, batches.origins)
             wanted = report if config.log.report and machine.ranks.is_first else None
             score = _trained(trainer, run, wanted)
             if budget.is_spent(trainer.state) and machine.ranks.is_first:

@@ -9,10 +9,13 @@ Where adapters alone learn, a checkpoint has adapter.safetensors instead of the 
 weights that they adapt lie once in the run's `base/`, a checkpoint without an optimizer.
 """
 
+from gpt.runs.checkpoint.background import InOrder
+from gpt.runs.checkpoint.contents import Contents, Room
 from gpt.runs.checkpoint.finding import damage, find, newest_sound
 from gpt.runs.checkpoint.layout import (
     ADAPTER,
     FORMAT_VERSION,
+    OPTIMIZER,
     WEIGHTS,
     Best,
     TrainState,
@@ -31,9 +34,10 @@ from gpt.runs.checkpoint.loading import (
     load_training,
     load_weights,
 )
-from gpt.runs.checkpoint.saving import prune, remove_leftovers, save, save_model
+from gpt.runs.checkpoint.saving import prune, remove_leftovers, save, save_model, write
 
-__all__ = ["ADAPTER", "FORMAT_VERSION", "WEIGHTS", "Best", "TrainState", "base_folder", "damage",
-           "find", "load_adapter", "load_model", "load_model_config", "load_tokenizer",
-           "load_training", "load_weights", "newest_sound", "prune", "read_best", "read_state",
-           "remove_leftovers", "save", "save_model", "steps_in", "weight_hash", "write_best"]
+__all__ = ["ADAPTER", "FORMAT_VERSION", "OPTIMIZER", "WEIGHTS", "Best", "Contents", "InOrder",
+           "Room", "TrainState", "base_folder", "damage", "find", "load_adapter", "load_model",
+           "load_model_config", "load_tokenizer", "load_training", "load_weights", "newest_sound",
+           "prune", "read_best", "read_state", "remove_leftovers", "save", "save_model",
+           "steps_in", "weight_hash", "write", "write_best"]

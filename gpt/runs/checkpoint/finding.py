@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from gpt.errors import UserError
@@ -18,8 +19,9 @@ from gpt.runs.checkpoint.layout import (
 )
 
 
-def damage(checkpoint: Path) -> list[str]:
-    """What is wrong with a checkpoint's files; empty when it is sound."""
+def damage(checkpoint: Path, tell: Callable[[int], object] = lambda read: None) -> list[str]:
+    """What is wrong with a checkpoint's files; empty when it is sound. tell: told of the bytes that
+    were read."""
     try:
         manifest = read_json(checkpoint / "manifest.json")
         entries = manifest["files"]
@@ -37,7 +39,7 @@ def damage(checkpoint: Path) -> list[str]:
                 problems.append(f"{name!r} leads out of the folder")
             elif not path.is_file():
                 problems.append(f"{name} is missing")
-            elif path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+            elif path.stat().st_size != entry["bytes"] or sha256_of(path, tell) != entry["sha256"]:
                 problems.append(f"{name} is damaged")
         return problems
     except (UserError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:

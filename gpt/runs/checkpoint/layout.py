@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ class TrainState:
     tokens: int = 0  # training tokens read
     elapsed_seconds: float = 0.0  # time spent training, summed over restarts
     loss_scale: dict[str, Any] | None = None  # of float16's losses
+    passed_over: int = 0  # batches that were left out when the run went back: see divergence.py
+    losses: list[float] = field(default_factory=list)  # of the last steps, the newest last
+
+    @property
+    def next_batch(self) -> int:
+        """What the next step reads, counted from 0."""
+        return self.step + self.passed_over
 
 
 def read_state(checkpoint: Path) -> TrainState:

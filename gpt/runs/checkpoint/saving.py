@@ -9,30 +9,28 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from gpt.configuration import CheckpointConfig
-from gpt.errors import UserError
-from gpt.files import flush_to_disk, sha256_of, write_json
+from gpt.errors import TrainingFailed, UserError
+from gpt.files import flush_to_disk, make_folder, sha256_of, write_json
 from gpt.files.tensors import TensorFile, index_of, save_tensors
 from gpt.model import GPT
-from gpt.model.lora import adapter_state
 from gpt.optim import Optimizer
-from gpt.parallel import Layout, alone
+from gpt.parallel import Layout
+from gpt.runs.checkpoint.contents import Contents, described
 from gpt.runs.checkpoint.layout import (
-    ADAPTER,
     FORMAT_VERSION,
     OPTIMIZER,
     WEIGHTS,
     TrainState,
-    base_folder,
     steps_in,
-    weight_hash,
 )
 from gpt.tokenizer import Tokenizer
 
@@ -46,28 +44,36 @@ def save(folder: Path, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer,
     layout: how the model lies on devices; None: on one. shard_size: bytes, from which on tensors
     stand in several files with an index.
     """
-    target, layout = folder / f"step-{state.step:08d}", layout or alone()
+    return write(folder, Contents.of(folder.parent, model, optimizer, tokenizer, state, layout),
+                 shard_size)
+
+
+def write(folder: Path, contents: Contents, shard_size: int = LARGE, number: int | None = None,
+          besides: Callable[[Path], None] = lambda folder: None, may_be_infinite: bool = False
+          ) -> Path:
+    """The same for what was put together already, on whichever thread.
+
+    number: in the folder's name, if it is not the step. besides: writes what else it is to hold.
+    Raises TrainingFailed for weights that are not finite, unless they may be.
+    """
+    layout = contents.layout
+    target = folder / f"step-{contents.state.step if number is None else number:08d}"
     ranks = layout.machine.ranks
     with ranks.first_has(_whole_or_not_at_all(target)) as temporary:
         if ranks.is_first:
-            about = {}
-            if model.adapter is not None:
-                about = {"adapter": model.adapter.model_dump(),
-                         "base_sha256": weight_hash(base_folder(folder.parent))}
-            _write_about(temporary, model, tokenizer, state, **about)
-        for name, tensors in (
-                (WEIGHTS if model.adapter is None else ADAPTER, _learned(model)),
-                (OPTIMIZER, _optimizer_tensors(model, optimizer))):
-            # In one order, whatever the layout and however often the run was continued.
-            ordered = dict(sorted(layout.everywhere(tensors).items()))
-            _write_tensors(temporary / name, ordered, layout, shard_size)
+            _write_about(temporary, contents.config, contents.tokenizer, contents.state)
+            besides(temporary)
+        for name, tensors in contents.tensors.items():
+            check = name != OPTIMIZER and not may_be_infinite
+            _write_tensors(temporary / name, tensors, layout, shard_size, check)
     return target
 
 
 def save_model(target: Path, model: GPT, tokenizer: Tokenizer, imported_from: str) -> None:
     """Write a checkpoint to sample and fine-tune from: weights and tokenizer, no optimizer."""
     with _whole_or_not_at_all(target) as temporary:
-        _write_about(temporary, model, tokenizer, TrainState(), imported_from=imported_from)
+        _write_about(temporary, described(model, imported_from=imported_from), tokenizer,
+                     TrainState())
         save_tensors(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
 
 
@@ -75,34 +81,37 @@ def save_model(target: Path, model: GPT, tokenizer: Tokenizer, imported_from: st
 def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
     """A folder to fill; sealed and renamed at the end, gone after an error."""
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    temporary.mkdir(parents=True)
+    make_folder(target.parent)
+    temporary.mkdir()
     try:
         yield temporary
         _seal(temporary)
-        if target.exists():  # a damaged one of the same step, or the same state once more
-            shutil.rmtree(target)
-        temporary.rename(target)
-        flush_to_disk(target.parent)
+        _put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_about(folder: Path, model: GPT, tokenizer: Tokenizer, state: TrainState,
-                 **about: Any) -> None:
-    write_json(folder / "config.json",
-               {"format_version": FORMAT_VERSION, "model": model.config.model_dump(), **about})
+def _put_in_place(new: Path, target: Path) -> None:
+    """Give a folder its name; what had it before, which is damaged or the same, goes after that."""
+    old = new.with_name(f"{new.name}.old")
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    flush_to_disk(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_about(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, state: TrainState
+                 ) -> None:
+    write_json(folder / "config.json", config)
     write_json(folder / "state.json", asdict(state))
     tokenizer.save(folder / "tokenizer")
 
 
-def _learned(model: GPT) -> dict[str, Tensor]:
-    return model.state_dict() if model.adapter is None else adapter_state(model)
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], layout: Layout, shard_size: int
-                   ) -> None:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], layout: Layout, shard_size: int,
+                   are_finite: bool) -> None:
     """Write tensors into one file or several. Files are written side by side, one tensor of each
-    in turn, so that no process waits long for another's disk."""
+    in turn, so that no process waits long for another's disk. are_finite: must be."""
     ranks, files = layout.machine.ranks, _dealt_to_files(tensors, shard_size)
     names = [path.name if len(files) == 1 else
              f"{path.stem}-{number:05d}-of-{len(files):05d}{path.suffix}"
@@ -121,6 +130,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], layout: Layout, sh
                 if at < len(file):
                     whole = layout.whole(file[at], tensors[file[at]])
                     if i in writers:
+                        if are_finite:
+                            _refuse_non_finite(file[at], whole)
                         writers[i].write(file[at], whole)
     for i in writers:
         flush_to_disk(path.with_name(names[i]))
@@ -128,6 +139,16 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], layout: Layout, sh
         places = {name: names[i] for i, file in enumerate(files) for name in file}
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         write_json(index_of(path), {"metadata": {"total_size": size}, "weight_map": places})
+
+
+def _refuse_non_finite(name: str, tensor: Tensor) -> None:
+    """Raise TrainingFailed rather than save weights that no run can go on from: they would take the
+    place of sound ones."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    if not torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all():
+        raise TrainingFailed(f"{name} holds numbers that are not finite: it is not saved, and what "
+                             "was saved before is kept; go on from there at lower learning rates")
 
 
 def _dealt_to_files(tensors: Mapping[str, Tensor], shard_size: int) -> list[list[str]]:
@@ -144,13 +165,6 @@ def _dealt_to_files(tensors: Mapping[str, Tensor], shard_size: int) -> list[list
     return files
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter: `blocks.0.attention.out_proj.weight/exp_avg`."""
-    return {f"{name}/{key}": value
-            for name, parameter in model.named_parameters()
-            for key, value in optimizer.state.get(parameter, {}).items()}
-
-
 def _seal(folder: Path) -> None:
     """Flush every file and record its size and hash; manifest.json comes last."""
     entries = {}
@@ -163,15 +177,17 @@ def _seal(folder: Path) -> None:
     write_json(folder / "manifest.json", {"format_version": FORMAT_VERSION, "files": entries})
 
 
-def prune(folder: Path, keep: int, step: int, kept: Collection[int | None]) -> None:
-    """Delete all but the newest `keep` checkpoints up to a step, and those of the steps in `kept`.
+def prune(folder: Path, keep: int, step: int, kept: Collection[int | None],
+          every_steps: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints up to a step, those of the steps in `kept`, and
+    those of every so many steps.
 
     Those beyond the step were found damaged when the run resumed. They are not counted, or they
     would take the place of sound ones.
     """
     past = {at: path for at, path in steps_in(folder).items() if at <= step}
     for at, path in list(past.items())[keep:]:
-        if at not in kept:
+        if at not in kept and (every_steps is None or at % every_steps):
             shutil.rmtree(path)
 
 
