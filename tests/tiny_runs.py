@@ -93,8 +93,7 @@ def trainer_of(folder: Path, machine: Machine, steps: int | None = 6, seconds: f
     """
     folder.mkdir(exist_ok=True)
     optim = {"warmup_steps": 2, "schedule": "constant", **sections.pop("optim", {})}
-    saved = {"background": False, **sections.pop("checkpoint", {})}  # lines of the log in order
-    config = RunSections(**{"optim": optim, "checkpoint": saved, **sections})
+    config = RunSections(**{"optim": optim, **sections})
     machine.seed_step()
     gpt = tiny_gpt(zero_outputs=True, **{"n_layer": 1, "vocab_size": 257, **(model or {})})
     machine.place(gpt)

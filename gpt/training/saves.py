@@ -62,9 +62,10 @@ class Saves:
                 checkpoint.write(self.folder, contents, size)
             self._saved_step = state.step
             self._prune()
-            self._do(functools.partial(
-                self._log.event, "save", state.step, tokens=state.tokens,
-                elapsed_seconds=state.elapsed_seconds, path=f"step-{state.step:08d}"))
+            # Told now, so that lines are in the order of steps. If it is not written, the run
+            # fails, and when it is continued this line goes.
+            self._log.event("save", state.step, tokens=state.tokens,
+                            elapsed_seconds=state.elapsed_seconds, path=f"step-{state.step:08d}")
         if self.cooldown_begins(state):
             self._do(self._cooldown.keep(state))
 

@@ -6,7 +6,6 @@ import json
 import math
 import secrets
 import sys
-import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ class RunLog(Log):
                  again: Collection[str] = ("eval", "sample", "end")):
         """resumed_at: the step of the checkpoint that training goes on from; later lines go, and
         of that step's those of what happens again."""
-        self._folder, self._log, self._writing = folder, log, threading.Lock()
+        self._folder, self._log = folder, log
         _drop_lines_after(folder / "metrics.jsonl", resumed_at, again)
         _drop_lines_after(folder / "samples.jsonl", resumed_at, again)
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
@@ -74,9 +73,8 @@ class RunLog(Log):
         values = {key: None if value in (math.inf, -math.inf) or value != value else value
                   for key, value in values.items()}
         line = {"event": kind, "step": step, **values}
-        with self._writing:  # a save tells from a thread of its own
-            self._metrics.write(json.dumps(line) + "\n")
-            self._metrics.flush()
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
         if self._wandb is not None and kind in ("train", "eval"):
             prefix = "train/" if kind == "train" else ""
             self._wandb.log({"step": step} | {prefix + k: v for k, v in values.items()})
@@ -102,11 +100,10 @@ class RunLog(Log):
 
     def rewind(self, step: int) -> None:
         """Drop what was told of later steps."""
-        with self._writing:
-            self._metrics.close()
-            for name in ("metrics.jsonl", "samples.jsonl"):
-                _drop_lines_after(self._folder / name, step, ())
-            self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics.close()
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _drop_lines_after(self._folder / name, step, ())
+        self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Finish the files, and wandb's run."""

@@ -56,7 +56,7 @@ def checks_of(path: Path) -> dict[Path, Check]:
     parts = [*checkpoint.steps_in(path / "checkpoints").values()]
     parts += [checkpoint.base_folder(path)] * checkpoint.base_folder(path).is_dir()
     if not parts:
-        raise UserError(f"{path} is no dataset, run, checkpoint or export")
+        raise UserError(f"{path} is no dataset, run or checkpoint, nor an export")
     return {part: lambda tell, part=part: checkpoint.damage(part, tell)  # type: ignore[misc]
             for part in parts}
 

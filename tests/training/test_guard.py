@@ -17,7 +17,7 @@ from gpt.training.incidents import count
 from tests.tiny_runs import finish, logged, trainer_of, weights_of
 from tests.training.test_loop import cpu
 
-SECTIONS = {"checkpoint": {"every_steps": 2, "background": True}, "eval": {"every_steps": None}}
+SECTIONS = {"checkpoint": {"every_steps": 2}, "eval": {"every_steps": None}}
 REAL = loop.Step.gradients
 
 
