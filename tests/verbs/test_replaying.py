@@ -87,8 +87,8 @@ def test_a_step_of_learning_from_preferences_is_replayed_too(call, method):
         f'{{"prompt": "the {word}", "chosen": "fox", "rejected": "quick"}}\n'
         for word in ("brown", "quick", "fox", "the") * 5))
     code, _, err = call(finetune, "finetune.from=runs/base", "finetune.data=task.jsonl",
-                        "optim.lr=1e30", "run.name=liked", f"finetune.method={method}", "optim.warmup_steps=1",
-                        "train.batch_size=4", "train.steps=9", "finetune.answers=0",
+                        "optim.lr=1e30", "run.name=liked", f"finetune.method={method}",
+                        "optim.warmup_steps=1", "train.batch_size=4", "train.steps=9", "finetune.answers=0",
                         "log.report=false", "run.device=cpu", "run.dtype=float32")
     assert code == 1 and "the weights were not changed" in err, err
     code, out, _ = replayed(call, "liked")
