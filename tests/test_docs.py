@@ -82,7 +82,7 @@ def test_a_wrong_command_would_have_been_noticed(monkeypatch):
 def test_files_that_are_named_exist():
     made = {"metrics.jsonl", "train.log", "samples.jsonl", "config.yaml", "environment.json",
             "identity.json", "dataset.json", "encoding.json", "ranks.tiktoken", "task.jsonl",
-            "bad_text.jsonl", "overlap.json", "config.json", "generation_config.json",
+            "bad_text.jsonl", "rows.jsonl", "overlap.json", "config.json", "generation_config.json",
             "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
             "convert_hf_to_gguf.py", "adapter_config.json", "chat_format.json"}
     for page in PAGES:

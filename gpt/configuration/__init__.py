@@ -12,6 +12,7 @@ from gpt.configuration.command_line import (
     split_arguments,
     validate,
 )
+from gpt.configuration.finetune import FinetuneSection, PreferenceConfig
 from gpt.configuration.model import ModelConfig
 from gpt.configuration.parallel import WAYS, ParallelConfig
 from gpt.configuration.presets import TOKENS_PER_PARAMETER
@@ -24,10 +25,8 @@ from gpt.configuration.sections import (
     DataConfig,
     EvalConfig,
     FinetuneConfig,
-    FinetuneSection,
     LogConfig,
     OptimConfig,
-    PreferenceConfig,
     PretrainConfig,
     RunConfig,
     RunSections,

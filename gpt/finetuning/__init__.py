@@ -13,5 +13,5 @@ from gpt.finetuning.tool_texts import spoken
 
 __all__ = ["Example", "Preference", "Row", "Rows", "TaskRows", "answer_figures",
            "choose_what_learns", "encode_examples", "format_for", "label_accuracy", "labels_of",
-           "padded_batches", "preview", "read_task", "refuse_useless", "run", "spoken",
-           "written"]
+           "padded_batches", "preferences", "preview", "read_task", "refuse_useless", "run",
+           "spoken", "written"]

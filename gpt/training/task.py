@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from gpt.batches import Batches, ReadAhead, SizedBatches
 from gpt.chat import converses_in, saved_format
 from gpt.configuration import ModelConfig, RunSections, SamplingConfig, fields
-from gpt.errors import TrainingFailed, UserError
+from gpt.errors import UserError, WorkFailed
 from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
 from gpt.model import GPT, flops_per_token, parameter_count
@@ -136,25 +136,26 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
                               lambda: task.measure(measured), task.objective, task.best_by,
                               layout, batches.origins)
             wanted = report if config.log.report and machine.ranks.is_first else None
-            score = _trained(trainer, run, wanted)
-            if budget.is_spent(trainer.state) and machine.ranks.is_first:
-                for line in task.closing_lines(run.path):
-                    log.say(line)
-            _report(wanted, run, log)
-            log.say("done; sample from it with: "
-                    + _sample_command(run, task.tokenizer))
-            return score
+            return _trained(trainer, task, run, wanted)
 
 
-def _trained(trainer: Trainer, run: RunFolder, report: Callable[[Path], str] | None
-             ) -> Score | None:
+def _trained(trainer: Trainer, task: Task, run: RunFolder,
+             report: Callable[[Path], str] | None) -> Score | None:
     """The final score. What makes training fail is logged, and stands in the report."""
+    log = trainer.log
     try:
-        return trainer.run()
-    except TrainingFailed as error:
-        trainer.log.event("warning", trainer.state.step, message=str(error))
-        _report(report, run, trainer.log)
+        score = trainer.run()
+    except WorkFailed as error:
+        with contextlib.suppress(OSError):  # a disk that is full, say, which is what failed
+            log.event("warning", trainer.state.step, message=str(error))
+            _report(report, run, log)
         raise
+    if trainer.budget.is_spent(trainer.state) and trainer.machine.ranks.is_first:
+        for line in task.closing_lines(run.path):
+            log.say(line)
+    _report(report, run, log)
+    log.say(f"done; sample from it with: {_sample_command(run, task.tokenizer)}")
+    return score
 
 
 def _report(report: Callable[[Path], str] | None, run: RunFolder, log: Log) -> None:

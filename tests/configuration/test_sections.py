@@ -18,7 +18,7 @@ REQUIRED = {"pretrain": {"data": {"dataset": "x"}},
             "finetune": {"finetune": {"from": "runs/a", "data": "a.jsonl"}}}
 FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_paths(schema)]
 SWITCHES = {"run.compile", "run.deterministic", "model.qk_norm", "model.bias",
-            "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
+            "checkpoint.background", "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
             "finetune.packing", "lora.rslora", "checkpoint.keep_before_cooldown",
             "parallel.offload", "log.report"}
 

@@ -71,7 +71,7 @@ def test_python_m_gpt_lists_its_verbs(call):
     code, _, err = call(verbs)
     assert code == 2
     assert err.startswith("error: give a verb: evaluate, import, export, report, look, runs, "
-                          "curves, serve, verify, env; ")
+                          "curves, serve, verify, replay, env; ")
 
 
 def test_differences_of_hashes_say_what_they_are_of(call):

@@ -88,8 +88,9 @@ def test_a_step_of_learning_from_preferences_is_replayed_too(call, method):
         for word in ("brown", "quick", "fox", "the") * 5))
     code, _, err = call(finetune, "finetune.from=runs/base", "finetune.data=task.jsonl",
                         "optim.lr=1e30", "run.name=liked", f"finetune.method={method}",
-                        "optim.warmup_steps=1", "train.batch_size=4", "train.steps=9", "finetune.answers=0",
-                        "log.report=false", "run.device=cpu", "run.dtype=float32")
+                        "optim.warmup_steps=1", "train.batch_size=4", "train.steps=9",
+                        "finetune.answers=0", "log.report=false", "run.device=cpu",
+                        "run.dtype=float32")
     assert code == 1 and "the weights were not changed" in err, err
     code, out, _ = replayed(call, "liked")
     assert code == 0 and "(example task.jsonl" in out
