@@ -18,9 +18,9 @@ REQUIRED = {"pretrain": {"data": {"dataset": "x"}},
             "finetune": {"finetune": {"from": "runs/a", "data": "a.jsonl"}}}
 FIELDS = [(kind, path) for kind, schema in SCHEMAS.items() for path in field_paths(schema)]
 SWITCHES = {"run.compile", "run.deterministic", "model.qk_norm", "model.bias",
-            "checkpoint.background", "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
-            "finetune.packing", "lora.rslora", "checkpoint.keep_before_cooldown",
-            "parallel.offload", "log.report"}
+            "model.tie_embeddings", "data.isolate_documents", "train.recompute_activations",
+            "finetune.packing", "lora.rslora", "checkpoint.background",
+            "checkpoint.keep_before_cooldown", "parallel.offload", "log.report"}
 
 
 def build(kind: str = "pretrain", /, **given):
