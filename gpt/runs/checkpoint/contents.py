@@ -70,6 +70,11 @@ class Contents:
         """What a copy takes."""
         return sum(tensor.numel() * tensor.element_size() for _, tensor in self)
 
+    def make_room(self, room: Room) -> None:
+        """Take the memory that a copy will need, all of it, so that the first one is quick, too."""
+        for key, tensor in self:
+            room[key] = _empty(tensor).zero_()
+
     def copied(self, room: Room) -> Contents:
         """The same as rank 0 alone could write it, whatever becomes of the model meanwhile.
 
@@ -92,9 +97,13 @@ def described(model: GPT, **about: Any) -> dict[str, Any]:
 def _copy(tensor: Tensor, room: Room, key: tuple[str, str]) -> Tensor:
     copy = room.get(key)
     if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-        # From pinned memory a GPU copies at full speed, and while it computes.
-        copy = room[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copy = room[key] = _empty(tensor)
     return copy.copy_(tensor, non_blocking=True)
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    """Memory for a copy: of a GPU's tensor such that it copies at full speed while it computes."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
