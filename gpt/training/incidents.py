@@ -8,6 +8,7 @@ replay.py takes the step again.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,14 +68,14 @@ def _write(folder: Path, about: dict[str, Any], told: list[Any], tokenizer: Toke
     """What each rank has read, and what happened."""
     tensors, parts, lines = dict[str, Tensor](), list[dict[str, Any]](), list[str]()
     for rank, (batch, origins) in enumerate(told):
-        for part, rows in zip(batch, origins, strict=True):
+        for part, rows in itertools.zip_longest(batch, origins, fillvalue=()):
             number = len(parts)
             parts.append({"rank": rank, "kind": type(part).__name__, "tokens": part.tokens})
             tensors |= {f"{number}/{name}": value.contiguous() for name, value
                         in vars(part).items() if isinstance(value, Tensor)}
             for row, ids in enumerate(part.inputs.tolist()):
                 # Of preferences, two rows are one sequence.
-                made_of = rows[row // part.together]
+                made_of = rows[row // part.together] if rows else []
                 lines.append(json.dumps({"micro_batch": number, "row": row, "from": made_of,
                                          "text": tokenizer.decode(ids)}, ensure_ascii=False))
     save_tensors(tensors, folder / BATCH)

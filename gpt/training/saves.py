@@ -36,6 +36,7 @@ class Saves:
         self._cooldown = BeforeCooldown(config, budget, folder, state)
         self._thread = InOrder() if config.checkpoint.background else None
         self._room: Room = {}
+        self._is_decided = False  # whether there is memory for copies
         self.went_back(state)
 
     def went_back(self, state: TrainState) -> None:
@@ -74,13 +75,13 @@ class Saves:
 
     def _copies(self, contents: Contents) -> bool:
         """Whether what is saved is copied first; what forbids it is said once."""
-        if self._thread is None or self._room:
-            return self._thread is not None
-        reason = self._ranks.first(lambda: self._no_copy(contents))
-        if reason is not None:
-            self._thread = None
-            self._log.say(f"training waits while checkpoints are written: {reason}")
-        return reason is None
+        if self._thread is not None and not self._is_decided:  # by all processes together
+            self._is_decided = True
+            reason = self._ranks.first(lambda: self._no_copy(contents))
+            if reason is not None:
+                self._thread = None
+                self._log.say(f"training waits while checkpoints are written: {reason}")
+        return self._thread is not None
 
     def _no_copy(self, contents: Contents) -> str | None:
         wanted, left = contents.tensor_bytes, available_bytes()
@@ -109,7 +110,7 @@ class Saves:
         self._thread.check()
         if state.step == self._begun_at + 1 and self._config.checkpoint.every_steps is not None:
             contents = self._contents_of(state)
-            if not self._room and self._copies(contents):
+            if self._copies(contents):
                 self._do(lambda: contents.make_room(self._room))
 
     def wait(self) -> None:

@@ -99,10 +99,10 @@ class RunLog(Log):
         self.event("warning", step, message=text)
 
     def rewind(self, step: int) -> None:
-        """Drop what was told of later steps."""
+        """Drop what was told of later steps, but for warnings, which say why."""
         self._metrics.close()
         for name in ("metrics.jsonl", "samples.jsonl"):
-            _drop_lines_after(self._folder / name, step, ())
+            _drop_lines_after(self._folder / name, step, (), told=("warning",))
         self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def close(self) -> None:
@@ -112,10 +112,12 @@ class RunLog(Log):
             self._wandb.finish()
 
 
-def _drop_lines_after(path: Path, step: int, again: Collection[str]) -> None:
+def _drop_lines_after(path: Path, step: int, again: Collection[str],
+                      told: Collection[str] = ()) -> None:
     """Keep what was logged up to a checkpoint: a killed run may have gone beyond it.
 
     Of the checkpoint's own step, what happens again goes too. A line torn by the kill is dropped.
+    told: events that stay, whenever they were.
     """
     if not path.exists():
         return
@@ -127,6 +129,6 @@ def _drop_lines_after(path: Path, step: int, again: Collection[str]) -> None:
             stopped = "stopped_by" in entry  # and goes on
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if at < step or (at == step and event not in again and not stopped):
+        if at < step or event in told or (at == step and event not in again and not stopped):
             kept.append(line + "\n")
     write_atomically(path, "".join(kept))

@@ -73,7 +73,8 @@ class Contents:
     def make_room(self, room: Room) -> None:
         """Take the memory that a copy will need, all of it, so that the first one is quick, too."""
         for key, tensor in self:
-            room[key] = _empty(tensor).zero_()
+            if key not in room:
+                room[key] = _empty(tensor).zero_()
 
     def copied(self, room: Room) -> Contents:
         """The same as rank 0 alone could write it, whatever becomes of the model meanwhile.
