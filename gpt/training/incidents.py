@@ -8,7 +8,6 @@ replay.py takes the step again.
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +67,7 @@ def _write(folder: Path, about: dict[str, Any], told: list[Any], tokenizer: Toke
     """What each rank has read, and what happened."""
     tensors, parts, lines = dict[str, Tensor](), list[dict[str, Any]](), list[str]()
     for rank, (batch, origins) in enumerate(told):
-        for part, rows in itertools.zip_longest(batch, origins, fillvalue=()):
+        for part, rows in zip(batch, origins or [[]] * len(batch), strict=True):
             number = len(parts)
             parts.append({"rank": rank, "kind": type(part).__name__, "tokens": part.tokens})
             tensors |= {f"{number}/{name}": value.contiguous() for name, value
