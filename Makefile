@@ -78,6 +78,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/decode.py
 	$(PY) benchmarks/serve.py
 	$(PY) benchmarks/pages.py
+	$(PY) benchmarks/checkpoint.py
 	$(PY) benchmarks/quickstart.py --write
 
 # With the Python that has torch: .venv's, else the machine's own, else .venv's once it is made.
