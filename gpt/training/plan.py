@@ -22,10 +22,11 @@ TIMED_STEPS, TIMED_SECONDS = 5, 3.0  # at least
 
 
 def memory_by_kind(model: GPT, rates: Rates, tokens: int, recompute: bool = False,
-                   device: torch.device | None = None) -> dict[str, int]:
-    """Bytes that training holds, by what for: exact for the first three, estimated for the rest.
+                   device: torch.device | None = None, copied: bool = False) -> dict[str, int]:
+    """Bytes that training holds, by what for: estimated for activations and logits, else exact.
 
-    tokens: of a micro-batch. device: where it is to train; None: where the model is.
+    tokens: of a micro-batch. device: where it is to train; None: where the model is. copied: what
+    is saved is copied first, to the same memory.
     """
     by_kind, config = weights_by_kind(model), model.config
     weights = sum(p.nbytes for p in model.parameters())
@@ -38,15 +39,17 @@ def memory_by_kind(model: GPT, rates: Rates, tokens: int, recompute: bool = Fals
     assert config.vocab_size is not None
     at_once = rows_at_a_time(config.vocab_size, device or model.output_weight.device)
     logits = 2 * 4 * min(tokens, at_once) * config.vocab_size  # a chunk, and its gradient
-    return {"weights": weights, "gradients": learned, "optimizer": optimizer,
-            "activations": activation_bytes(config, recompute) * tokens,
-            "logits": logits + model.output_weight.nbytes}
+    found = {"weights": weights, "gradients": learned, "optimizer": optimizer,
+             "activations": activation_bytes(config, recompute) * tokens,
+             "logits": logits + model.output_weight.nbytes}
+    saved = learned + optimizer if model.adapter is not None else weights + optimizer
+    return found | ({"a copy to save": saved} if copied else {})
 
 
 def memory_line(model: GPT, rates: Rates, tokens: int, recompute: bool = False,
-                device: torch.device | None = None) -> str:
+                device: torch.device | None = None, copied: bool = False) -> str:
     """`memory_by_kind` for people."""
-    kinds = memory_by_kind(model, rates, tokens, recompute, device)
+    kinds = memory_by_kind(model, rates, tokens, recompute, device, copied)
     parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in kinds.items())
     return f"memory in MiB, at most about: {parts}; {sum(kinds.values()) / 2**20:,.1f} in all"
 

@@ -267,10 +267,16 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
         if task.keep_base is not None:  # which checkpoints of adapters refer to
             task.keep_base(checkpoint.base_folder(Path(folder)))
         evals, saves = config.eval.every_steps, config.checkpoint.every_steps
-        besides = [
-            Work(lambda: checkpoint.save(checkpoints, model, optimizer, task.tokenizer,
-                                         checkpoint.TrainState(), layout,
-                                         config.checkpoint.shard_size), (saves, evals))]
+        room: checkpoint.Room = {}
+
+        def save() -> None:  # at once: at most as long as while training goes on
+            contents = checkpoint.Contents.of(Path(folder), model, optimizer, task.tokenizer,
+                                              checkpoint.TrainState(), layout)
+            if config.checkpoint.background:
+                contents = contents.copied(room)
+            checkpoint.write(checkpoints, contents, config.checkpoint.shard_size)
+
+        besides = [Work(save, (saves, evals))]
         if some:
             share = len(some) / len(validation)
             besides += [Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),
@@ -316,7 +322,9 @@ def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion
              f"steps of {config.train.sequences_per_step} sequences in micro-batches of {portion}; "
              f"{rates}; schedule {config.optim.schedule}",
              memory_line(model, rates, min(tokens, portion.tokens or tokens),
-                         config.train.recompute_activations)]
+                         config.train.recompute_activations,
+                         copied=config.checkpoint.background and machine.device.type == "cpu"
+                         and config.checkpoint.every_steps is not None)]
     lines += [*task.opening_lines(), *layout.lines]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
