@@ -85,6 +85,21 @@ def test_a_write_that_fails_ends_the_run_and_keeps_what_there_was(background, tm
     assert max(line["step"] for line in told if line["event"] == "train") <= 6
 
 
+def test_a_write_that_fails_ends_the_run_long_before_the_next_save(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, cpu(), steps=60, **with_checkpoint(every_steps=20))
+    failed, read = threading.Event(), trainer.read
+
+    def fail(folder):
+        failed.set()
+        raise OSError(5, "Input/output error", str(folder))
+
+    trainer.read = lambda step: (step < 20 or failed.wait(10), time.sleep(0.02), read(step))[2]
+    monkeypatch.setattr(saving, "_seal", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        finish(trainer)
+    assert max(line["step"] for line in logged(tmp_path) if line["event"] == "train") <= 22
+
+
 def test_a_signal_waits_for_what_is_being_written(tmp_path, monkeypatch):
     machine, seal = cpu(), saving._seal
     trainer = trainer_of(tmp_path, machine, steps=50, **EVERY_2)
