@@ -100,10 +100,18 @@ def test_a_write_that_fails_ends_the_run_long_before_the_next_save(tmp_path, mon
     assert max(line["step"] for line in logged(tmp_path) if line["event"] == "train") <= 22
 
 
-def test_a_signal_waits_for_what_is_being_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_signal_waits_for_what_is_being_written(fails, tmp_path, monkeypatch):
     machine, seal = cpu(), saving._seal
-    trainer = trainer_of(tmp_path, machine, steps=50, **EVERY_2)
-    monkeypatch.setattr(saving, "_seal", lambda folder: (time.sleep(0.2), seal(folder)))
+    trainer = trainer_of(tmp_path, machine, steps=50, **with_checkpoint(every_steps=20))
+
+    def slow(folder):
+        time.sleep(0.2)
+        if fails:
+            raise OSError(5, "Input/output error", str(folder))
+        seal(folder)
+
+    monkeypatch.setattr(saving, "_seal", slow)
     read = trainer.read
 
     def stop_at_3(step):
@@ -112,8 +120,11 @@ def test_a_signal_waits_for_what_is_being_written(tmp_path, monkeypatch):
         return read(step)
 
     trainer.read = stop_at_3
-    with pytest.raises(Stopped, match="stopped by SIGTERM at step 4; saved in"):
+    with pytest.raises(OSError if fails else Stopped,
+                       match="Input/output" if fails else "by SIGTERM at step 4; saved in"):
         finish(trainer)
+    if fails:
+        return
     assert steps_of(tmp_path) == [4]
     assert [*(tmp_path / "checkpoints").iterdir()] == [tmp_path / "checkpoints" / "step-00000004"]
 
