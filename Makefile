@@ -2,8 +2,8 @@
 # make test         fresh clone → .venv → the whole test suite, in a process per core
 # make test-bfloat16  what `auto` changes, as on a processor that computes in bfloat16
 # make slow         tests that are long by nature (make test runs a short version of each)
-# make faults       ranks that are killed, hang or fail, at random moments too; two hosts (as root);
-#                   a server among slow, hostile and absent clients
+# make faults       all twenty kinds of faults, injected: kills, disks that fail or are full, crashes,
+#                   hostile files, ranks that are lost, two hosts (as root), a server's bad clients
 # make lint         style and types
 # make parallel     every layout of several processes with every kind of run, against one process
 # make interop      exports run by llama.cpp, built for it in a few minutes; published tokenizers
@@ -47,7 +47,8 @@ slow: .venv/installed-dev
 	$(PYTEST) -m slow
 
 faults: .venv/installed-dev
-	$(PYTEST) -rs -m 'slow or not slow' tests/faults tests/parallel/test_elastic.py tests/parallel/test_two_hosts.py
+	$(PY) -m tests.faults
+	$(PYTEST) -rs -m 'slow or not slow' tests/parallel/test_two_hosts.py
 	$(PY) benchmarks/rank_faults.py
 	$(PY) benchmarks/serve_faults.py
 
