@@ -167,6 +167,8 @@ def _working_folder(out: Path) -> Iterator[Path]:
     _refuse_what_is_not_ours(folder)
     made = [parent for parent in folder.parents if not parent.exists()]  # innermost first
     folder.mkdir(parents=True, exist_ok=True)
+    for parent in made:  # whose names a dataset in them needs
+        flush_to_disk(parent.parent)
     with locked(folder, "choose another out=FOLDER"):
         try:
             yield folder

@@ -10,8 +10,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+import traceback
 from types import TracebackType
 
 from tests.faults.failing_calls import preloaded
@@ -49,6 +48,7 @@ class Driver:
 def serve() -> None:
     """Answer until nobody asks; what is printed meanwhile goes to stderr."""
     from tests.faults.all_rows import ROWS
+    from tests.faults.rows.saves import scratch
     from tests.faults.warm import import_verbs
 
     import_verbs()
@@ -56,7 +56,10 @@ def serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         row, short = json.loads(line)
-        with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
-            tally = ROWS[row].run(short, Path(folder).resolve())
+        with scratch() as folder:
+            try:
+                tally = ROWS[row].run(short, folder)
+            except Exception:
+                tally = Tally(1, [traceback.format_exc()])
         answers.write(json.dumps(tally.as_json()) + "\n")
         answers.flush()

@@ -7,6 +7,7 @@ process of its own in all else: it can be killed, it has its own folder, streams
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import mmap
@@ -79,6 +80,7 @@ class Started:
         self._done: Done | None = None
         sys.stdout.flush()
         sys.stderr.flush()
+        gc.freeze()  # what was imported is not looked through for garbage, again and again
         self.pid = os.fork()
         if self.pid == 0:
             self._be(work, folder, environment)

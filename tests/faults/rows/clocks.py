@@ -21,7 +21,7 @@ def run(short: bool, folder: Path) -> Tally:
     """Times of files in this process; short: without commands under another clock."""
     tally = Tally()
     runs.dataset(folder)
-    assert runs.train(folder, "whole", 12).code == 0
+    runs.in_two_parts(folder, "whole")
     expected = runs.outcome(folder / "runs" / "whole")
     for number, shift in enumerate((-TEN_YEARS, TEN_YEARS)):
         name = f"shifted-{number}"

@@ -74,7 +74,7 @@ def _commands(folder: Path, draw: random.Random, count: int) -> Tally:
             tally.notes.append("no small disk may be mounted here: without whole commands")
             return tally
         runs.dataset(folder)
-        assert runs.train(folder, "whole", 12).code == 0
+        runs.in_two_parts(folder, "whole")
         whole = runs.outcome(folder / "runs" / "whole")
         for number in range(count):
             out = f"run.out_dir={disk}"

@@ -52,9 +52,9 @@ def world(folder: Path) -> Path:
         json.dumps({"prompt": f"the {i}", "completion": "fox"}) + "\n" for i in range(8)))
     (folder / "some.txt").write_text("the quick brown fox\n" * 20)
     assert runs.train(folder, "run", 3).code == 0
-    for words in (("gpt", "export", "runs/run", "hf", "--format", "hf"),
-                  ("finetune.py", *finetuning("adapted"), "finetune.method=lora"),
-                  ("gpt", "export", "runs/adapted", "peft", "--format", "peft")):
+    for words in (("finetune.py", *finetuning("adapted"), "finetune.method=lora"),
+                  ("gpt", "export", "runs/adapted/base", "hf", "--format", "hf"),
+                  ("gpt", "export", "runs/adapted", "peft", "--format", "peft", "--base", "hf")):
         done = command(*words, folder=folder)
         assert done.code == 0, f"{words}: {done.err}"
     return folder

@@ -14,7 +14,8 @@ SETTINGS = ("data.dataset=data", "model.n_layer=1", "model.n_head=2", "model.n_e
             "model.block_size=16", "model.dropout=0.1", "train.batch_size=4",
             "train.micro_batch_size=3", "eval.every_steps=10", "eval.max_tokens=200",
             "checkpoint.every_steps=3", "checkpoint.keep=2", "run.device=cpu",
-            "run.dtype=float32", "run.compile=false", "log.samples_every_steps=null")
+            "optim.warmup_steps=2", "optim.schedule=constant", "run.dtype=float32",
+            "run.compile=false", "log.samples_every_steps=null", "log.report=false")
 _CLOCKS = {"elapsed_seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "data_seconds"}
 
 
@@ -29,6 +30,13 @@ def dataset(folder: Path) -> None:
 def train(folder: Path, name: str, steps: int, *settings: str, **environment: str | None) -> Done:
     """train.py, to the end of so many steps."""
     return command("train.py", *words(name, steps, *settings), folder=folder, **environment)
+
+
+def in_two_parts(folder: Path, name: str) -> None:
+    """A run of 6 steps that goes on to 12, undisturbed."""
+    for steps in (6, 12):
+        done = train(folder, name, steps)
+        assert done.code == 0, done.err
 
 
 def words(name: str, steps: int, *settings: str) -> tuple[str, ...]:
