@@ -18,7 +18,7 @@ from data.sharding.making import SEEN, clear, corpus_hash, make_shards
 from data.sharding.parts import PART, Share, finished_parts, parts_folder
 from data.sources.files import FETCHED, File, list_files
 from gpt.errors import UserError
-from gpt.files import LOCK, InUse, flush_to_disk, locked
+from gpt.files import LOCK, InUse, flush_to_disk, locked, make_folder
 from gpt.shards import MANIFEST, Dataset, is_dataset, read_manifest
 
 if TYPE_CHECKING:
@@ -166,9 +166,7 @@ def _working_folder(out: Path) -> Iterator[Path]:
     folder = _partial(out)
     _refuse_what_is_not_ours(folder)
     made = [parent for parent in folder.parents if not parent.exists()]  # innermost first
-    folder.mkdir(parents=True, exist_ok=True)
-    for parent in made:  # whose names a dataset in them needs
-        flush_to_disk(parent.parent)
+    make_folder(folder)
     with locked(folder, "choose another out=FOLDER"):
         try:
             yield folder

@@ -110,7 +110,7 @@ class Disk:
 
     def _place(self, path: str) -> tuple[Folder | None, str]:
         """(the folder that holds it, its name there)"""
-        if path == self._root:
+        if Path(path) == Path(self._root):
             return self._top, ""
         *parents, name = Path(path).relative_to(self._root).parts
         folder: File | Folder | None = self._top

@@ -50,7 +50,8 @@ _MAINS: dict[str, Callable[[list[str]], None]] = {
 @dataclass(frozen=True)
 class Done:
     """What became of a process. code: its exit code, or the negative number of a signal.
-    megabytes: the most memory it had, less what it was forked with."""
+    seconds: that it computed; a machine that is busy with others makes them no more. megabytes:
+    the most memory it had, less what it was forked with."""
 
     code: int
     out: str
@@ -74,7 +75,6 @@ class Started:
     """A forked process that does some work, and says what it has to say into two files."""
 
     def __init__(self, work: Callable[[], int], folder: Path, **environment: str | None):
-        self._began = time.monotonic()
         self._said = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self._memory = mmap.mmap(-1, 8)
         self._done: Done | None = None
@@ -146,14 +146,14 @@ class Started:
         return self._done
 
     def _left(self, status: int, used: resource.struct_rusage) -> None:
-        seconds, texts = time.monotonic() - self._began, []
+        texts = []
         for file in self._said:
             file.seek(0)
             texts.append(file.read().decode("utf-8", "replace"))
             file.close()
         begun = struct.unpack("q", self._memory[:])[0]
-        self._done = Done(os.waitstatus_to_exitcode(status), *texts, seconds,
-                          (used.ru_maxrss * 1024 - begun) / 2**20)
+        self._done = Done(os.waitstatus_to_exitcode(status), *texts,
+                          used.ru_utime + used.ru_stime, (used.ru_maxrss * 1024 - begun) / 2**20)
 
 
 def start(script: str, *words: object, folder: Path, **environment: str | None) -> Started:

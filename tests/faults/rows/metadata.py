@@ -65,7 +65,8 @@ def _in_states(world: Path, step: Path) -> Iterator[tuple[str, Path, Change, tup
         for place in _places(json.loads((world / path).read_text())):
             for number in (*NUMBERS[:5], "x" * 10**6):
                 said = repr(number)[:20]
-                yield (f"{'.'.join(place)}={said}", path, _put(place, number), words, False)
+                just_a_clock = place[-1] in ("tokens", "elapsed_seconds") and number in (0, 10**9)
+                yield (f"{'.'.join(place)}={said}", path, _put(place, number), words, just_a_clock)
         yield "a million brackets", path, lambda file: file.write_text("[" * 10**6), words, False
 
 
