@@ -62,11 +62,19 @@ def _in_states(world: Path, step: Path) -> Iterator[tuple[str, Path, Change, tup
                                                           bool]]:
     for path, words in ((step / "state.json", RESUME), (step / "manifest.json", SAMPLE),
                         (Path("data/dataset.json"), TRAIN)):
-        for place in _places(json.loads((world / path).read_text())):
+        values = json.loads((world / path).read_text())
+        for place in _places(values):
             for number in (*NUMBERS[:5], "x" * 10**6):
+                if number == _at(values, place):
+                    continue
                 said = repr(number)[:20]
                 just_a_clock = place[-1] in ("tokens", "elapsed_seconds") and number in (0, 10**9)
                 yield (f"{'.'.join(place)}={said}", path, _put(place, number), words, just_a_clock)
+    for number in NUMBERS:
+        yield (f"step={number!r}", Path("runs/run/checkpoints/best.json"), _put(("step",), number),
+               ("sample.py", "runs/run@best"), number in (0, True))
+    for path, words in ((step / "state.json", RESUME), (step / "manifest.json", SAMPLE),
+                        (Path("data/dataset.json"), TRAIN)):
         yield "a million brackets", path, lambda file: file.write_text("[" * 10**6), words, False
 
 
@@ -115,6 +123,7 @@ def _headers() -> Iterator[tuple[str, Change]]:
         struct.pack("<Q", 8) + b"not JSON")
     yield "a hundred thousand brackets", lambda path: path.write_bytes(
         struct.pack("<Q", 10**5) + b"[" * 10**5)
+    yield "a tensor by another name", _header(lambda one: one, name="elsewhere")
     yield "overlapping tensors", _header(_overlap)
     yield "a shape that is too large", _header(lambda one: one.update(shape=[2**40, 2**23]))
     yield "a shape of other sizes", _header(lambda one: one.update(shape=[1, *one["shape"]]))
@@ -136,13 +145,15 @@ def _overlap(one: dict[str, Any]) -> None:
     one["data_offsets"] = [begin // 2, end // 2]
 
 
-def _header(change: Callable[[dict[str, Any]], None]) -> Change:
-    """Change the entry of the last tensor."""
+def _header(change: Callable[[dict[str, Any]], Any], name: str | None = None) -> Change:
+    """Change the entry of the last tensor, or its name."""
     def changed(path: Path) -> None:
         data = path.read_bytes()
         size = struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8:8 + size])
-        change(header[max(name for name in header if name != "__metadata__")])
+        last = max(each for each in header if each != "__metadata__")
+        change(header[last])
+        header = {name if name and each == last else each: one for each, one in header.items()}
         words = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(words)) + words + data[8 + size:])
 
