@@ -24,18 +24,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.random  # noqa: F401
 import torch
+import torch.utils._device
 
 import finetune
 import sample
 import train
+from data import preparation  # noqa: F401
+from data.prepare import main as prepare
 from data.sharding import encode, finishing, making  # noqa: F401
 from gpt import interop, language_model, reports  # noqa: F401
 from gpt.__main__ import VERBS
 from gpt.__main__ import main as verb
 from gpt.errors import run_command
 from gpt.finetuning import run  # noqa: F401
-from gpt.terminal import show  # noqa: F401
+from gpt.terminal import chat, options, show  # noqa: F401
 from gpt.training import pretraining, task  # noqa: F401
 from gpt.verbs import evaluating, exporting, importing, verifying  # noqa: F401
 from tests.tiny import as_in_a_terminal
@@ -44,7 +48,8 @@ torch.set_num_threads(1)
 SECONDS = 120.0  # that anything may take
 MEMORY = 4 << 30  # bytes that anything may ask for beyond what it was forked with
 _MAINS: dict[str, Callable[[list[str]], None]] = {
-    "train.py": train.main, "finetune.py": finetune.main, "sample.py": sample.main, "gpt": verb}
+    "train.py": train.main, "finetune.py": finetune.main, "sample.py": sample.main, "gpt": verb,
+    "data/prepare.py": prepare}
 
 
 @dataclass(frozen=True)
@@ -169,11 +174,8 @@ def command(script: str, *words: object, folder: Path, **environment: str | None
 def obey(script: str, words: list[str]) -> int:
     """A command in this process, a forked one."""
     sys.argv = [script, *words]
-    if script == "data/prepare.py":
-        from data.prepare import main
-    else:
-        main = _MAINS[script]
-    run_command(main)
+    sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]  # takes 12 s to import
+    run_command(_MAINS[script])
     return 0
 
 

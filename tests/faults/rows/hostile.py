@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import pickle
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ from gpt.files import as_json
 from gpt.shards import read_manifest
 from gpt.shards.reading import own_hash
 from tests.faults.rows import runs
+from tests.faults.rows.saves import memory
 from tests.faults.warm import Done, command
 
 LONGEST = 1.0  # seconds of computing, to refuse what is hostile
@@ -45,8 +49,14 @@ def pickles(place: Path, folder: Path) -> dict[str, bytes]:
             "numpy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + plain}
 
 
-def world(folder: Path) -> Path:
-    """A folder with data, runs/run, runs/adapted, hf, a task, and a text."""
+@functools.cache
+def world() -> Path:
+    """A folder with data, runs/run, runs/adapted, hf, a task, and a text, while this process
+    lives."""
+    root = Path(tempfile.mkdtemp(prefix="faults-", dir=memory()))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    folder = root / "world"
+    folder.mkdir()
     runs.dataset(folder)
     (folder / "task.jsonl").write_text("".join(
         json.dumps({"prompt": f"the {i}", "completion": "fox"}) + "\n" for i in range(8)))
@@ -66,11 +76,10 @@ def finetuning(name: str) -> tuple[str, ...]:
             "train.epochs=1", "run.device=cpu", "run.dtype=float32", "run.compile=false")
 
 
-def copied(world: Path, name: str) -> Path:
-    """A fresh copy of a world."""
-    target = world.with_name(name)
+def copied(target: Path) -> Path:
+    """A fresh copy of the world."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(world, target)
+    shutil.copytree(world(), target)
     return target
 
 

@@ -23,14 +23,14 @@ Words = tuple[object, ...]
 def run(short: bool, folder: Path) -> Tally:
     """Every place that a name comes from; short: every third."""
     tally = Tally()
-    (folder / "in" / "world").mkdir(parents=True)
-    world = hostile.world(folder / "in" / "world")
+    (folder / "in").mkdir()
+    hostile.world()
     outside = folder / "secret.txt"
     outside.write_text(SECRET)
     for number, (what, arrange, words, must_fail) in enumerate(_cases(folder)):
         if short and number % 3:
             continue
-        copy = hostile.copied(world, "copy")
+        copy = hostile.copied(folder / "in" / "copy")
         arrange(copy)
         before = _around(folder, copy)
         done = command(*words, folder=copy)

@@ -78,7 +78,7 @@ def _next_and_prune(folder: Path) -> None:
 
 
 def _in_several_files(folder: Path) -> None:
-    write(folder, 2, shard_size=9000)
+    write(folder, 2, shard_size=30_000)
     checkpoint.prune(folder, 1, 2, set())
 
 
@@ -143,11 +143,15 @@ def goes_on(scenario: Scenario, folder: Path, known: dict[int, Files]) -> str | 
     return is_old_or_new(scenario, folder, known, done=True)
 
 
+def memory() -> Path | None:
+    """Where files lie in memory: nothing here needs a disk. None where there is no such place."""
+    return next((path for path in [Path("/dev/shm")] if path.is_dir()), None)
+
+
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A fresh folder, in memory where there is such a place: nothing here needs a disk."""
-    memory = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(prefix="faults-", dir=memory if memory.is_dir() else None))
+    """A fresh folder."""
+    root = Path(tempfile.mkdtemp(prefix="faults-", dir=memory()))
     try:
         yield root
     finally:
