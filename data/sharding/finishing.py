@@ -73,6 +73,7 @@ def _complete(recipe: Recipe, manifest: Manifest, folder: Path) -> None:
 
 def _with_hashes(manifest: Manifest, folder: Path) -> Manifest:
     """The manifest with SHA-256 of all files that are not shards, which are on the disk then."""
+    flush_to_disk(folder / TOKENIZER)
     paths = [*sorted((folder / TOKENIZER).iterdir()), folder / BAD_TEXT, folder / OVERLAP]
     files = {}
     for path in filter(Path.is_file, paths):

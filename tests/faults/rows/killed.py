@@ -15,7 +15,7 @@ from tests.faults.warm import Started, start
 def run(short: bool, folder: Path) -> Tally:
     """50 kills of one run, 20 of them and more inside a save; short: 4 kills, 2 of them."""
     kills, inside = (4, 2) if short else (50, 20)
-    steps, tally = 20 * kills, Tally()
+    steps, tally = 15 * kills, Tally()
     runs.dataset(folder)
     whole = runs.train(folder, "whole", steps)
     assert whole.code == 0, whole.err
