@@ -137,9 +137,10 @@ def _tokenizer(corpus: Corpus, plan: SplitPlan, folder: Path, stop: Stop) -> Tok
     unfinished = folder / f"{TOKENIZER}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     tokenizer.save(unfinished)
-    for path in unfinished.iterdir():
+    for path in (*unfinished.iterdir(), unfinished):
         flush_to_disk(path)
     unfinished.rename(kept)
+    flush_to_disk(folder)
     return tokenizer
 
 
