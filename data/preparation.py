@@ -182,7 +182,8 @@ def _refuse_what_is_not_ours(folder: Path) -> None:
     """Look before anything in it is removed. (Once: another process may be at work there.)"""
     there = {folder.name} if folder.is_file() else set()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        there |= {path.name for path in folder.iterdir()}
+        there |= {path.name for path in folder.iterdir()
+                  if not path.name.startswith(f"{JOURNAL}.tmp-")}  # all that a crash left, perhaps
     if there and not there & {LOCK, JOURNAL, FETCHED, MANIFEST, PART}:
         raise UserError(f"{folder} exists, and is no preparation that was interrupted; remove it, "
                         "or choose another out=FOLDER")
