@@ -118,6 +118,14 @@ class Disk:
             folder = folder.names().get(parent) if isinstance(folder, Folder) else None
         return (folder, name) if isinstance(folder, Folder) else (None, name)
 
+    def flushed_steps(self, path: str) -> list[int]:
+        """The checkpoints in a folder that are certain: the folder was flushed, and they were."""
+        folder = self._top
+        for name in path.split("/"):
+            folder = folder.certain.get(name, Folder())
+        return [int(name[5:]) for name, entry in folder.certain.items()
+                if name.startswith("step-") and name[5:].isdecimal() and isinstance(entry, Folder)]
+
     def crash(self, target: Path, keeps: Keeps, tears: Tears) -> None:
         """Write what a crash now would leave into a fresh folder."""
         _write(self._top, target, keeps, tears)

@@ -5,15 +5,18 @@ The calls of one save are recorded once, and each beginning of them is replayed.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from gpt.runs import checkpoint
 from tests.faults.disk import Disk, crashes
 from tests.faults.failing_calls import Call, calls_of, recording
-from tests.faults.rows import preparations
+from tests.faults.rows import preparations, runs
 from tests.faults.rows.saves import (
     SCENARIOS,
     Scenario,
@@ -23,17 +26,18 @@ from tests.faults.rows.saves import (
     undisturbed,
 )
 from tests.faults.tally import Tally
-from tests.faults.warm import forked
+from tests.faults.warm import forked, obey
 
 Looks = Callable[[Path, bool, bool], str | None]  # (root, all came to its end, go on) → problem
 
 
 def run(short: bool, folder: Path) -> Tally:
-    """All scenarios, and a preparation; short: two of them."""
+    """All scenarios, a preparation, and a run; short: two scenarios, and fewer crashes."""
     tally, draw = Tally(), random.Random(0)
     for scenario in SCENARIOS[1:3] if short else SCENARIOS:
         tally.add(_saves(scenario, draw, 1 if short else 40))
     tally.add(_preparation(draw, short))
+    tally.add(_run(folder, draw, short))
     return tally
 
 
@@ -70,15 +74,46 @@ def _preparation(draw: random.Random, short: bool) -> Tally:
         return replayed("a preparation", disk, calls, root, look, draw, 0 if short else 6, step)
 
 
-def recorded(root: Path, work: Callable[[], None]) -> tuple[list[Call], Disk]:
-    """The calls of some work below a folder, and the folder as it was before."""
+def _run(folder: Path, draw: random.Random, short: bool) -> Tally:
+    """A run of a few saves: what is found is sound, no older than what was flushed, and the same
+    command comes to the same bits."""
+    runs.dataset(folder)
+    before = folder / "before"
+    before.mkdir()
+    words = list(runs.words("run", 6, f"run.out_dir={before}"))
+    calls, disk = recorded(before, lambda: obey("train.py", words), folder)
+    expected, certain = runs.outcome(before / "run"), [0]
+
+    def look(crashed: Path, done: bool, further: bool) -> str | None:
+        checkpoints = crashed / "run" / "checkpoints"
+        certain[0] = max([certain[0], *disk.flushed_steps("run/checkpoints")])
+        with contextlib.redirect_stderr(io.StringIO()):
+            newest = checkpoint.newest_sound(checkpoints)
+        found = 0 if newest is None else checkpoint.read_state(newest).step
+        if found < (6 if done else certain[0]):
+            return f"step {found} is found, and {certain[0]} was certain"
+        if not further or draw.random() > 0.2:
+            return None
+        again = runs.train(folder, "run", 6, f"run.out_dir={crashed}")
+        if again.code:
+            return f"the same command: {again.last}"
+        return runs.different(runs.outcome(crashed / "run"), expected)
+
+    return replayed("a run", disk, calls, folder, look, draw, 0 if short else 5,
+                    40 if short else 1)
+
+
+def recorded(root: Path, work: Callable[[], object], at: Path = Path("/")
+             ) -> tuple[list[Call], Disk]:
+    """The calls of some work below a folder, and the folder as it was before. at: where it is
+    done."""
     disk = Disk(root)
     with tempfile.TemporaryFile() as log:
         def noted() -> None:
             with recording(root, log.fileno()):
                 work()
 
-        forked(noted)
+        forked(noted, at)
         log.seek(0)
         return calls_of(log.read()), disk
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from safetensors import safe_open
 
 from gpt.files import as_json
 from gpt.shards import read_manifest
@@ -21,14 +25,14 @@ Words = tuple[object, ...]
 
 
 def run(short: bool, folder: Path) -> Tally:
-    """Every place that a name comes from; short: every third."""
+    """Every place that a name comes from; short: every other."""
     tally = Tally()
     (folder / "in").mkdir()
     hostile.world()
     outside = folder / "secret.txt"
     outside.write_text(SECRET)
     for number, (what, arrange, words, must_fail) in enumerate(_cases(folder)):
-        if short and number % 3:
+        if short and number % 2:
             continue
         copy = hostile.copied(folder / "in" / "copy")
         arrange(copy)
@@ -78,6 +82,7 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[Path], None], Words, b
         "data/prepare.py", "some.txt", "tokenizer=char", "out=nul\0"), True
     yield "a source with NUL", nothing, (
         "data/prepare.py", "nul\0", "tokenizer=char", "out=made"), True
+    yield from _in_indices(folder / "weights.safetensors")
     for name in ("../../secret.txt", "../../../../../secret.txt", str(folder / "secret.txt")):
         yield from _in_folders(name)
         for ending in (".tar", ".zip"):
@@ -89,13 +94,9 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[Path], None], Words, b
 
 
 def _in_folders(name: str) -> Iterator[tuple[str, Callable[[Path], None], Words, bool]]:
-    """Manifests and indices that name a file outside."""
+    """Manifests that name a file outside."""
     yield (f"manifest.json with {name}", lambda copy: _in_manifest(copy, name),
            ("sample.py", "runs/run"), True)
-    yield (f"an index of ours with {name}", lambda copy: _in_our_index(copy, name),
-           ("sample.py", "runs/run"), True)
-    yield (f"an index of Hugging Face's with {name}", lambda copy: _in_index(copy / "hf", name),
-           ("gpt", "import", "hf", "imported"), True)
     yield (f"dataset.json with the shard {name}", lambda copy: _in_dataset(copy, name, "shard"),
            ("train.py", *runs.words("other", 1)), True)
     yield (f"dataset.json with the file {name}", lambda copy: _in_dataset(copy, name, "file"),
@@ -103,6 +104,15 @@ def _in_folders(name: str) -> Iterator[tuple[str, Callable[[Path], None], Words,
     yield (f"adapters of {name}", lambda copy: hostile.edit(
         copy / "peft" / "adapter_config.json",
         lambda config: config.update(base_model_name_or_path=name)), ("sample.py", "peft"), True)
+
+
+def _in_indices(weights: Path) -> Iterator[tuple[str, Callable[[Path], None], Words, bool]]:
+    """Indices that name weights outside, which would fit."""
+    for how in ("relative", "absolute"):
+        yield (f"an index of ours with a {how} path", lambda copy, how=how: _in_our_index(
+            copy, weights, how), ("sample.py", "runs/run"), True)
+        yield (f"an index of Hugging Face's with a {how} path", lambda copy, how=how: _in_index(
+            copy / "hf", weights, how), ("gpt", "import", "hf", "imported"), True)
 
 
 def _in_manifest(copy: Path, name: str) -> None:
@@ -114,17 +124,21 @@ def _in_manifest(copy: Path, name: str) -> None:
     hostile.edit(step / "manifest.json", add)
 
 
-def _in_our_index(copy: Path, name: str) -> None:
+def _in_our_index(copy: Path, weights: Path, how: str) -> None:
     step = hostile.checkpoint_of(copy / "runs" / "run")
-    _in_index(step, name)
+    _in_index(step, weights, how)
+    shutil.copy(step / "config.json", step / "model-00001-of-00001.safetensors")  # some weights
     hostile.seal(step)
 
 
-def _in_index(folder: Path, name: str) -> None:
-    """The weights, as if they lay in a file outside."""
-    (folder / "model.safetensors").unlink()
+def _in_index(folder: Path, weights: Path, how: str) -> None:
+    """Let the weights lie in a file outside, which an index names."""
+    (folder / "model.safetensors").rename(weights)
+    name = str(weights) if how == "absolute" else os.path.relpath(weights, folder)
+    with safe_open(weights, "pt") as file:
+        places = dict.fromkeys(file.keys(), name)
     (folder / "model.safetensors.index.json").write_text(as_json(
-        {"metadata": {"total_size": 4}, "weight_map": {"lm_head.weight": name}}))
+        {"metadata": {"total_size": 4}, "weight_map": places}))
 
 
 def _in_dataset(copy: Path, name: str, where: str) -> None:
