@@ -39,7 +39,7 @@ def run(short: bool, folder: Path) -> Tally:
                 for at in range(number, total, 7 if short else 1):
                     for code, lasts in WAYS[:1] if short else WAYS:
                         tally.expect(_try(scenario, known, root, kind, at, code, lasts))
-    tally.add(_commands(folder, 3 if short else 120))
+    tally.add(_commands(folder, 3 if short else 40))
     return tally
 
 
