@@ -21,10 +21,11 @@ def run_tests(*words: str) -> Tally:
         subprocess.run(
             [sys.executable, "-m", "pytest", *workers, f"--junit-xml={told}", *words], cwd=ROOT,
             env=script_environment(LD_PRELOAD=""), stdout=subprocess.DEVNULL, check=False)
-        return _counted(told)
+        return counted(told)
 
 
-def _counted(told: Path) -> Tally:
+def counted(told: Path) -> Tally:
+    """What a report of pytest says, which has a line for each test."""
     tally, skipped = Tally(), 0
     for case in ElementTree.parse(told).iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
