@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gpt.configuration.section import Count, Fraction, Section
+from gpt.configuration.section import Count, Fraction, Place, Section
 
 
 class FinetuneSection(Section):
@@ -14,8 +14,9 @@ class FinetuneSection(Section):
 
     base: str = Field(alias="from", description="what to start from: a run, one checkpoint of it, "
                                                 "a Hugging Face folder, or a name on its Hub")
-    data: str = Field(description="file of examples: JSON lines, JSON, CSV, parquet, or plain text")
-    val_data: str | None = Field(None, description="file of examples to validate on")
+    data: Place = Field(description="file of examples: JSON lines, JSON, CSV, parquet, or plain "
+                                    "text")
+    val_data: Place | None = Field(None, description="file of examples to validate on")
     val_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="or the share of data to hold out; 0.1 when val_data is not given; 0: "
                           "none, and nothing is validated")

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _without_nul(place: str) -> str:
+    if "\0" in place:
+        raise ValueError("no file or folder has a NUL character in its name")
+    return place
+
+
+Place = Annotated[str, AfterValidator(_without_nul)]  # a file or folder
 
 
 class Section(BaseModel):

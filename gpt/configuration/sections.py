@@ -16,7 +16,7 @@ from gpt.configuration.finetune import FinetuneSection, PreferenceConfig
 from gpt.configuration.model import ModelConfig
 from gpt.configuration.parallel import ParallelConfig
 from gpt.configuration.presets import MAX_DEPTH, is_count, shape_of, training_of_depth
-from gpt.configuration.section import Count, Fraction, Section
+from gpt.configuration.section import Count, Fraction, Place, Section
 
 
 class RunConfig(Section):
@@ -24,7 +24,7 @@ class RunConfig(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
                       description="the run's folder inside out_dir; default: the YAML file's name")
-    out_dir: str = Field("runs", description="folder that holds the runs")
+    out_dir: Place = Field("runs", description="folder that holds the runs")
     seed: int = Field(1337, ge=0, lt=2**63, description="decides weights, data order and dropout")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: CUDA, else Apple's mps, else the CPU")

@@ -179,6 +179,15 @@ def test_the_starting_point_is_called_from_in_files_and_base_in_python():
     assert "there is no field finetune.base" in refusal("finetune", finetune={"base": "x"})
 
 
+@pytest.mark.parametrize(("kind", "section", "field"), [
+    ("pretrain", "run", "out_dir"), ("finetune", "finetune", "data"),
+    ("finetune", "finetune", "val_data")])
+def test_a_place_with_a_nul_character_is_refused(kind, section, field):
+    told = refusal(kind, **{section: {field: "a\0b"}})
+    assert f"{section}.{field}: no file or folder has a NUL character in its name" in told
+    build(kind, **{section: {field: "a b"}})
+
+
 def test_a_configuration_never_changes():
     config = build()
     with pytest.raises(ValidationError, match="frozen"):

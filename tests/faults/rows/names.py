@@ -78,6 +78,9 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[Path], None], Words, b
         yield f"run.name={name!r}", nothing, ("train.py", *runs.words(name, 1)), True
     yield "run.out_dir with NUL", nothing, (
         "train.py", *runs.words("new", 1, "run.out_dir=nul\0")), True
+    for field in ("data", "val_data"):
+        yield f"finetune.{field} with NUL", nothing, (
+            "finetune.py", *hostile.finetuning("tuned"), f"finetune.{field}=nul\0"), True
     yield "out with NUL", nothing, (
         "data/prepare.py", "some.txt", "tokenizer=char", "out=nul\0"), True
     yield "a source with NUL", nothing, (
