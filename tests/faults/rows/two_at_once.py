@@ -17,10 +17,10 @@ def run(short: bool, folder: Path) -> Tally:
     """The second is refused while the first works, and goes on once that is killed."""
     tally = Tally()
     runs.dataset(folder)
-    steps = 40 if short else 200
+    steps = 40 if short else 100
     assert runs.train(folder, "whole", steps).code == 0
     expected = runs.outcome(folder / "runs" / "whole")
-    for number in range(1 if short else 10):
+    for number in range(1 if short else 5):
         name = f"run-{number}"
         run_folder = folder / "runs" / name
         first = start("train.py", *runs.words(name, steps), folder=folder)
@@ -32,7 +32,7 @@ def run(short: bool, folder: Path) -> Tally:
         after = runs.train(folder, name, steps)
         tally.expect((None if after.code == 0 else after.last)
                      or runs.different(runs.outcome(run_folder), expected))
-    for number in range(1 if short else 10):
+    for number in range(1 if short else 5):
         tally.add(_preparations(folder, f"made-{number}"))
     return tally
 
