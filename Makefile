@@ -4,6 +4,8 @@
 # make slow         tests that are long by nature (make test runs a short version of each)
 # make faults       all twenty kinds of faults, injected: kills, disks that fail or are full, crashes,
 #                   hostile files, ranks that are lost, two hosts (as root), a server's bad clients
+# make fuzz         a hundred times as many hostile files as make test tries, other ones each time;
+#                   FUZZ_TIMES=10 make fuzz takes a tenth of the time
 # make lint         style and types
 # make parallel     every layout of several processes with every kind of run, against one process
 # make interop      exports run by llama.cpp, built for it in a few minutes; published tokenizers
@@ -19,7 +21,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constrain
 
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: quickstart test test-bfloat16 slow faults parallel interop lint bench gpu clean
+.PHONY: quickstart test test-bfloat16 slow faults fuzz parallel interop lint bench gpu clean
 
 quickstart: .venv/installed
 	@echo "== 1 of 5: tokenize the Python library =="
@@ -59,6 +61,9 @@ interop: .venv/installed-dev
 	$(PIP) 'llama-cpp-python>=0.3.16'
 	$(PY) tests/interop/published.py build/tokenizers
 	$(PY) -m pytest -rs -s tests/interop/gguf/test_llama_cpp.py tests/interop/test_published_tokenizers.py
+
+fuzz: .venv/installed-dev
+	FUZZ_TIMES=$${FUZZ_TIMES:-100} $(PYTEST) --timeout 7200 tests/fuzz
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import lzma
+import re
 import struct
 import tarfile
 import zipfile
@@ -19,9 +20,12 @@ from gpt.errors import UserError, WorkFailed
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_MOST_AT_ONCE = 1 << 24  # bytes; a header that claims to be larger is damage, or worse
+_MOST_OF_A_HEADER = 1 << 20  # bytes; one that claims to be larger is damage, or worse
+_MOST_DIGITS = 1000  # in a row; some versions of tarfile take the square of that, or longer
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, RuntimeError, ValueError, OverflowError, EOFError,
            struct.error, zlib.error, lzma.LZMAError)  # as the libraries raise it
+
+_DIGITS = re.compile(rb"[0-9]+")
 
 
 class Entry(NamedTuple):
@@ -103,6 +107,7 @@ class _Pass:
         """The header of a member that lies ahead; None at the end."""
         with damage_is_told(self._path):
             while self.number < number:
+                self._file.begin_header()
                 if self._tar is None:
                     self._tar = tarfile.TarFile(fileobj=cast(Any, self._file), tarinfo=_Header,
                                                 encoding="utf-8", errors="surrogateescape")
@@ -122,6 +127,7 @@ class _Pass:
         header = self.go_to(number)
         assert header is not None and self._tar is not None
         self._is_read = True
+        self._file.end_header()
         return self._tar.extractfile(header) if header.issparse() else _Stretch(self._file,
                                                                                 header.size)
 
@@ -143,7 +149,7 @@ class _Stretch:
     def read1(self, size: int) -> bytes:
         if self._left <= 0:
             return b""
-        data = self._file.read(min(size, self._left))
+        data = self._file.read_on(min(size, self._left))
         if not data:
             raise tarfile.ReadError("unexpected end of data")
         self._left -= len(data)
@@ -167,20 +173,40 @@ class _Header(tarfile.TarInfo):
 
 
 class _Onwards:
-    """A stream as tarfile wants it, to tell and seek, of which no step is large.
+    """A stream as tarfile wants it, to tell and seek, of which no header is large.
 
     seekable: the file itself, where it is not compressed.
     """
 
     def __init__(self, stream: Any, seekable: Any):
         self._stream, self._seekable, self._at = stream, seekable, 0
+        self.begin_header()
+
+    def begin_header(self) -> None:
+        """All that tarfile reads from here on is one member's, with what stands before it."""
+        self._left_of_header: int | None = _MOST_OF_A_HEADER
+
+    def end_header(self) -> None:
+        """What tarfile reads now is what a member holds."""
+        self._left_of_header = None
 
     def tell(self) -> int:
         return self._at
 
     def read(self, size: int) -> bytes:
-        if size > _MOST_AT_ONCE:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        if self._left_of_header is None:
+            return self.read_on(size)
+        if size > self._left_of_header:
+            raise tarfile.ReadError(f"a header of {max(size, _MOST_OF_A_HEADER):,} bytes")
+        self._left_of_header -= size
+        data = self.read_on(size)
+        if len(data) > _MOST_DIGITS and max(map(len, _DIGITS.findall(data)),
+                                            default=0) > _MOST_DIGITS:
+            raise tarfile.ReadError("a header with an endless number")
+        return data
+
+    def read_on(self, size: int) -> bytes:
+        """The next bytes, of whatever."""
         data = read_block(self._stream, size)
         self._at += len(data)
         return data
@@ -191,12 +217,12 @@ class _Onwards:
         if self._seekable is not None:
             self._seekable.seek(place)
             self._at = place
-        while self._at < place and self.read(min(BLOCK_BYTES, place - self._at)):
+        while self._at < place and self.read_on(min(BLOCK_BYTES, place - self._at)):
             pass
 
     def require_nothing_more(self) -> None:
         """Read what stands behind the end, which is zeros; so checksums are looked at, too."""
-        while data := self.read(BLOCK_BYTES):
+        while data := self.read_on(BLOCK_BYTES):
             if data.strip(b"\0"):
                 raise tarfile.ReadError("more stands behind its end, such as another archive")
 

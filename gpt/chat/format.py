@@ -125,7 +125,12 @@ def saved_format(tokenizer: Tokenizer) -> ChatFormat | None:
     """The format that a model was trained with, where it is known."""
     if tokenizer.chat_format is None:
         return None
-    return _validated(json.loads(tokenizer.chat_format), "the model's chat_format.json")
+    where = "the model's chat_format.json"
+    try:
+        values = json.loads(tokenizer.chat_format)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is damaged: it is not valid JSON ({error})") from error
+    return _validated(values, where)
 
 
 def converses_in(form: ChatFormat | None) -> bool:

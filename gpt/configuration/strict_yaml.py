@@ -7,6 +7,7 @@ few bytes into gigabytes) are accepted. Every value's line is kept, so that erro
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
 ]
 
 DEEPEST = 100  # nested sections; parsing takes quadratic time
+MOST_BYTES, MOST_VALUES = 1 << 20, 40_000  # of a file: for more, parsing takes many seconds
+LONGEST_PATH = 2000  # characters of a value's place, which is kept for each
+
+_NO_TEXT = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # nor bytes of a name (PEP 383)
+
 
 @dataclass
 class Document:
@@ -51,7 +57,11 @@ def parse_scalar(text: str) -> Any:
 def load_file(path: Path) -> Document:
     """Parse a YAML file. Raises UserError naming file and line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UserError(f"{path} is longer than {MOST_BYTES >> 20} MiB, and no configuration")
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read the configuration {path}: {reason}") from error
@@ -80,8 +90,11 @@ def load_text(text: str, where: str) -> Document:
 
 def _refuse_surprises(text: str, where: str) -> None:
     """Look at the file's events before anything is built from them."""
-    depth = 0
+    depth = values = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        values += isinstance(event, yaml.NodeEvent)
+        if values > MOST_VALUES:
+            raise UserError(f"{where}: more than {MOST_VALUES:,} values are no configuration")
         _refuse_tags_and_aliases(event, where)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
@@ -105,14 +118,28 @@ def _build(node: yaml.Node, path: str, where: str, lines: dict[str, int]) -> Any
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{where}, line {line}: a key is one word, not a list or a section")
+            key = _text(key_node, where)
             if key in result:
                 raise UserError(f"{where}, line {line}: the key '{key}' stands twice; remove one")
             child = f"{path}.{key}" if path else key
+            if len(child) > LONGEST_PATH:
+                raise UserError(f"{where}, line {line}: not valid YAML: a key is too long")
             result[key] = _build(value_node, child, where, lines)
             lines[child] = line
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, f"{path}.{i}", where, lines) for i, item in enumerate(node.value)]
-    quoted = isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">")
-    return node.value if quoted else parse_scalar(node.value)
+    text = _text(node, where)
+    return text if node.style in ("'", '"', "|", ">") else parse_scalar(text)
+
+
+def _text(node: yaml.Node, where: str) -> str:
+    """A word, if all of it are characters: escapes in quotes could make others."""
+    assert isinstance(node, yaml.ScalarNode)
+    if found := _NO_TEXT.search(node.value):
+        raise UserError(f"{where}, line {node.start_mark.line + 1}: \\u{ord(found[0]):04x} is no "
+                        "character; take it out")
+    return node.value

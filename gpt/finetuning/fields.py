@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from gpt.errors import UserError
 
+MOST_NAMES = 1000  # of fields, among which slips of the pen are looked for: it takes long
 _NOT_TEXT = ("images", "videos", "audios", "image", "audio")
 
 
@@ -51,13 +53,13 @@ class Fields:
 
     def missing(self, name: str) -> UserError:
         """What to raise where a field is needed."""
-        near = difflib.get_close_matches(name, self.values, 1, 0.7)
+        near = difflib.get_close_matches(name, list(self.values)[:MOST_NAMES], 1, 0.7)
         advice = f"is {shown(near[0])} meant to be it? Rename it" if near else "add it"
         return self.wrong(name, f"is missing (the fields are {self}); {advice}")
 
     def refuse_near(self, optional: tuple[str, ...]) -> None:
         """Refuse a field whose name is nearly that of an optional one."""
-        for name in self.values:
+        for name in islice(self.values, MOST_NAMES):
             near = _nearly(name, optional)
             if near is not None and near not in self.values:
                 raise UserError(f"{self.where}: the field {shown(name)} means nothing here; "

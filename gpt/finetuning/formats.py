@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gpt.chat import Message
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example, Preference
-from gpt.finetuning.fields import Fields, shown
+from gpt.finetuning.fields import MOST_NAMES, Fields, shown
 from gpt.finetuning.task_file import read_rows
 from gpt.finetuning.tool_calls import calls_in, with_functions
 from gpt.finetuning.transcripts import transcript
@@ -91,7 +92,7 @@ def _format_of(record: Fields) -> str:
     if (found := detect(record.values)) is not None:
         return found
     words = {word for _, needed in _SHAPES for word in needed}
-    for name in record.values:
+    for name in islice(record.values, MOST_NAMES):
         if name not in words and (near := difflib.get_close_matches(name, words, 1, 0.75)):
             raise UserError(f"{record.where}: no format has these fields: {record}; is "
                             f"{shown(name)} meant to be {near[0]}? Rename it")

@@ -12,7 +12,8 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,10 +98,14 @@ def _json_file(path: Path, stream: BinaryIO) -> Records:
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = _twice(name for name, _ in pairs)
         raise ValueError(f"the field {twice[:40]!r} is given twice; keep one of them")
     return found
+
+
+def _twice(names: Iterable[str]) -> str:
+    """The first name that stands there more than once; "" if none does."""
+    return next((name for name, count in Counter(names).items() if count > 1), "")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -188,21 +193,22 @@ def _table(path: Path, stream: BinaryIO) -> Records:
         except csv.Error as error:
             raise UserError(f"{where}: not valid CSV ({error}); a cell that begins with a quote "
                             "ends with one, and quotes inside it are written twice") from error
+        if not cells:
+            continue
         if not names:
             names = _header(cells, where)
-        elif cells and len(cells) != len(names):
+        elif len(cells) != len(names):
             raise UserError(f"{where}: the row and the header differ in length ({len(cells)} and "
                             f"{len(names)} cells); text with separators or line breaks in it "
                             "needs quotes around it")
-        elif cells:
+        else:
             yield where, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 
 def _header(cells: list[str], where: str) -> list[str]:
     """The names of the columns. One without a name is a row number, as pandas writes it."""
     names = [cell.strip() for cell in cells]
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
+    if twice := _twice(filter(None, names)):
         raise UserError(f"{where}: the header names the column {twice[:40]!r} twice; rename one")
     other = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
     if other is not None:

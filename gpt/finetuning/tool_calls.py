@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpt.chat import Call, Function, Message
+from gpt.errors import UserError
 from gpt.finetuning.fields import Fields, kind_of, shown
 
 
@@ -75,7 +76,7 @@ def _function(one: Fields) -> Function:
     if named is one:
         bare = {name: value for name, value in definition.items() if name != "type"}
         definition = {"type": "function", "function": bare}
-    return Function(named.full_text("name"), _json(definition))
+    return Function(named.full_text("name"), _json(definition, one.where))
 
 
 def _call(one: Fields) -> Call:
@@ -86,7 +87,7 @@ def _call(one: Fields) -> Call:
     if isinstance(arguments, str):  # as it is written: other tools render it so, too
         said = _parsed(named, "arguments")
     else:
-        said, arguments = arguments, _json(arguments)
+        said, arguments = arguments, _json(arguments, named.where)
     if not isinstance(said, dict):
         raise named.wrong("arguments", f"is {kind_of(said)}; it must be an object, {{}} if empty, "
                                        "or one as JSON in a text")
@@ -114,12 +115,15 @@ def _objects(record: Fields, name: str) -> Iterator[Fields]:
         yield Fields(_parsed(inner, f"{name}[{i}]"), f"{where}[{i}]")
 
 
-def _json(value: Any) -> str:
+def _json(value: Any, where: str) -> str:
     """A value as JSON, without what is null in its objects.
 
     Tables give each object the fields of all, and null where it had none.
     """
-    return json.dumps(_without_null(value), ensure_ascii=False)
+    try:
+        return json.dumps(_without_null(value), ensure_ascii=False)
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deeply; a function needs a few levels") from error
 
 
 def _without_null(value: Any) -> Any:

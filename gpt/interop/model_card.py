@@ -19,6 +19,8 @@ from gpt.model import GPT, parameter_count
 from gpt.shards import MANIFEST, dataset_folder, is_dataset
 from gpt.tokenizer import Tokenizer
 
+MOST_BEFORE = 100  # runs that a run goes on from, one after the other
+
 
 @dataclass(frozen=True)
 class About:
@@ -50,18 +52,29 @@ def about_checkpoint(path: Path, licence: str | None) -> About:
                  _base_model(values))
 
 
-def _base_model(values: dict[str, Any]) -> str | None:
+def _base_model(values: Any) -> str | None:
     """The Hub's name of the model that a run started from, perhaps by way of other runs."""
-    name = str(values.get("finetune", {}).get("from", ""))
-    if hub.is_hub_name(name):
-        return name
-    folder = Path(name.rpartition("@")[0] or name)
-    with contextlib.suppress(UserError, OSError):
-        if (folder / "config.yaml").is_file():
-            return _base_model(load_file(folder / "config.yaml").values)
-        theirs = str(read_json(folder / "config.json").get("_name_or_path", ""))
+    for _ in range(MOST_BEFORE):
+        name = str(_section(values, "finetune").get("from", ""))
+        if hub.is_hub_name(name):
+            return name
+        folder = Path(name.rpartition("@")[0] or name)
+        try:
+            if (folder / "config.yaml").is_file():
+                values = load_file(folder / "config.yaml").values
+                continue
+            config = read_json(folder / "config.json")
+        except (UserError, OSError):
+            return None
+        theirs = str(config.get("_name_or_path", "")) if isinstance(config, dict) else ""
         return theirs if hub.is_hub_name(theirs) else None
     return None
+
+
+def _section(values: Any, name: str) -> dict[str, Any]:
+    """A section of a run's configuration; empty if it has none that is sound."""
+    found = values.get(name) if isinstance(values, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def public(name: str) -> str:
@@ -72,32 +85,35 @@ def public(name: str) -> str:
     return Path(name).name or name
 
 
-def _data(values: dict[str, Any]) -> list[str]:
-    if "finetune" in values:
-        section = values["finetune"]
+def _data(values: Any) -> list[str]:
+    if section := _section(values, "finetune"):
         return [f"fine-tuned from `{public(str(section.get('from')))}` on "
                 f"`{public(str(section.get('data')))}`"]
-    dataset = str(values.get("data", {}).get("dataset", "unknown"))
+    dataset = str(_section(values, "data").get("dataset", "unknown"))
     lines = [f"pretrained on `{public(dataset)}`"]
     folder = dataset_folder(dataset)
     if is_dataset(folder):
-        manifest = read_json(folder / MANIFEST)
-        lines += [f"{split}: {part['documents']:,} documents, {part['tokens']:,} tokens, "
-                  f"{part['bytes']:,} bytes" for split, part in manifest["splits"].items()]
-        lines += [f"source: `{public(source['path'])}`" for source in manifest["sources"]]
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged
+            manifest = read_json(folder / MANIFEST)
+            lines += [f"{split}: {part['documents']:,} documents, {part['tokens']:,} tokens, "
+                      f"{part['bytes']:,} bytes" for split, part in manifest["splits"].items()]
+            lines += [f"source: `{public(source['path'])}`" for source in manifest["sources"]]
     return lines
 
 
 def _metrics(path: Path, step: int) -> dict[str, float]:
     """The evaluation at a step, or the last one before it."""
     found: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    names = ("val_loss", "val_bits_per_byte")
+    for line in (path.read_text(encoding="utf-8", errors="replace").splitlines()
+                 if path.is_file() else ()):
         try:
             event = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
-        if event.get("event") == "eval" and event.get("step", 0) <= step:
-            found = {name: event[name] for name in ("val_loss", "val_bits_per_byte")}
+            measured = event["event"] == "eval" and event["step"] <= step
+            figures = {name: float(event[name]) for name in names} if measured else found
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            continue  # the last line of a run that was killed, or another line
+        found = figures
     return found
 
 

@@ -45,7 +45,7 @@ class RunFolder:
         try:
             lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             last = json.loads(lines[-1])
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, RecursionError):
             return False
         return (isinstance(last, dict) and last.get("event") == "end" and "stopped_by" not in last
                 and last.get("step") == self.state.step)

@@ -103,13 +103,24 @@ def sharing(model: GPT) -> GPT:
 
 def find_model(name: str) -> SavedModel:
     """The model that RUN names. Raises UserError if there is none, or if its files are damaged."""
-    path = Path(name)
-    if hub.is_hub_name(name):
-        path = hub.fetch(name)
-    if is_peft_folder(path):
-        base = find_model(base_of(path))
-        return SavedModel(base.path, base.is_ours, path)
-    elif not is_huggingface_folder(path):
+    path = _place_of(name)
+    if not is_peft_folder(path):
+        return _whole_model(name, path)
+    base = base_of(path)
+    if is_peft_folder(place := _place_of(base)):
+        raise UserError(f"{path} holds adapters of {base}, which holds adapters itself; merge "
+                        "those into their model, and name that in base_model_name_or_path")
+    found = _whole_model(base, place)
+    return SavedModel(found.path, found.is_ours, path)
+
+
+def _place_of(name: str) -> Path:
+    return hub.fetch(name) if hub.is_hub_name(name) else Path(name)
+
+
+def _whole_model(name: str, path: Path) -> SavedModel:
+    """A model that is no adapter of another."""
+    if not is_huggingface_folder(path):
         return SavedModel(checkpoint.find(name), is_ours=True)
     WeightFiles(path)  # of all that can be wrong, pickled weights are told first
     return SavedModel(path, is_ours=False)

@@ -36,6 +36,9 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 _FILE_INSIDE = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 
+Count = Annotated[int, Field(ge=0, le=2**60)]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -44,9 +47,9 @@ class ShardInfo(_Record):
     """One shard file."""
 
     file: str = Field(pattern=r"^(train|val)-\d{5}\.bin$")
-    tokens: int = Field(ge=0)
-    documents: int = Field(ge=0, description="documents that start in this shard")
-    source: int | None = Field(None, ge=0, description="its place in `sources`, in a mixture")
+    tokens: Count
+    documents: Count = Field(description="documents that start in this shard")
+    source: Count | None = Field(None, description="its place in `sources`, in a mixture")
     sha256: str
     offsets_sha256: str
 
@@ -54,9 +57,9 @@ class ShardInfo(_Record):
 class Amount(_Record):
     """How much text. `bytes` is before encoding, separators not counted."""
 
-    documents: int = Field(0, ge=0)
-    tokens: int = Field(0, ge=0)
-    bytes: int = Field(0, ge=0)
+    documents: Count = 0
+    tokens: Count = 0
+    bytes: Count = 0
 
 
 class SplitInfo(Amount):
@@ -69,7 +72,7 @@ class SourceInfo(_Record):
     """What one source gave to each split, and its share of training, if the recipe sets one."""
 
     path: str
-    weight: float | None = Field(None, gt=0)
+    weight: float | None = Field(None, gt=0, allow_inf_nan=False)
     train: Amount = Amount()
     val: Amount = Amount()
 
@@ -79,7 +82,7 @@ class TokenizerInfo(_Record):
 
     spec: str
     sha256: str
-    vocab_size: int
+    vocab_size: Count
 
 
 class Manifest(_Record):
@@ -226,7 +229,9 @@ def dataset_folder(name: str) -> Path:
     """The folder that data.dataset names: itself, or where a recipe's dataset is made."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return Path(str(load_file(path).values.get("out", f"data/{path.stem}")))
+        values = load_file(path).values
+        given = values.get("out") if isinstance(values, dict) else None
+        return Path(given if isinstance(given, str) else f"data/{path.stem}")
     return path
 
 
@@ -243,8 +248,13 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{folder / name}: {where}: {first['msg']}; prepare the dataset "
                         "again") from error
-    if manifest.sha256 != own_hash(manifest):
-        raise UserError(f"{folder / name} is damaged: its own hash is {own_hash(manifest)}, "
+    try:
+        sha256 = own_hash(manifest)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder / name}: recipe: it is nested too deeply; prepare the dataset "
+                        "again") from error
+    if manifest.sha256 != sha256:
+        raise UserError(f"{folder / name} is damaged: its own hash is {sha256}, "
                         f"and it says {manifest.sha256}; prepare the dataset again")
     return manifest
 

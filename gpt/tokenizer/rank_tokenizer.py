@@ -12,7 +12,14 @@ import numpy as np
 import tiktoken
 
 from gpt.errors import UserError
-from gpt.tokenizer.base import END_OF_TEXT, Boundaries, Tokenizer, boundaries_of, digest_of
+from gpt.tokenizer.base import (
+    END_OF_TEXT,
+    MOST_IDS,
+    Boundaries,
+    Tokenizer,
+    boundaries_of,
+    digest_of,
+)
 from gpt.tokenizer.fast_encoding import FastEncoding
 from gpt.tokenizer.rank_file import rank_lines, read_ranks
 
@@ -38,6 +45,9 @@ class RankTokenizer(Tokenizer):
         if boundaries is None and END_OF_TEXT not in specials:
             raise UserError(f"tokenizer {spec}: it has no {END_OF_TEXT}, which ends documents; use "
                             "another one")
+        if max((i for i in specials.values() if isinstance(i, int)), default=0) >= MOST_IDS:
+            raise UserError(f"tokenizer {spec}: id {max(specials.values())} is beyond all "
+                            "vocabularies; use another one")
         self.spec, self.chat_template = spec, chat_template
         self.ranks, self.pattern, self.specials = ranks, pattern, specials
         self._encoding = tiktoken.Encoding(spec, pat_str=pattern, mergeable_ranks=ranks,

@@ -250,3 +250,13 @@ def test_a_tokenizer_keeps_its_chat_format_when_it_is_saved(tmp_path):
     tokenizer.chat_format = FORMATS["turns"].model_dump_json()
     tokenizer.save(tmp_path)
     assert saved_format(Tokenizer.load(tmp_path)) == FORMATS["turns"]
+
+
+@pytest.mark.parametrize("text", ["{", "", "[" * 100_000, "[1]"])
+def test_a_saved_format_that_is_damaged_is_one_line(text):
+    tokenizer = build_tokenizer("byte")
+    tokenizer.chat_format = "{}"
+    assert saved_format(tokenizer) == FORMATS["plain"]
+    tokenizer.chat_format = text
+    with pytest.raises(UserError, match=r"chat_format\.json is (damaged|no chat format)"):
+        saved_format(tokenizer)

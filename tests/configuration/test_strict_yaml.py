@@ -177,3 +177,41 @@ def test_every_value_knows_its_line():
 
 def test_an_empty_document_has_no_values():
     assert load_text("# nothing\n", "f").values is None
+
+
+@pytest.mark.parametrize("text", ['a: "\\ud800"', 'a: "x\\0"', '"\\udfff": 1',
+                                  'a: ["\\uD83D\\uDE00"]'])
+def test_what_is_no_character_is_refused_with_its_line(text):
+    with pytest.raises(UserError, match=r"f, line 1: \\u\w{4} is no character; take it out"):
+        load_text(text, "f")
+
+
+def test_bytes_of_a_files_name_are_characters():
+    assert load_text('a: "\\udcff"', "f").values == {"a": "\udcff"}  # as config.yaml has it
+
+
+@pytest.mark.parametrize("text", ["? [a, b]\n: 1", "{[a]: 1}", "? {a: 1}\n: 2", "[a]: 1"])
+def test_a_key_is_one_word(text):
+    with pytest.raises(UserError, match="f, line 1: a key is one word, not a list or a section"):
+        load_text(text, "f")
+
+
+def test_keys_have_an_end(tmp_path):
+    assert load_text(f"{'k' * 1000}: {{b: 1}}", "f").values
+    with pytest.raises(UserError, match="f, line 1: not valid YAML: a key is too long"):
+        load_text(f"? {'k' * 3000}\n: [1, 2, 3]", "f")
+
+
+def test_a_file_that_is_too_long_for_a_configuration_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 1\n" + "#" * (1 << 20))
+    with pytest.raises(UserError, match=r"a\.yaml is longer than 1 MiB, and no configuration"):
+        load_file(path)
+    path.write_text("a: 1\n" + "#" * 1000)
+    assert load_file(path).values == {"a": 1}
+
+
+def test_values_without_end_are_no_configuration():
+    with pytest.raises(UserError, match="f: more than 40,000 values are no configuration"):
+        load_text("[" + "1," * 40_000 + "]", "f")
+    assert load_text("[" + "1," * 400 + "]", "f").values == [1] * 400

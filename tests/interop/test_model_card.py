@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -134,3 +135,35 @@ def test_of_a_place_here_the_last_part_is_public(name, shown, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     assert public(name) == shown
+
+
+@pytest.mark.parametrize("config", [[1], {"finetune": [1]}, {"data": 5}, {"finetune": {"from": 5}},
+                                    {"data": {"dataset": ["x"]}}, None])
+def test_a_configuration_of_another_kind_tells_little(config, tmp_path):
+    path = run_folder(tmp_path, config, evaluation(2, 3.0))
+    assert about_checkpoint(path, None).metrics == {"val_loss": 3.0, "val_bits_per_byte": 1.5}
+
+
+@pytest.mark.parametrize("line", ["[1]", "[" * 100_000, '{"event": "eval", "step": "x"}', "null",
+                                  '{"event": "eval", "step": 3}', "\udcff".encode(
+                                      "utf-8", "surrogateescape").decode("latin-1")])
+def test_a_line_of_another_kind_is_no_evaluation(line, tmp_path):
+    path = run_folder(tmp_path, {}, evaluation(2, 3.0))
+    metrics = tmp_path / "my-run/metrics.jsonl"
+    metrics.write_bytes(line.encode("latin-1") + b"\n" + metrics.read_bytes())
+    assert about_checkpoint(path, None).metrics == {"val_loss": 3.0, "val_bits_per_byte": 1.5}
+
+
+def test_a_dataset_that_is_damaged_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for text in ("{", "[]", '{"splits": [], "sources": 1}', '{"splits": {"train": 5}}'):
+        (tmp_path / "data/dataset.json").write_text(text)
+        path = run_folder(tmp_path, {"data": {"dataset": "data"}})
+        assert about_checkpoint(path, None).data == ["pretrained on `data`"]
+        shutil.rmtree(tmp_path / "my-run")
+
+
+def test_a_run_that_came_from_itself_has_no_base(tmp_path):
+    path = run_folder(tmp_path, {"finetune": {"from": str(tmp_path / "my-run"), "data": "a"}})
+    assert about_checkpoint(path, None).base_model is None

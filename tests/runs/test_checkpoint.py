@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gpt.batches import MicroBatch
 from gpt.errors import UserError
@@ -202,3 +203,71 @@ def test_a_manifest_that_leads_out_of_the_folder_is_damage(tmp_path):
     manifest["files"]["../../outside"] = {"bytes": 0, "sha256": ""}
     (path / "manifest.json").write_text(as_json(manifest))
     assert any("leads out of the folder" in problem for problem in checkpoint.damage(path))
+
+
+@pytest.mark.parametrize("text", ["[" * 900 + "]" * 900, '{"files": ' + "[" * 600 + "]" * 600 + "}",
+                                  '{"files": []}', '{"files": {"a": 5}}', "null"])
+def test_whatever_stands_in_a_manifest_is_damage(text, tmp_path):
+    path = save(tmp_path)
+    assert checkpoint.damage(path) == []
+    (path / "manifest.json").write_text(text)
+    assert "manifest.json" in checkpoint.damage(path)[0]
+
+
+@pytest.mark.parametrize("text", ['{"step": "3", "val_loss": 1}', '{"step": [3], "val_loss": 1}',
+                                  '{"step": 3, "val_loss": 1, "more": 2}', "[" * 100_000])
+def test_whatever_stands_in_the_best_is_none(text, tmp_path):
+    save(tmp_path)
+    checkpoint.write_best(tmp_path, Best(3, 2.5))
+    assert checkpoint.read_best(tmp_path, 3) == Best(3, 2.5)
+    (tmp_path / "best.json").write_text(text)
+    assert checkpoint.read_best(tmp_path, 3) is None
+
+
+@pytest.mark.parametrize(("text", "where"), [
+    ('{"step": "3"}', "step: "), ('{"step": 3.5}', "step: "), ('{"loss_scale": 1}', "loss_scale: "),
+    ('{"epoch": 3}', "epoch: "), ("[]", "it: ")])
+def test_a_state_of_other_kinds_is_refused_with_its_field(text, where, tmp_path):
+    path = save(tmp_path)
+    assert checkpoint.read_state(path) == TrainState(3, 100, 1.5)
+    (path / "state.json").write_text(text)
+    with pytest.raises(UserError, match=rf"state\.json is damaged: {where}"):
+        checkpoint.read_state(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 100, b"\x02" + bytes(7) + b"{}"],
+                         ids=["empty", "no header", "nothing in it"])
+def test_an_optimizer_that_is_damaged_is_refused(data, tmp_path):
+    path = save(tmp_path)
+    model, optimizer = trained(0)
+    assert checkpoint.load_training(path, model, optimizer).step == 3
+    (path / "optimizer.safetensors").write_bytes(data)
+    if b"{}" in data:  # whatever it holds is put where it belongs
+        checkpoint.load_training(path, *trained(0))
+        return
+    with pytest.raises(UserError, match=r"optimizer\.safetensors is damaged"):
+        checkpoint.load_training(path, *trained(0))
+
+
+def test_what_an_optimizer_remembers_of_another_model_is_refused(tmp_path):
+    path = save(tmp_path)
+    save_file({"blocks.7.x/m": torch.ones(2)}, path / "optimizer.safetensors")
+    with pytest.raises(UserError, match=r"does not fit its config\.json: blocks\.7\.x/m"):
+        checkpoint.load_training(path, *trained(0))
+
+
+def test_a_step_of_thousands_of_digits_is_one_that_there_is_not(tmp_path):
+    save(tmp_path / "run/checkpoints")
+    assert checkpoint.find(f"{tmp_path}/run@step-{'0' * 7}3")
+    for step in ("9" * 5000, "²", "٣"):
+        with pytest.raises(UserError, match="there is no such checkpoint; choose from @newest"):
+            checkpoint.find(f"{tmp_path}/run@step-{step}")
+
+
+@pytest.mark.parametrize("manifest", ['{"files": {}}', "[]", '{"files": {"model.safetensors": 1}}'])
+def test_a_checkpoint_that_names_no_weights_is_refused(manifest, tmp_path):
+    path = save(tmp_path)
+    assert len(checkpoint.weight_hash(path)) == 64
+    (path / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="does not say which weights it holds"):
+        checkpoint.weight_hash(path)

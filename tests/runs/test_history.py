@@ -224,3 +224,13 @@ def test_runs_whose_folders_are_called_alike_are_told_apart(tmp_path):
     folders = [write_run(tmp_path / name / "run") for name in "ab"]
     names = [run.name for run in module.read_histories([*folders, write_run(tmp_path / "c")])]
     assert names == [str(folders[0]), str(folders[1]), "c"]
+
+
+@pytest.mark.parametrize("line", [
+    '{"event": %s}', '{"event": "end", "stopped_by": %s}', '{"event": "train", "step": %s}'])
+def test_a_number_that_has_no_end_is_one_that_cannot_be_read(line, tmp_path):
+    run = read_history(write_run(tmp_path / "a", [step(1), line % ("9" * 5000) + "\n", step(2)]))
+    assert run.steps["step"].tolist() == [1, 2]
+    assert run.problems == ["1 lines of metrics.jsonl cannot be read, and are left out: 2"]
+    assert len(read_history(write_run(tmp_path / "b", [
+        step(1), line % ("9" * 300) + "\n"])).problems) == 0

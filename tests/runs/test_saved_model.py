@@ -100,3 +100,17 @@ def test_a_checkpoint_with_a_damaged_configuration_is_still_ours(run, tmp_path):
     (tmp_path / "step/config.json").write_text('{"model_type": "gpt2"')
     with pytest.raises(UserError, match=r"cannot be used: config\.json is damaged"):
         find_model(str(tmp_path / "step"))
+
+
+def test_adapters_of_adapters_are_refused_and_no_ring_of_them_is_followed(tmp_path):
+    for name, base in (("a", "b"), ("b", "a"), ("c", "c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(
+            {"base_model_name_or_path": str(tmp_path / base)}))
+    for name in "abc":
+        with pytest.raises(UserError, match=r"holds adapters of .*, which holds adapters itself"):
+            find_model(str(tmp_path / name))
+    _, folder = saved("gpt2", tmp_path / "hf")
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(
+        {"base_model_name_or_path": str(folder)}))
+    assert find_model(str(tmp_path / "a")) == SavedModel(folder, False, tmp_path / "a")

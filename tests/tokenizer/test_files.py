@@ -220,7 +220,7 @@ def test_hostile_contents_of_a_saved_tokenizer_are_one_error(changes, tmp_path):
 
 @pytest.mark.parametrize("changes", [
     {"specials": []}, {"specials": None}, {"specials": {END_OF_TEXT: -1}},
-    {"specials": {END_OF_TEXT: 2**40}}])
+    {"specials": {END_OF_TEXT: 2**40}}, {"specials": {END_OF_TEXT: 2**31}}])
 def test_hostile_control_tokens_of_a_saved_tokenizer_are_one_error(changes, tmp_path):
     with pytest.raises(UserError):
         load_with(tmp_path, **changes)

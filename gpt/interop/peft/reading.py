@@ -40,6 +40,8 @@ _UNDERSTOOD = {
     "lora_dropout", "lora_ga_config", "megatron_core", "peft_type", "peft_version",
     "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
     "task_type", "use_dora", "use_rslora"}
+# A repetition of what is repeated already, or may be read in several ways, can take for ever.
+_SLOW, _REPEATED, MOST_REPEATED = re.compile(r"\)[*+{]"), re.compile(r"[*+?{]"), 3
 _MERGE = "merge it with PEFT (merge_and_unload) and use the merged model"
 
 
@@ -186,6 +188,9 @@ class _Settings:
         """What the first pattern says that the end of a name matches, as PEFT looks for it."""
         section = self._options.section(option)
         for pattern in self._values.get(option) or ():
+            if _SLOW.search(pattern) or len(_REPEATED.findall(pattern)) > MOST_REPEATED:
+                raise UserError(f"{self._options.where}: {option} has {reprlib.repr(pattern)}, "
+                                "which could take for ever to look for; write out the names")
             try:
                 matches = re.match(rf"(.*\.)?({pattern})$", matrix)
             except re.error as error:

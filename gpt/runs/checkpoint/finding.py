@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,8 @@ def damage(checkpoint: Path, tell: Callable[[int], object] = lambda read: None) 
             elif path.stat().st_size != entry["bytes"] or sha256_of(path, tell) != entry["sha256"]:
                 problems.append(f"{name} is damaged")
         return problems
-    except (UserError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (UserError, OSError, KeyError, TypeError, AttributeError, ValueError,
+            RecursionError) as error:
         return [f"manifest.json is missing or damaged ({error})"]
 
 
@@ -107,7 +109,7 @@ def _chosen(folder: str, which: str) -> Path:
             raise UserError(f"{folder} has no best checkpoint: none was evaluated")
         return there[best.step]
     step = which.removeprefix("step-")
-    if not step.isdecimal() or int(step) not in there:
+    if not re.fullmatch(r"[0-9]{1,18}", step) or int(step) not in there:
         known = ", ".join(f"@step-{step}" for step in there)
         raise UserError(f"{folder}@{which}: there is no such checkpoint; choose from @newest, @best"
                         f"{', ' * bool(known)}{known}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from gpt.errors import UserError
 from gpt.files import read_json, write_json
@@ -16,9 +17,11 @@ from gpt.files import read_json, write_json
 FORMAT_VERSION = 1
 WEIGHTS, ADAPTER, OPTIMIZER = ("model.safetensors", "adapter.safetensors",
                                "optimizer.safetensors")
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-([0-9]{8,18})")
+_AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
 
 
+@with_config(_AS_WRITTEN)
 @dataclass
 class TrainState:
     """How far a run has come."""
@@ -37,13 +40,17 @@ class TrainState:
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    """How far the run had come when this was saved."""
+    """How far the run had come when this was saved. Raises UserError."""
     try:
-        return TrainState(**read_json(checkpoint / "state.json"))
-    except TypeError as error:
-        raise UserError(f"{checkpoint / 'state.json'} is damaged: {error}") from error
+        return _STATE.validate_python(read_json(checkpoint / "state.json"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "it"
+        raise UserError(f"{checkpoint / 'state.json'} is damaged: {where}: {problem['msg']}"
+                        ) from error
 
 
+@with_config(_AS_WRITTEN)
 @dataclass(frozen=True)
 class Best:
     """The checkpoint with the lowest validation loss so far, as best.json names it.
@@ -59,8 +66,8 @@ class Best:
 def read_best(folder: Path, up_to_step: int) -> Best | None:
     """The best checkpoint known when the run had come to a step; None if there was none."""
     try:
-        best = Best(**json.loads((folder / "best.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        best = _BEST.validate_python(read_json(folder / "best.json"))
+    except (UserError, ValidationError):
         return None
     return best if best.step <= up_to_step else None
 
@@ -69,6 +76,9 @@ def write_best(folder: Path, best: Best) -> None:
     """Name the best checkpoint."""
     write_json(folder / "best.json",
                {name: value for name, value in asdict(best).items() if value is not None})
+
+
+_STATE, _BEST = TypeAdapter(TrainState), TypeAdapter(Best)
 
 
 def base_folder(run: Path) -> Path:
@@ -84,12 +94,19 @@ def steps_in(folder: Path) -> dict[int, Path]:
 
 
 def weight_hash(checkpoint: Path) -> str:
-    """SHA-256 of the weights, as the manifest has it: says which model was used."""
-    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-    adapters = parts_of(ADAPTER, files)
-    hashes = [str(files[name]["sha256"]) for name in adapters or parts_of(WEIGHTS, files)]
-    if adapters:
-        hashes.insert(0, read_json(checkpoint / "config.json")["base_sha256"])
+    """SHA-256 of the weights, as the manifest has it: says which model was used.
+
+    Raises UserError if the checkpoint does not say it.
+    """
+    try:
+        files = read_json(checkpoint / "manifest.json")["files"]
+        adapters = parts_of(ADAPTER, files)
+        hashes = [str(files[name]["sha256"]) for name in adapters or parts_of(WEIGHTS, files)]
+        if adapters:
+            hashes.insert(0, str(read_json(checkpoint / "config.json")["base_sha256"]))
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{checkpoint} does not say which weights it holds; use another checkpoint "
+                        "of the run") from error
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 

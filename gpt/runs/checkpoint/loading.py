@@ -110,11 +110,16 @@ def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer,
     except OSError as error:
         raise UserError(f"{checkpoint} has no optimizer state: it can be sampled from and "
                         "fine-tuned, but training cannot go on from it") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}; use another checkpoint of the run") from error
     parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        parameter, key = name.rsplit("/", 1)
-        weight = parameters[parameter]
-        layout.fill_state(parameter, weight, optimizer.state[weight], key, tensor)
+    try:
+        for name, tensor in tensors.items():
+            parameter, _, key = name.rpartition("/")
+            weight = parameters[parameter]
+            layout.fill_state(parameter, weight, optimizer.state[weight], key, tensor)
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{path} does not fit its config.json: {name}: {error}") from error
     if lacking := optimizer.lacking_state():
         raise UserError(f"{checkpoint} was trained with another optimizer: it has no "
                         f"{' and '.join(sorted(lacking))}; set optim.name as it was there")

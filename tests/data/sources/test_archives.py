@@ -567,3 +567,38 @@ def test_a_mixture_may_have_archives_and_others(monkeypatch):
     assert everything(dataset) == sorted(
         [prose(9, i) for i in range(20)] + [prose(9, 50 + i) for i in range(20)])
     assert isinstance(dataset, Dataset)
+
+
+def header_of(kind: bytes, content: bytes) -> bytes:
+    """A header of tar that stands before another one."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, len(content)
+    return header.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(("kind", "content", "number", "problem"), [
+    (tarfile.XHDTYPE, b"9" * 4096, 1, "a header with an endless number"),
+    (tarfile.XGLTYPE, b"9" * 4096, 1, "a header with an endless number"),
+    (tarfile.GNUTYPE_LONGNAME, b"n" * (300 << 10), 4, "a header of 1,048,576 bytes"),
+    (tarfile.XHDTYPE, b"17 comment=words\n" * 2000, 40, "a header of 1,048,576 bytes"),
+    (tarfile.GNUTYPE_LONGNAME, b"n" * 100, 1000, "recursion")])
+def test_headers_that_would_take_for_ever_are_damage(kind, content, number, problem):
+    sound = tar_of({"a.txt": b"text"})
+    write("a.tar", header_of(kind, content.replace(b"9", b"n")) + sound)
+    write("b.tar", header_of(kind, content) * number + sound)
+    assert problem in refusal(documents, corpus_of("b.tar"))
+    write("a.tar", sound)
+    assert documents(corpus_of("a.tar")) == ["text"]
+
+
+def test_what_a_sparse_member_holds_may_be_long_and_all_digits():
+    parts = {b"0": b"%011o\0" % (3 << 20)}
+    header = tarfile.TarInfo("a.txt")
+    header.type, header.size = tarfile.GNUTYPE_SPARSE, 3 << 20
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[386:410] = b"%011o\0" % 0 + parts[b"0"]  # one stretch, which is all of it
+    block[483:495] = parts[b"0"]
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    write("a.tar", bytes(block) + b"7" * (3 << 20) + bytes(1024))
+    assert documents(corpus_of("a.tar")) == ["7" * (3 << 20)]

@@ -407,6 +407,8 @@ def changed(folder: Path, to: Path, **values: Any) -> Path:
     ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern: q_proj must be a number, not 'x'"),
     ({"alpha_pattern": {"q_proj(": 4}}, r"alpha_pattern has 'q_proj\(', which is no regular "
                                         "expression"),
+    ({"rank_pattern": {"(a+)+$": 4}}, r"rank_pattern has '\(a\+\)\+\$', which could take for ever"),
+    ({"alpha_pattern": {".*.*.*.*!": 4}}, r"alpha_pattern has '.*!', which could take for ever"),
     ({"use_rslora": "yes"}, "use_rslora='yes' is not supported")])
 def test_what_would_be_computed_differently_is_refused_by_name(values, message, llama, tmp_path):
     model, folder = llama
