@@ -46,6 +46,9 @@ def why_no_text(sample: bytes, encoding: str) -> str | None:
         return f"it is {kind}, not text"
     if (found := _encoding(sample, encoding)) is not None:
         return f"the text is not {shown(encoding)} but {shown(found)}: set encoding={found}"
+    if _lacks_mark(sample, encoding):
+        return (f"the text has no byte-order mark, which {shown(encoding)} begins with: set "
+                f"encoding={encoding}-le, or {encoding}-be")
     text = sample if encoding == "utf-8" else _letters(sample, encoding)
     rest = text.translate(None, _ODD)
     odd = len(text) - len(rest)
@@ -88,6 +91,13 @@ def _encoding(sample: bytes, said: str) -> str | None:
         if low < _MOST_MIXED and high > 1 - _MOST_ODD:  # letters of Latin scripts, and blanks
             return name
     return None
+
+
+def _lacks_mark(sample: bytes, encoding: str) -> bool:
+    """Whether Python's decoder would stop at its beginning, in whatever way bytes are mended."""
+    width = {"utf-16": 2, "utf-32": 4}.get(encoding, 0)
+    return bool(width) and len(sample) >= width and not any(
+        sample.startswith(mark) for mark, name in _BYTE_ORDER_MARKS if name == encoding)
 
 
 def _is_utf8(sample: bytes) -> bool:

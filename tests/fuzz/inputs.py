@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from gpt.errors import UserError, WorkFailed
@@ -33,7 +33,8 @@ LONGEST_LINE = 20_000  # characters of a refusal
 def fuzzed(examples: int) -> settings:
     """So many examples in `make test`, the same each time."""
     return settings(max_examples=examples * TIMES, derandomize=TIMES == 1, database=None,
-                    deadline=None, suppress_health_check=list(HealthCheck))
+                    deadline=None, suppress_health_check=list(HealthCheck),
+                    phases=[Phase.generate])  # to shrink what failed takes minutes
 
 
 # ----- What has to become of them

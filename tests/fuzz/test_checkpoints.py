@@ -15,7 +15,6 @@ from gpt.runs import checkpoint
 from gpt.runs.checkpoint import TrainState
 from gpt.runs.saved_model import find_model
 from gpt.tokenizer import build_tokenizer
-from gpt.training.cooldown import kept_step
 from tests.fuzz.inputs import as_json, damaged, fuzzed, is_read, json_files, mutated
 from tests.tiny import tiny_gpt
 from tests.tiny_runs import optimizer_of
@@ -83,11 +82,10 @@ def test_any_file_that_the_manifest_vouches_for_is_read_or_refused(name, run):
     assert False in seen or name == "manifest.json"
 
 
-@pytest.mark.parametrize("name", ["step-00000004/manifest.json", "best.json",
-                                  "before_cooldown.json"])
+@pytest.mark.parametrize("name", ["step-00000004/manifest.json", "best.json"])
 def test_any_file_that_says_which_checkpoint_is_passed_over_if_it_is_unsound(name, run):
     sound = run / "checkpoints" / name
-    value = json.loads(sound.read_bytes()) if sound.is_file() else {"step": 3}
+    value = json.loads(sound.read_bytes())
     written_again = mutated(value).map(as_json).filter(is_plain).map(
         lambda data: written(json.loads(data)).encode())
 
@@ -108,7 +106,6 @@ def is_plain(data):
 
 
 def sample_newest(run):
-    assert kept_step(run / "checkpoints") in (None, 3, 4)
     assert find_model(str(run)).model()
     is_read(lambda: find_model(f"{run}@best"))
 

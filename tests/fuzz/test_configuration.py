@@ -27,10 +27,12 @@ RUN = {"run": {"name": "a", "out_dir": "runs", "seed": 3, "dtype": "float32"},
        "train": {"steps": 10, "batch_size": 4}, "optim": {"name": "muon", "lr": 1e-3},
        "eval": {"every_steps": 5}, "log": {"sample_prompts": ["a", "b"]},
        "checkpoint": {"keep": 2}, "parallel": {"tensor": 1}}
-TUNING = {"run": RUN["run"], "finetune": {"from": "runs/a", "data": "task.jsonl", "chat": "auto", "method": "lora"},
+TUNING = {"run": RUN["run"], "finetune": {"from": "runs/a", "data": "task.jsonl", "chat": "auto",
+                                              "method": "lora"},
           "lora": {"rank": 4, "targets": ["all"]}, "train": {"epochs": 2}}
 RECIPE = {"name": "mixed", "out": "data/mixed", "tokenizer": "bpe:300", "val_fraction": 0.1,
-          "sources": [{"path": "a.txt", "weight": 0.5}, {"path": "b/*.jsonl", "weight": 2.0, "encoding": "latin-1"},
+          "sources": [{"path": "a.txt", "weight": 0.5},
+                      {"path": "b/*.jsonl", "weight": 2.0, "encoding": "latin-1"},
                       {"path": "c.json", "weight": 1, "text_field": "{a}: {b}", "max_tokens": 9}],
           "on_bad_text": "skip", "overlap_with": "validation"}
 

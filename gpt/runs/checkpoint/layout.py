@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    ConfigDict,
+    StrictFloat,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 
 from gpt.errors import UserError
 from gpt.files import read_json, write_json
@@ -18,7 +25,7 @@ FORMAT_VERSION = 1
 WEIGHTS, ADAPTER, OPTIMIZER = ("model.safetensors", "adapter.safetensors",
                                "optimizer.safetensors")
 _NAME = re.compile(r"step-([0-9]{8,18})")
-_AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
+_AS_WRITTEN = ConfigDict(extra="forbid")
 
 
 @with_config(_AS_WRITTEN)
@@ -26,9 +33,9 @@ _AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
 class TrainState:
     """How far a run has come."""
 
-    step: int = 0  # optimizer updates done
-    tokens: int = 0  # training tokens read
-    elapsed_seconds: float = 0.0  # time spent training, summed over restarts
+    step: StrictInt = 0  # optimizer updates done
+    tokens: StrictInt = 0  # training tokens read
+    elapsed_seconds: StrictFloat = 0.0  # time spent training, summed over restarts
     loss_scale: dict[str, Any] | None = None  # of float16's losses
     passed_over: int = 0  # batches that were left out when the run went back: see divergence.py
     losses: list[float] = field(default_factory=list)  # of the last steps, the newest last
@@ -58,9 +65,9 @@ class Best:
     ended_at: the step at which the run ended because no lower one was found.
     """
 
-    step: int
-    val_loss: float
-    ended_at: int | None = None
+    step: StrictInt
+    val_loss: StrictFloat
+    ended_at: StrictInt | None = None
 
 
 def read_best(folder: Path, up_to_step: int) -> Best | None:
