@@ -241,6 +241,11 @@ class Tokenizer(ABC):
         return tokenizer
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed: one that is written in Rust may panic, which is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def boundaries_of(saved: dict[str, Any]) -> Boundaries:
     """The boundaries that encoding.json gives."""
     return Boundaries(saved["end_of_text"], saved["begin_of_text"], tuple(saved["other_stops"]))

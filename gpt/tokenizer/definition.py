@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gpt.tokenizer.alphabet import token_of
-from gpt.tokenizer.base import MOST_IDS
+from gpt.tokenizer.base import MOST_IDS, is_failure
 
 Definition = dict[str, Any]
 
@@ -34,8 +34,8 @@ def opened(definition: Definition) -> Any:
              "model": {**model, **({"dropout": None} if "dropout" in model else {})}}
     try:
         library = Library.from_str(json.dumps(plain))
-    except BaseException as error:  # a bare Exception, or a panic, which is not even that
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    except BaseException as error:
+        if not is_failure(error):
             raise
         raise ValueError(str(error)) from error
     if (kind := type(library.model).__name__) not in ("BPE", "Unigram"):

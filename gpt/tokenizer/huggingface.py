@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.tokenizer.base import CHAT_FORMAT, END_OF_TEXT, Boundaries, Tokenizer
+from gpt.tokenizer.base import CHAT_FORMAT, END_OF_TEXT, Boundaries, Tokenizer, is_failure
 from gpt.tokenizer.definition import (
     Definition,
     control_tokens,
@@ -84,7 +84,12 @@ def _is_control(name: str, ends_text: bool, given: Definition, library: Any) -> 
     """
     if name in {token["content"] for token in given.get("added_tokens", ())}:
         return ends_text
-    ids: list[int] = library.encode(name, add_special_tokens=False).ids
+    try:
+        ids: list[int] = library.encode(name, add_special_tokens=False).ids
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise ValueError(f"it cannot encode {name!r}: {error}") from error
     return library.token_to_id(name) not in ids
 
 

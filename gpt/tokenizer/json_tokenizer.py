@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt.errors import UserError
 from gpt.tokenizer.alphabet import VISIBLE
-from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of
+from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of, is_failure
 from gpt.tokenizer.cutting import encodes_in_pieces
 from gpt.tokenizer.definition import (
     Definition,
@@ -97,7 +97,9 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"{problem}, at place {place} of this text; take it out")
         try:
             ids: list[int] = library.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library has no other
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             raise UserError(f"tokenizer {self.spec} cannot encode this text: {error}") from error
         if self._never_text.isdisjoint(ids):
             return ids

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gpt.errors import UserError
 
-_WELL_FORMED = re.compile(rb"(?:(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))? "
-                          rb"[0-9]{1,7}\n)*")
+_WELL_FORMED = re.compile(rb"(?:(?! )(?:[A-Za-z0-9+/]{4})*"
+                          rb"(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))? [0-9]{1,7}\n)*")
 MOST_RANKS = 10_000_000  # beyond all vocabularies
 
 

@@ -19,6 +19,7 @@ from gpt.tokenizer.base import (
     Tokenizer,
     boundaries_of,
     digest_of,
+    is_failure,
 )
 from gpt.tokenizer.fast_encoding import FastEncoding
 from gpt.tokenizer.rank_file import rank_lines, read_ranks
@@ -93,8 +94,13 @@ class RankTokenizer(Tokenizer):
                 for text, ids in zip(texts, found, strict=True)]
 
     def _encode_plainly(self, text: str) -> np.ndarray:
-        parts = [self._encoding.encode_to_numpy(part, disallowed_special=())
-                 for part in _tame(text)]
+        try:
+            parts = [self._encoding.encode_to_numpy(part, disallowed_special=())
+                     for part in _tame(text)]
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise UserError(f"tokenizer {self.spec} cannot encode this text: {error}") from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _encode_invalid(self, data: bytes) -> list[int]:

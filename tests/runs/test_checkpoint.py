@@ -256,15 +256,7 @@ def test_what_an_optimizer_remembers_of_another_model_is_refused(tmp_path):
         checkpoint.load_training(path, *trained(0))
 
 
-def test_a_step_of_thousands_of_digits_is_one_that_there_is_not(tmp_path):
-    save(tmp_path / "run/checkpoints")
-    assert checkpoint.find(f"{tmp_path}/run@step-{'0' * 7}3")
-    for step in ("9" * 5000, "²", "٣"):
-        with pytest.raises(UserError, match="there is no such checkpoint; choose from @newest"):
-            checkpoint.find(f"{tmp_path}/run@step-{step}")
-
-
-@pytest.mark.parametrize("manifest", ['{"files": {}}', "[]", '{"files": {"model.safetensors": 1}}'])
+@pytest.mark.parametrize("manifest", ['{"files": 1}', "[]", '{"files": {"model.safetensors": 1}}'])
 def test_a_checkpoint_that_names_no_weights_is_refused(manifest, tmp_path):
     path = save(tmp_path)
     assert len(checkpoint.weight_hash(path)) == 64

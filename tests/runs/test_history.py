@@ -232,5 +232,5 @@ def test_a_number_that_has_no_end_is_one_that_cannot_be_read(line, tmp_path):
     run = read_history(write_run(tmp_path / "a", [step(1), line % ("9" * 5000) + "\n", step(2)]))
     assert run.steps["step"].tolist() == [1, 2]
     assert run.problems == ["1 lines of metrics.jsonl cannot be read, and are left out: 2"]
-    assert len(read_history(write_run(tmp_path / "b", [
-        step(1), line % ("9" * 300) + "\n"])).problems) == 0
+    assert read_history(write_run(tmp_path / "b", [
+        step(1), line % "9" + "\n"])).last_line.items() >= json.loads(line % "9").items()

@@ -101,6 +101,7 @@ def test_ones_own_rank_file_of_a_published_size_does_not_share_the_control_token
     ("YQ== 0\nYg==\n", "line 2: expected base64 and a rank, as in tiktoken's files"),
     ("YQ== 0\nYg== b\n", "line 2: expected base64 and a rank"),
     ("?? 0\n", "line 1: expected base64 and a rank"),
+    (" 0\n 1\n", "line 1: expected base64 and a rank"),
     ("YQ== 0 0\n", "line 1: expected base64 and a rank"),
     ("YQ== 1\n", ": ranks must start at 0 and stand once each"),
     ("YQ== 0\nYg== 0\n", ": ranks must start at 0 and stand once each"),
@@ -216,6 +217,14 @@ def load_with(folder: Path, **changes) -> Tokenizer:
 def test_hostile_contents_of_a_saved_tokenizer_are_one_error(changes, tmp_path):
     with pytest.raises(UserError):
         load_with(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("pattern", ["", "x*", "(?=a)"])
+def test_a_pattern_that_cuts_nothing_out_of_a_text_is_one_error_when_it_is_used(pattern):
+    ranks = {bytes([b]): b for b in range(256)}
+    with pytest.raises(UserError, match="tokenizer x cannot encode this text"):
+        RankTokenizer("x", ranks, pattern, {END_OF_TEXT: 256}).encode("bab")
+    assert RankTokenizer("x", ranks, ".", {END_OF_TEXT: 256}).encode("b") == [98]
 
 
 @pytest.mark.parametrize("changes", [

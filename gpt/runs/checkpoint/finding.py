@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +108,7 @@ def _chosen(folder: str, which: str) -> Path:
             raise UserError(f"{folder} has no best checkpoint: none was evaluated")
         return there[best.step]
     step = which.removeprefix("step-")
-    if not re.fullmatch(r"[0-9]{1,18}", step) or int(step) not in there:
+    if not step.isdecimal() or int(step) not in there:
         known = ", ".join(f"@step-{step}" for step in there)
         raise UserError(f"{folder}@{which}: there is no such checkpoint; choose from @newest, @best"
                         f"{', ' * bool(known)}{known}")
