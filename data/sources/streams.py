@@ -245,10 +245,10 @@ class _Guarded(io.RawIOBase):
             raise self._damage
         try:  # to give what comes before the damage, no more than one step
             data = getattr(self._stream, "read1", self._stream.read)(len(buffer))
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except (EOFError, OSError, zlib.error, lzma.LZMAError, MemoryError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk, not the file
                 raise OSError(error.errno, error.strerror, self._path) from error
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or type(error).__name__
             self._damage = BrokenFile(f"the file breaks off or is damaged ({reason})")
             raise self._damage from error
         buffer[:len(data)] = data

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_OF_A_HEADER = 1 << 20  # bytes; one that claims to be larger is damage, or worse
 _MOST_DIGITS = 1000  # in a row; some versions of tarfile take the square of that, or longer
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, RuntimeError, ValueError, OverflowError, EOFError,
-           struct.error, zlib.error, lzma.LZMAError)  # as the libraries raise it
+           struct.error, zlib.error, lzma.LZMAError, MemoryError)  # as the libraries raise it
 
 _DIGITS = re.compile(rb"[0-9]+")
 

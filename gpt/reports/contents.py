@@ -69,7 +69,8 @@ class Contents:
     def ranks(self) -> Chart:
         """How often the commonest token occurs, the second, and so on."""
         counts = np.sort(self.counts[self.counts > 0])[::-1]
-        ranks = np.unique(np.rint(np.geomspace(1, len(counts), MOST_RANKS)).astype(np.int64))
+        places = np.geomspace(1, max(1, len(counts)), MOST_RANKS)
+        ranks = np.unique(np.rint(places).astype(np.int64))[:len(counts)]
         line = Series("occurrences", {"rank": ranks}, counts[ranks - 1])
         return Chart("Rank and frequency", "occurrences of the token of each rank", [line],
                      begins_log=True, log_x=True)

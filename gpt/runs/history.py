@@ -39,7 +39,6 @@ MOST_EVENTS = 10_000  # of each kind but training steps
 FRESH_SECONDS = 600  # a run elsewhere that wrote since then is taken to go on
 LONGEST_SAMPLE = 4000  # characters
 AT_ONCE = 500  # lines
-MOST_DIGITS = 4000  # of a number; Python writes few more
 
 
 class Columns:
@@ -303,7 +302,7 @@ def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[int], list[int]]:
                     line = b"?" + file.readline(LONGEST_LINE)
                 try:
                     value = from_json(line)  # pydantic's: a fourth of the time that json takes
-                    if isinstance(value, dict) and not _has_endless_number(line):
+                    if isinstance(value, dict):
                         yield value
                         continue
                 except ValueError:
@@ -312,10 +311,6 @@ def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[int], list[int]]:
                     (bad if line.endswith(b"\n") else torn).append(place)
 
     return read(), bad, torn
-
-
-def _has_endless_number(line: bytes) -> bool:
-    return len(line) > MOST_DIGITS and max(map(len, re.findall(rb"[0-9]+", line))) > MOST_DIGITS
 
 
 def _say_what_is_damaged(history: History, name: str, bad: list[int], torn: list[int]) -> None:

@@ -248,13 +248,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{folder / name}: {where}: {first['msg']}; prepare the dataset "
                         "again") from error
-    try:
-        sha256 = own_hash(manifest)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / name}: recipe: it is nested too deeply; prepare the dataset "
-                        "again") from error
-    if manifest.sha256 != sha256:
-        raise UserError(f"{folder / name} is damaged: its own hash is {sha256}, "
+    if manifest.sha256 != own_hash(manifest):
+        raise UserError(f"{folder / name} is damaged: its own hash is {own_hash(manifest)}, "
                         f"and it says {manifest.sha256}; prepare the dataset again")
     return manifest
 

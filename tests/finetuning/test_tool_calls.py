@@ -293,3 +293,13 @@ def test_any_tools_are_sound_or_one_line_that_says_what_is_wrong(turns, tools, d
     roles = [message.role for message in messages[messages[0].role == "system":]]
     assert roles == (["user", "assistant"] * len(roles))[:len(roles)]
     assert all(message.content for message in messages)
+
+
+def test_a_call_or_a_definition_that_is_nested_without_end_is_refused():
+    deep = json.loads("[" * 700 + "]" * 700)
+    for tool, call in ((DEFINITION | {"parameters": deep}, CALL),
+                       (DEFINITION, CALL | {"arguments": {"a": deep}})):
+        record = {"messages": [turn("user", "Q"), turn("assistant", "", tool_calls=[call])],
+                  "tools": [tool]}
+        with pytest.raises(UserError, match="nested too deeply; a function needs a few levels"):
+            spoken_in("chatml", record)

@@ -509,3 +509,16 @@ def test_no_page_of_a_dataset_loads_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": str(ROOT)})
     assert done.stdout == "False\n"
+
+
+def test_a_split_that_is_empty_is_shown_as_such():
+    of_texts(*(prose(9, i) for i in range(40)))
+    manifest = read_manifest(OUT)
+    assert dataset_figures(OUT)["charts"][-1]["series"]
+    for split in SPLITS:
+        manifest.splits[split].shards.clear()
+    write_manifest(OUT, manifest)
+    found = dataset_figures(OUT)
+    assert found["tokens"]["unused"] == found["tokens"]["known"]
+    assert [len(each) for each in found["lengths"].values()] == [0, 0]
+    dataset_page(OUT).write(Path("page.html"))

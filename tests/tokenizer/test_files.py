@@ -219,6 +219,13 @@ def test_hostile_contents_of_a_saved_tokenizer_are_one_error(changes, tmp_path):
         load_with(tmp_path, **changes)
 
 
+def test_a_control_token_beyond_all_vocabularies_is_refused():
+    ranks = {bytes([b]): b for b in range(256)}
+    assert RankTokenizer("x", ranks, ".", {END_OF_TEXT: 9_999_999}).vocab_size == 10_000_000
+    with pytest.raises(UserError, match="tokenizer x: id 10000000 is beyond all vocabularies"):
+        RankTokenizer("x", ranks, ".", {END_OF_TEXT: 10_000_000})
+
+
 @pytest.mark.parametrize("pattern", ["", "x*", "(?=a)"])
 def test_a_pattern_that_cuts_nothing_out_of_a_text_is_one_error_when_it_is_used(pattern):
     ranks = {bytes([b]): b for b in range(256)}
@@ -229,7 +236,7 @@ def test_a_pattern_that_cuts_nothing_out_of_a_text_is_one_error_when_it_is_used(
 
 @pytest.mark.parametrize("changes", [
     {"specials": []}, {"specials": None}, {"specials": {END_OF_TEXT: -1}},
-    {"specials": {END_OF_TEXT: 2**40}}, {"specials": {END_OF_TEXT: 2**31}}])
+    {"specials": {END_OF_TEXT: 2**40}}])
 def test_hostile_control_tokens_of_a_saved_tokenizer_are_one_error(changes, tmp_path):
     with pytest.raises(UserError):
         load_with(tmp_path, **changes)

@@ -162,3 +162,17 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     write_folder(tmp_path, llama2(), "</s>")
     (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps(Library))
     assert build_tokenizer(str(tmp_path)).end_of_text == 2
+
+
+def test_a_name_that_the_pattern_takes_for_ever_to_cut_is_one_line(tmp_path):
+    definition, name = gpt2(), "a" * 300 + "!"
+    slow = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated",
+            "invert": False}
+    definition["model"]["vocab"][name] = 1 + max(definition["model"]["vocab"].values())
+    folder = write_folder(tmp_path, definition, name)
+    assert build_tokenizer(str(folder)).encode("a")
+    definition["pre_tokenizer"] = {"type": "Sequence",
+                                   "pretokenizers": [slow, definition["pre_tokenizer"]]}
+    write_folder(tmp_path, definition, name)
+    with pytest.raises(UserError, match=r"cannot read the tokenizer in .*: it cannot encode 'a+!'"):
+        build_tokenizer(str(folder))

@@ -42,8 +42,7 @@ def damage(checkpoint: Path, tell: Callable[[int], object] = lambda read: None) 
             elif path.stat().st_size != entry["bytes"] or sha256_of(path, tell) != entry["sha256"]:
                 problems.append(f"{name} is damaged")
         return problems
-    except (UserError, OSError, KeyError, TypeError, AttributeError, ValueError,
-            RecursionError) as error:
+    except (UserError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         return [f"manifest.json is missing or damaged ({error})"]
 
 

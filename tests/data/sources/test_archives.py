@@ -602,3 +602,10 @@ def test_what_a_sparse_member_holds_may_be_long_and_all_digits():
     block[148:156] = b"%06o\0 " % sum(block)
     write("a.tar", bytes(block) + b"7" * (3 << 20) + bytes(1024))
     assert documents(corpus_of("a.tar")) == ["7" * (3 << 20)]
+
+
+def test_a_member_that_asks_for_more_memory_than_there_is_counts_as_damaged(monkeypatch):
+    write("a.zip", zip_of({"a.txt": b"text", "b.txt": b"more"}, zipfile.ZIP_LZMA))
+    assert documents(corpus_of("a.zip")) == ["text", "more"]
+    monkeypatch.setattr(zipfile.ZipExtFile, "read1", lambda *_: (_ for _ in ()).throw(MemoryError))
+    assert "damaged (MemoryError)" in refusal(documents, corpus_of("a.zip"))

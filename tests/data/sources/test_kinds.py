@@ -181,3 +181,13 @@ def test_a_tail_is_cut_by_what_is_text_in_what_is_left():
     file_of("c/b.txt", NOISE)
     dataset = prepare(recipe(sources=["c"], tokenizer="byte", on_bad_text="replace", split="tail"))
     assert len(dataset.train) > 5 * len(dataset.val) > 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("data", ["h\xe9".encode("utf-16-be") * 2, bytes(4), b"\0abc" * 100])
+def test_text_that_lacks_the_mark_of_its_encoding_is_refused_with_those_to_set(encoding, data):
+    told = refusal(read, file_of("a.txt", data, encoding=encoding))
+    assert (f"a.txt, line 1: the text has no byte-order mark, which {encoding.upper()} begins with:"
+            f" set encoding={encoding}-le, or {encoding}-be") in told
+    assert read(file_of("a.txt", "h\xe9".encode(encoding), encoding=encoding)) == ["h\xe9"]
+    assert read(file_of("b.txt", b"", encoding=encoding)) == [""]

@@ -244,3 +244,19 @@ def test_a_meter_tells_bytes_as_stored_and_begins_anew_with_every_file():
     assert meter.position == 0
     with open_file(file, meter):
         assert meter.position == 0
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])
+def test_what_asks_for_more_memory_than_there_is_counts_as_damaged(ending, tmp_path, monkeypatch):
+    file = file_of(str(tmp_path / f"a.txt{ending}"), PACKERS[ending](b"text"))
+    assert read(file) == ["text"]
+
+    class Greedy:
+        def read1(self, size):
+            raise MemoryError  # as lzma does for the dictionary that a header asks for
+
+        read = read1
+
+    monkeypatch.setattr(streams, "_decompressed", lambda raw, file: Greedy())
+    with open_file(file) as stream, pytest.raises(BrokenFile, match=r"damaged \(MemoryError\)"):
+        stream.read()
