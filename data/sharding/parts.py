@@ -104,6 +104,9 @@ def merge(parts: Sequence[Path], folder: Path) -> Manifest:
             if getattr(manifest, what) != getattr(first, what):
                 raise UserError(f"{part} was made with another {what} than {parts[0]}; remove it, "
                                 "and run its rank again")
+        if len(manifest.sources) != len(first.sources):
+            raise UserError(f"{part} lists {len(manifest.sources)} sources, and {parts[0]} "
+                            f"{len(first.sources)}; remove it, and run its rank again")
     splits = {split: _joined(split, parts, manifests, folder) for split in SPLITS}
     shutil.copytree(parts[0] / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     sources = [_added([m.sources[i] for m in manifests]) for i in range(len(first.sources))]

@@ -132,13 +132,13 @@ def _build(node: yaml.Node, path: str, where: str, lines: dict[str, int]) -> Any
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, f"{path}.{i}", where, lines) for i, item in enumerate(node.value)]
+    assert isinstance(node, yaml.ScalarNode)
     text = _text(node, where)
     return text if node.style in ("'", '"', "|", ">") else parse_scalar(text)
 
 
-def _text(node: yaml.Node, where: str) -> str:
+def _text(node: yaml.ScalarNode, where: str) -> str:
     """A word, if all of it are characters: escapes in quotes could make others."""
-    assert isinstance(node, yaml.ScalarNode)
     if found := _NO_TEXT.search(node.value):
         raise UserError(f"{where}, line {node.start_mark.line + 1}: \\u{ord(found[0]):04x} is no "
                         "character; take it out")

@@ -13,11 +13,18 @@ from data import preparation
 from data.preparation import prepare
 from data.prepare import main
 from data.sharding import finishing, parts
-from data.sharding.parts import Share, finished_parts
+from data.sharding.parts import PART, Share, finished_parts
 from data.sources.files import File
 from gpt.errors import UserError
 from gpt.files import locked
-from gpt.shards import Dataset, is_dataset, map_shards, read_manifest, verify_dataset
+from gpt.shards import (
+    Dataset,
+    is_dataset,
+    map_shards,
+    read_manifest,
+    verify_dataset,
+    write_manifest,
+)
 from tests.data.corpora import (
     bad_text,
     documents,
@@ -186,6 +193,17 @@ def test_parts_of_another_recipe_are_refused():
     assert folder_bytes("out.parts/part-00000-of-00002").items() <= {
         k.removeprefix("part-00000-of-00002/"): v for k, v in before.items()}.items()
     assert not Path("out").exists() and not Path("out.partial").exists()
+
+
+def test_a_part_that_lists_fewer_sources_is_refused():
+    changes = many_files() | {"tokenizer": "byte"}
+    as_rank(0, 2, changes)
+    part = Path("out.parts/part-00000-of-00002")
+    manifest = read_manifest(part, PART)
+    manifest.sources.clear()
+    write_manifest(part, manifest, PART)
+    with pytest.raises(UserError, match=r"lists 1 sources, and .*-00002 0; remove it"):
+        as_rank(1, 2, changes)
 
 
 def test_parts_of_other_files_are_refused():
