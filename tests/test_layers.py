@@ -164,7 +164,7 @@ def test_the_tests_mirror_the_rooms():
     about_the_tree = {"test_architecture.py", "test_docs.py", "test_layers.py"}
     assert {path.name for path in tests.glob("test_*.py")} <= about_the_tree
     rooms = {room for row in ROOMS for room in row}
-    others = {"as_if_bfloat16", "cuda", "data", "faults", "scripts"}
+    others = {"as_if_bfloat16", "cuda", "data", "faults", "fuzz", "scripts"}
     folders = {path.name for path in tests.iterdir() if any(path.glob("**/*.py"))}
     assert folders - others <= rooms
     assert {path.name for path in (tests / "data").iterdir() if any(path.glob("**/*.py"))

@@ -7,10 +7,11 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     ConfigDict,
+    Field,
     StrictFloat,
     StrictInt,
     TypeAdapter,
@@ -26,6 +27,9 @@ WEIGHTS, ADAPTER, OPTIMIZER = ("model.safetensors", "adapter.safetensors",
                                "optimizer.safetensors")
 _NAME = re.compile(r"step-([0-9]{8,18})")
 _AS_WRITTEN = ConfigDict(extra="forbid")
+Number = Annotated[StrictInt, Field(ge=0, le=2**53)]
+Seconds = Annotated[StrictFloat, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Loss = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
 
 @with_config(_AS_WRITTEN)
@@ -33,12 +37,12 @@ _AS_WRITTEN = ConfigDict(extra="forbid")
 class TrainState:
     """How far a run has come."""
 
-    step: StrictInt = 0  # optimizer updates done
-    tokens: StrictInt = 0  # training tokens read
-    elapsed_seconds: StrictFloat = 0.0  # time spent training, summed over restarts
+    step: Number = 0  # optimizer updates done
+    tokens: Number = 0  # training tokens read
+    elapsed_seconds: Seconds = 0.0  # time spent training, summed over restarts
     loss_scale: dict[str, Any] | None = None  # of float16's losses
-    passed_over: int = 0  # batches that were left out when the run went back: see divergence.py
-    losses: list[float] = field(default_factory=list)  # of the last steps, the newest last
+    passed_over: Number = 0  # batches that were left out when the run went back: see guard.py
+    losses: list[Loss] = field(default_factory=list)  # of the last steps, the newest last
 
     @property
     def next_batch(self) -> int:
@@ -65,9 +69,9 @@ class Best:
     ended_at: the step at which the run ended because no lower one was found.
     """
 
-    step: StrictInt
+    step: Number
     val_loss: StrictFloat
-    ended_at: StrictInt | None = None
+    ended_at: Number | None = None
 
 
 def read_best(folder: Path, up_to_step: int) -> Best | None:
