@@ -1,6 +1,6 @@
 """Hostile inputs, and what has to become of them: read, or refused in one line, within bounds.
 
-FUZZ_TIMES=100 (make fuzz) tries a hundred times as many, other ones each time.
+FUZZ_TIMES=10 (make fuzz) tries ten times as many, other ones each time.
 """
 
 from __future__ import annotations
