@@ -21,6 +21,9 @@ _NAMES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", to
           torch.bool: "BOOL"}
 
 
+LONGEST_NAME = 255  # characters; a longer one is an error of the system's, not one that is missing
+
+
 class TensorFile:
     """A safetensors file that is written from its first tensor to its last: of a large model no
     second copy ever stands in memory.
@@ -115,10 +118,12 @@ def _files_in(index: Path) -> list[Path]:
     """The files that an index names. Raises UserError if it names none, or leads elsewhere."""
     found = read_json(index)
     places = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
+    if not isinstance(places, dict) or not all(map(is_file_name, places.values())):
         raise UserError(f"{index} is damaged: its weight_map is to name the file of each tensor")
     return [index.with_name(name) for name in sorted(set(places.values()))]
 
 
-def _is_file_name(value: object) -> bool:
-    return isinstance(value, str) and value not in ("", "..") and Path(value).name == value
+def is_file_name(value: object) -> bool:
+    """Whether this is the name of a file in some folder, which may be there."""
+    return (isinstance(value, str) and value not in ("", "..") and Path(value).name == value
+            and len(value) <= LONGEST_NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_of
+from gpt.files.tensors import is_file_name
 from gpt.tokenizer.hub_folder import HubFolder
 
 ONE_FILE = "model.safetensors"
@@ -70,8 +72,9 @@ def _places(folder: Path) -> dict[str, str]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise UserError(f"{folder / INDEX} is damaged: it has no weight_map")
         for file in weight_map.values():
-            if not isinstance(file, str) or Path(file).name != file or file in ("", ".."):
-                raise UserError(f"{folder / INDEX} names {file!r}, which is no file name")
+            if not is_file_name(file):
+                raise UserError(f"{folder / INDEX} names {reprlib.repr(file)}, which is no file "
+                                "name")
         return weight_map
     if (folder / ONE_FILE).is_file():
         return dict.fromkeys(_opened(folder, ONE_FILE).keys(), ONE_FILE)

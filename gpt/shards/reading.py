@@ -98,7 +98,7 @@ class Manifest(_Record):
     corpus: str = Field("", description="SHA-256 of the files' names and sizes")
     bad_text: dict[str, int] = Field(description="documents with invalid text, by what was done")
     cleaning: dict[str, int] = Field({}, description="documents changed or left out, by step")
-    files: dict[Annotated[str, Field(pattern=_FILE_INSIDE)], str] = Field(
+    files: dict[Annotated[str, Field(pattern=_FILE_INSIDE, max_length=255)], str] = Field(
         {}, description="SHA-256 of the other files in the folder")
     sha256: str = Field("", description="of this manifest, without this field")
 

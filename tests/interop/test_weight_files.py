@@ -105,6 +105,7 @@ def test_any_changed_byte_of_a_header_gives_a_model_or_one_line(small, data):
     ('{"weight_map": {"a": "sub/a.safetensors"}}', "which is no file name"),
     ('{"weight_map": {"a": ".."}}', "which is no file name"),
     ('{"weight_map": {"a": ""}}', "which is no file name"),
+    ('{"weight_map": {"a": "%s"}}' % ("x" * 300), "names 'xxx.*, which is no file name"),
     ('{"weight_map": {"a": 7}}', "names 7, which is no file name"),
     ('{"weight_map": {"a": null}}', "names None"),
     (r'{"weight_map": {"a": "a\u0000b"}}', "no file name|has no a"),

@@ -270,6 +270,7 @@ def first_shard(value: dict) -> dict:
     (lambda v: v["splits"]["val"].update(tokens=-1), r"splits\.val\.tokens: "),
     (lambda v: v["splits"]["val"].update(bytes=10**4000), r"splits\.val\.bytes: "),
     (lambda v: v["sources"][0].update(weight=float("inf")), r"sources\.0\.weight: "),
+    (lambda v: v["files"].update({"x" * 300: "0"}), r"files\.x{300}\.\[key\]: "),
     (lambda v: first_shard(v).update(file="../train-00000.bin"), r"splits\.train\.shards\.0\.file"),
     (lambda v: first_shard(v).update(file="/etc/passwd"), r"splits\.train\.shards\.0\.file"),
     (lambda v: first_shard(v).update(file="train-00000.bin\n"), r"splits\.train\.shards\.0\.file"),
