@@ -70,7 +70,7 @@ def test_any_file_that_the_manifest_vouches_for_is_read_or_refused(name, run):
     contents = json_files(json.loads(sound)) if name.endswith(".json") else damaged(sound)
     seen = set()
 
-    @fuzzed(20)
+    @fuzzed(12)
     @given(contents)
     def tried(data):
         (newest / name).write_bytes(data)
@@ -89,7 +89,7 @@ def test_any_file_that_says_which_checkpoint_is_passed_over_if_it_is_unsound(nam
     written_again = mutated(value).map(as_json).filter(is_plain).map(
         lambda data: written(json.loads(data)).encode())
 
-    @fuzzed(60)
+    @fuzzed(40)
     @given(st.one_of(json_files(value), written_again))
     def tried(data):
         sound.write_bytes(data)

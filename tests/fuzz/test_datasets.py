@@ -75,7 +75,7 @@ def test_any_manifest_is_a_dataset_or_refused(folder):
 def test_any_bytes_of_a_manifest_are_a_dataset_or_refused(folder):
     sound = (folder / "dataset.json").read_bytes()
 
-    @fuzzed(60)
+    @fuzzed(40)
     @given(damaged(sound))
     def tried(data):
         (folder / "dataset.json").write_bytes(data)
@@ -101,7 +101,7 @@ def test_any_file_beside_it_is_read_or_refused(name, folder):
         contents = json_files(OVERLAP)
     value = json.loads((folder / "dataset.json").read_text())
 
-    @fuzzed(25)
+    @fuzzed(15)
     @given(contents)
     def tried(data):
         (folder / name).write_bytes(data)

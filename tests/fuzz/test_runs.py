@@ -53,7 +53,7 @@ def test_any_description_of_a_run_is_read_or_passed_over(name, run):
     look(run)
     contents = yaml_files(FILES[name]) if name.endswith(".yaml") else json_files(FILES[name])
 
-    @fuzzed(30)
+    @fuzzed(20)
     @given(contents)
     def tried(data):
         (run / name).write_bytes(data)
@@ -89,7 +89,7 @@ def lines_of(value):
 def test_any_log_of_a_run_is_read_as_far_as_it_goes(name, line, run):
     sound = (run / name).read_bytes()
 
-    @fuzzed(30)
+    @fuzzed(20)
     @given(lines_of(line))
     def tried(data):
         (run / name).write_bytes(data if name == "samples.jsonl" else sound + data)
@@ -106,7 +106,7 @@ def test_any_words_of_a_run_are_read(name, run):
                           b"continuing from run/checkpoints/step-00000003\n",
              "lock": b"process 12 on host"}[name]
 
-    @fuzzed(30)
+    @fuzzed(20)
     @given(damaged(sound, [b"999999999", b"\n", b"step-000000000000000000000001"]))
     def tried(data):
         (run / name).write_bytes(data)

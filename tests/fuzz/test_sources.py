@@ -56,7 +56,7 @@ def test_any_file_of_text_or_records_is_read_or_refused(name):
 def test_any_bytes_in_any_encoding_are_read_or_refused(encoding):
     sound = ("Text, 123\n" * 30).encode(encoding)
 
-    @fuzzed(15)
+    @fuzzed(10)
     @given(damaged(sound, [b"\x1b$B", b"~{", b"\x81\x30", b"\xd8\x00", b"\x00\xd8"]), POLICIES)
     def tried(data, policy):
         is_read(lambda: read_all("a.txt", data, policy, encoding=encoding))
@@ -217,7 +217,7 @@ def is_here(path):
 def test_any_path_names_files_or_is_refused():
     write("a.txt")
 
-    @fuzzed(80)
+    @fuzzed(50)
     @given(PATHS.filter(is_here))
     def tried(path):
         is_read(lambda: list_files(build_recipe({"sources": [path]}, {}).sources,

@@ -122,7 +122,7 @@ def test_any_transcript_and_any_table_of_names_is_learned_from_or_refused(tmp_pa
     tried()
 
 
-MANY = 100_000
+MANY = 50_000
 
 
 @pytest.mark.parametrize("content", [
