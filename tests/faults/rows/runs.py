@@ -46,7 +46,8 @@ def words(name: str, steps: int, *settings: str) -> tuple[str, ...]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """The newest checkpoint, byte by byte, which is the best, and all that was logged; without
-    what clocks say. Lines that note a save are left out: a kill may fall between both."""
+    what clocks say. Lines that note a save are left out: a kill may fall between both; and so are
+    warnings, of what was made to fail."""
     checkpoints = run / "checkpoints"
     last = max(checkpoints.glob("step-????????"))
     files: Files = files_of(last)
@@ -54,7 +55,7 @@ def outcome(run: Path) -> dict[str, Any]:
         files[name] = json.dumps(_without_clocks(json.loads(files[name]))).encode()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {"step": last.name, "best": (checkpoints / "best.json").read_text(),
-            "logged": [_without_clocks(line) for line in lines if line["event"] != "save"],
+            "logged": [_without_clocks(line) for line in lines if line["event"] not in ("save", "warning")],
             **files}
 
 
