@@ -55,7 +55,8 @@ def outcome(run: Path) -> dict[str, Any]:
         files[name] = json.dumps(_without_clocks(json.loads(files[name]))).encode()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {"step": last.name, "best": (checkpoints / "best.json").read_text(),
-            "logged": [_without_clocks(line) for line in lines if line["event"] not in ("save", "warning")],
+            "logged": [_without_clocks(line) for line in lines
+                       if line["event"] not in ("save", "warning")],
             **files}
 
 
