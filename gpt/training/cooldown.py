@@ -44,9 +44,9 @@ class BeforeCooldown:
 
 def kept_step(checkpoints: Path) -> int | None:
     """The step of the checkpoint that was kept, if one was."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        step = int(json.loads((checkpoints / KEPT).read_text())["step"])
-        return step if step in steps_in(checkpoints) else None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        step = json.loads((checkpoints / KEPT).read_text())["step"]
+        return step if type(step) is int and step in steps_in(checkpoints) else None
     return None
 
 

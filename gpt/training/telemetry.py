@@ -127,8 +127,9 @@ def _drop_lines_after(path: Path, step: int, again: Collection[str],
             entry = json.loads(line)
             at, event = entry["step"], entry.get("event", "sample")
             stopped = "stopped_by" in entry  # and goes on
-        except (ValueError, KeyError, TypeError, AttributeError):
+            stays = at < step or (at == step and event not in again and not stopped)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
-        if at < step or event in told or (at == step and event not in again and not stopped):
+        if stays or event in told:
             kept.append(line + "\n")
     write_atomically(path, "".join(kept))

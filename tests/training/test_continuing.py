@@ -19,6 +19,7 @@ from data import prepare
 from gpt import __main__ as verbs
 from gpt.errors import UserError
 from gpt.runs import checkpoint
+from gpt.training.cooldown import KEPT, kept_step
 from gpt.training.telemetry import RunLog
 from tests.tiny import call_main
 
@@ -238,3 +239,13 @@ def test_every_file_has_the_mode_that_the_umask_gives(run, monkeypatch, capsys):
              for path in Path(folder).rglob("*") if path.is_file()}
     assert any(path.suffix == ".safetensors" for path in found)
     assert {path: mode for path, mode in found.items() if mode != 0o640} == {}
+
+
+@pytest.mark.parametrize(("said", "kept"), [
+    ('{"step": 4}', 4), ('{"step": 5}', None), ('{"step": 4.0}', None), ('{"step": 1e999}', None),
+    ('{"step": true}', None), ("[4]", None), ("[" * 100_000, None), ("", None)])
+def test_the_checkpoint_before_the_cooldown_is_one_that_is_there(said, kept, tmp_path):
+    (tmp_path / "step-00000004").mkdir()
+    (tmp_path / "step-00000001").mkdir()
+    (tmp_path / KEPT).write_text(said)
+    assert kept_step(tmp_path) == kept

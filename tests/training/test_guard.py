@@ -155,6 +155,23 @@ def test_a_run_goes_back_and_leaves_out_the_data_up_to_the_step(machine, bad, be
     assert torch.equal(weights_of(other.model), weights_of(trainer.model))
 
 
+def test_what_was_due_before_a_run_went_back_is_done_when_it_comes_there_again(tmp_path,
+                                                                               monkeypatch):
+    trainer = trainer_of(tmp_path, ahead(), steps=6, train={"on_nonfinite": "rollback"},
+                         checkpoint={"every_steps": 2}, eval={"every_steps": 4})
+    spoil(trainer, monkeypatch, {3: math.nan})
+    told = finish(trainer)
+    assert [line["step"] for line in told if line["event"] == "eval"] == [4, 6]
+
+
+def test_a_run_that_goes_back_after_its_last_step_is_trained_to_its_end(tmp_path, monkeypatch):
+    trainer, read = run_of(tmp_path, ahead(), monkeypatch, {5: math.nan}, steps=6,
+                           on_nonfinite="rollback")
+    finish(trainer)
+    assert read == [*range(8)] and steps_told(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert max(checkpoint.steps_in(tmp_path / "checkpoints")) == trainer.state.step == 6
+
+
 def test_a_run_that_went_back_and_was_stopped_goes_on_where_it_would_have(tmp_path, monkeypatch):
     whole, read = run_of(tmp_path / "whole", cpu(), monkeypatch, {3: math.nan}, steps=8,
                          on_nonfinite="rollback")
@@ -180,10 +197,30 @@ def test_going_back_brings_everything_back(ema, tmp_path, monkeypatch):
     given = other.read
     other.read = lambda number: given(number if number < 2 else number + 2)
     finish(other)
-    files = ("model.safetensors", "optimizer.safetensors")
     newest = [tmp_path / run / "checkpoints" / "step-00000006" for run in "ab"]
-    for name in files:
+    for name in ("model.safetensors", "optimizer.safetensors"):
         assert (newest[0] / name).read_bytes() == (newest[1] / name).read_bytes(), name
+    losses = [checkpoint.read_state(path).losses for path in newest]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_checkpoint_that_was_damaged_is_passed_over_and_written_anew(tmp_path, monkeypatch):
+    trainer, read = run_of(tmp_path, cpu(), monkeypatch, {5: math.nan}, on_nonfinite="rollback")
+    given, path = trainer.read, tmp_path / "checkpoints" / "step-00000004"
+
+    def spoiling(number):
+        if number == 5:
+            trainer._saves.wait()
+            (path / "model.safetensors").write_bytes(b"nothing")
+        return given(number)
+
+    trainer.read = spoiling
+    finish(trainer)
+    assert any("back at step-00000002" in message for message in warnings(tmp_path))
+    assert trainer.state.passed_over == 4
+    assert read == [0, 1, 2, 3, 4, 5, *range(6, 12)]
+    told = [line["step"] for line in logged(tmp_path) if line["event"] == "save"]
+    assert told == [2, 4, 6, 8]
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path, monkeypatch):

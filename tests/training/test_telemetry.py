@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+
 from gpt.configuration import LogConfig
 from gpt.training.telemetry import RunLog
 
@@ -57,3 +59,12 @@ def test_wandb_works_offline_and_keeps_its_run_through_a_resume(tmp_path, monkey
         log.close()
     assert ids[0] == ids[1]
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize("line", ['{"step": null}', '{"step": [1]}', "[" * 100_000, '{"step": "a"}',
+                                  "1", "null", "\\ud800"])
+def test_a_line_that_is_none_is_dropped_and_ends_nothing(line, tmp_path):
+    sound = '{"event": "train", "step": 1, "loss": 2.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(f"{sound}{line}\n")
+    RunLog(tmp_path, LogConfig(), {}, 3).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == sound
