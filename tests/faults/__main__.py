@@ -93,7 +93,7 @@ def _keep(row: int, tally: Tally, seconds: float) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """What was kept, in Markdown."""
-    lines = ["| # | fault | tries | survived | lost | seconds | |", "| --- " * 7 + "|"]
+    lines = ["| # | fault | tries | survived | lost | seconds | besides |", "| --- " * 7 + "|"]
     for row, found in result["rows"].items():
         lines.append(f"| {row} | {found['what']} | {found['tries']:,} | {found['survived']:,} | "
                      f"{len(found['lost']):,} | {found['seconds']:,.0f} | "
