@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt.errors import UserError
+from gpt.errors import UserError, WorkFailed
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SUMS = "SHA256SUMS"  # of an export
 
@@ -19,22 +23,35 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """Replace a file: write beside it, flush to disk, rename, flush the folder."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        with naming(path):
-            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        data = data.encode() if isinstance(data, str) else data
+        with naming(path, len(data)):
+            temporary.write_bytes(data)
             flush_to_disk(temporary)
             temporary.replace(path)
-    except OSError:
+    except (OSError, WorkFailed):
         temporary.unlink(missing_ok=True)
         raise
     flush_to_disk(path.parent)
 
 
+def no_room(path: Path, size: int, error: OSError) -> WorkFailed:
+    """What is said where a disk has no room for so many bytes."""
+    free = shutil.disk_usage(path.parent).free
+    return WorkFailed(f"cannot write {path}: {error.strerror} ({size:,} bytes are needed, {free:,} "
+                      "are free); make room and run the same command again")
+
+
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the operating system say which file it is about: a full disk does not."""
+def naming(path: Path, size: int | None = None) -> Iterator[None]:
+    """Let an error of the operating system say which file it is about: a full disk does not.
+
+    size: bytes that are written. Raises WorkFailed where the disk has no room for them.
+    """
     try:
         yield
     except OSError as error:
+        if size is not None and error.errno in FULL:
+            raise no_room(path, size, error) from error
         error.filename = error.filename or str(path)
         raise
 
@@ -81,7 +98,7 @@ def flush_to_disk(path: Path) -> None:
 
 def sha256_of(path: Path, tell: Callable[[int], object] = lambda read: None) -> str:
     """SHA-256 of a file, as hexadecimal text. tell: told of the bytes that were read."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, naming(path):
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

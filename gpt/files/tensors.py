@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gpt.errors import UserError, WorkFailed
-from gpt.files.atomic import read_json
+from gpt.files.atomic import no_room, read_json
 
 _NAMES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16",
           torch.int64: "I64", torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8",
@@ -71,9 +70,7 @@ class TensorFile:
             raise self._no_room(error) from error
 
     def _no_room(self, error: OSError) -> WorkFailed:
-        free = shutil.disk_usage(self._path.parent).free
-        return WorkFailed(f"cannot write {self._path}: {error.strerror} ({self._bytes:,} bytes are "
-                          f"needed, {free:,} are free); make room and run the same command again")
+        return no_room(self._path, self._bytes, error)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

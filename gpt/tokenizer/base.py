@@ -202,7 +202,7 @@ class Tokenizer(ABC):
             if text is not None:
                 files[name] = text.encode()
         for name, data in files.items():
-            with naming(folder / name):
+            with naming(folder / name, len(data)):
                 (folder / name).write_bytes(data)
 
     @abstractmethod

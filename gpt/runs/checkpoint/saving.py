@@ -188,7 +188,16 @@ def prune(folder: Path, keep: int, step: int, kept: Collection[int | None],
     past = {at: path for at, path in steps_in(folder).items() if at <= step}
     for at, path in list(past.items())[keep:]:
         if at not in kept and (every_steps is None or at % every_steps):
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder. An error names it, and not just a file in it."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:
