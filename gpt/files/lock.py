@@ -17,6 +17,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from gpt.errors import UserError
+from gpt.files.atomic import naming
 
 LOCK = "lock"
 
@@ -66,9 +67,10 @@ def locked(folder: Path, advice: str) -> Iterator[None]:
         except OSError:
             print(f"warning: the file system of {folder} has no locks, so a second process in this "
                   "folder would not be noticed", file=sys.stderr)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with naming(folder / LOCK):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         _held.add(file)
         try:
             yield

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gpt.configuration import LogConfig
 from gpt.errors import UserError
-from gpt.files import write_atomically
+from gpt.files import naming, write_atomically
 from gpt.streams import kept_elsewhere
 
 
@@ -29,6 +29,11 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line for people."""
+
+    def _append(self, name: str, line: str) -> None:
+        path = self._folder / name
+        with naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def warn(self, step: int, text: str) -> None:
         """A line for people that other programs should see, too."""
@@ -73,8 +78,9 @@ class RunLog(Log):
         values = {key: None if value in (math.inf, -math.inf) or value != value else value
                   for key, value in values.items()}
         line = {"event": kind, "step": step, **values}
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        with naming(self._folder / "metrics.jsonl"):
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
         if self._wandb is not None and kind in ("train", "eval"):
             prefix = "train/" if kind == "train" else ""
             self._wandb.log({"step": step} | {prefix + k: v for k, v in values.items()})
@@ -82,16 +88,14 @@ class RunLog(Log):
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Keep a generated text in samples.jsonl, and show it."""
         line = json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False)
-        with (self._folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._append("samples.jsonl", line)
         self.say(f"sample at step {step}: {prompt}{text}")
 
     def say(self, text: str) -> None:
         """Show a line above the progress bar, and keep it in train.log."""
         with kept_elsewhere():
             tqdm.write(text, file=sys.stdout)
-        with (self._folder / "train.log").open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        self._append("train.log", text)
 
     def warn(self, step: int, text: str) -> None:
         """Say it, and keep it in metrics.jsonl as well."""
