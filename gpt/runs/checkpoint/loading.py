@@ -117,6 +117,9 @@ def load_training(checkpoint: Path, model: GPT, optimizer: Optimizer,
         for name, tensor in tensors.items():
             parameter, _, key = name.rpartition("/")
             weight = parameters[parameter]
+            if tensor.dim() and tensor.shape != weight.shape:
+                raise UserError(f"{path} does not fit its config.json: {name} has the shape "
+                                f"{tuple(tensor.shape)}, and the weight {tuple(weight.shape)}")
             layout.fill_state(parameter, weight, optimizer.state[weight], key, tensor)
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{path} does not fit its config.json: {name}: {error}") from error
