@@ -59,6 +59,7 @@ class Saves:
             self.wait()  # for the last one: there is one copy
             contents = self._contents_of(state)
             size = self._config.checkpoint.shard_size
+            self._do(self._log.to_disk)
             if self._copies(contents):
                 contents = contents.copied(self._room)
                 self._do(lambda: checkpoint.write(self.folder, contents, size))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gpt.configuration import LogConfig
 from gpt.errors import UserError
-from gpt.files import naming, write_atomically
+from gpt.files import flush_to_disk, naming, write_atomically
 from gpt.streams import kept_elsewhere
 
 
@@ -30,13 +30,11 @@ class Log:
     def say(self, text: str) -> None:
         """A line for people."""
 
-    def _append(self, name: str, line: str) -> None:
-        path = self._folder / name
-        with naming(path), path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
     def warn(self, step: int, text: str) -> None:
         """A line for people that other programs should see, too."""
+
+    def to_disk(self) -> None:
+        """What was told so far is to outlive the machine, as the checkpoint does that follows."""
 
     def rewind(self, step: int) -> None:
         """Training has gone back to a step, and will tell again what came after it."""
@@ -97,10 +95,21 @@ class RunLog(Log):
             tqdm.write(text, file=sys.stdout)
         self._append("train.log", text)
 
+    def _append(self, name: str, line: str) -> None:
+        path = self._folder / name
+        with naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
     def warn(self, step: int, text: str) -> None:
         """Say it, and keep it in metrics.jsonl as well."""
         self.say(text)
         self.event("warning", step, message=text)
+
+    def to_disk(self) -> None:
+        """Flush what programs read. (From any thread.)"""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if (self._folder / name).exists():
+                flush_to_disk(self._folder / name)
 
     def rewind(self, step: int) -> None:
         """Drop what was told of later steps, but for warnings, which say why."""
