@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "checkpoint.json"
 OURS, WAITING = "ours", "ours, checkpoint.background=false"
 TORCH, DISTRIBUTED = "torch.save", "torch.distributed.checkpoint.async_save"
 ARMS = (OURS, WAITING, TORCH, DISTRIBUTED)
-SAVES, ROUNDS = 4, 3
+SAVES, ROUNDS = 4, 2
 GOAL = 0.15  # of torch.save
 
 # What saves a step, given its number, and what waits until all is written.

@@ -55,11 +55,15 @@ def test_a_run_is_refused_before_its_first_step(dataset, monkeypatch, capsys):
 
 def test_what_takes_longer_is_told_at_the_step_at_which_it_is_known(monkeypatch):
     monkeypatch.setattr(intact, "PATIENCE", 0.01)
-    known = threading.Event()
+    known, waited = threading.Event(), []
     read = Intact(lambda step: -step, lambda: known.wait(10) and "it has changed")
+    join = read._thread.join
+    monkeypatch.setattr(read._thread, "join", lambda seconds: (waited.append(seconds),
+                                                               join(seconds)))
     assert [read.step(step) for step in range(3)] == [0, -1, -2]
+    assert waited == [0.01, 0, 0]
     known.set()
-    read._thread.join()
+    join()
     with pytest.raises(UserError, match="it has changed"):
         read.step(3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -92,6 +93,9 @@ def test_a_step_of_learning_from_preferences_is_replayed_too(call, method):
                         "finetune.answers=0", "log.report=false", "run.device=cpu",
                         "run.dtype=float32")
     assert code == 1 and "the weights were not changed" in err, err
+    [rows] = Path("runs/liked/incidents").glob("*/rows.jsonl")
+    made_of = [json.loads(line)["from"] for line in rows.read_text().splitlines()]
+    assert made_of[0] == made_of[1] and made_of[2] == made_of[3] and made_of[0] != made_of[2]
     code, out, _ = replayed(call, "liked")
     assert code == 0 and "(example task.jsonl" in out
 

@@ -104,6 +104,17 @@ def test_damaged_checkpoints_are_moved_aside(verify):
         "step-00000003", "step-00000009", "step-00000009-2"]
 
 
+def test_what_cannot_be_moved_aside_is_still_damaged(verify):
+    one = a_run()
+    save(one / "elsewhere", 1).rename(one / "base")
+    for path in (one / "base", one / "checkpoints" / "step-00000009"):
+        spoil(path / "state.json")
+    code, out, _ = verify(one, "--repair")
+    assert code == 1
+    assert "runs/a/base: state.json is damaged" in out and "step-00000009 is now" in out
+    assert (one / "base").is_dir()
+
+
 def test_a_run_without_a_sound_checkpoint_cannot_be_repaired(verify):
     one = a_run()
     for path in (one / "checkpoints").iterdir():
