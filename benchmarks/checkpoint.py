@@ -3,8 +3,9 @@
 usage: python benchmarks/checkpoint.py [--rounds=N]
 
 GPT-2's 124M shape with AdamW's state, 1.5 GB in float32. Each arm is a process of its own, in turn;
-it saves SAVES times, trains meanwhile (matrix products on all cores), and tells for each save how
-long the call took, and how long until all of it was written; the first one apart, since some take
+it saves SAVES times, trains meanwhile (a second of matrix products on all cores), and tells for
+each save how long training waited, until the call returned and, after that second, until weights
+could change; and how long until all of it was written. The first one is told apart, since some take
 the memory then that they use again later. torch.save writes the same tensors into one file, and
 flushes nothing to disk; ours does, and hashes. Writes benchmarks/results/checkpoint.json.
 """
@@ -39,8 +40,8 @@ ARMS = (OURS, WAITING, TORCH, DISTRIBUTED)
 SAVES, ROUNDS = 4, 2
 GOAL = 0.15  # of torch.save
 
-# What saves a step, given its number, and what waits until all is written.
-Save = tuple[Callable[[int], object], Callable[[], object]]
+# What saves a step, given its number; what waits until it may change; and until all is written.
+Save = tuple[Callable[[int], object], Callable[[], object], Callable[[], object]]
 
 
 def main(argv: list[str]) -> None:
@@ -86,14 +87,17 @@ def measured(arm: str) -> dict[str, Any]:
     blocked, written = [], []
     folder = Path(tempfile.mkdtemp())
     try:
-        save, wait = saver(arm, folder)
+        save, may_change, wait = saver(arm, folder)
         before = peak_bytes()
         for step in range(2, SAVES + 2):
             compute(1.0)
             began = time.perf_counter()
             save(step)
-            blocked.append(time.perf_counter() - began)
+            called = time.perf_counter() - began
             compute(1.0)
+            asked = time.perf_counter()
+            may_change()
+            blocked.append(called + time.perf_counter() - asked)
             wait()
             written.append(time.perf_counter() - began)
             for old in folder.rglob("step-*"):
@@ -109,6 +113,10 @@ def compute(seconds: float) -> None:
     a, end = torch.randn(1024, 1024), time.perf_counter() + seconds
     while time.perf_counter() < end:
         a @ a
+
+
+def nothing() -> None:
+    """What an arm does not have to wait for."""
 
 
 def peak_bytes() -> int:
@@ -145,10 +153,11 @@ def saver(arm: str, folder: Path) -> Save:
                       contents)
         saves.between_steps(TrainState(1))  # as after a run's first step
         saves.wait()
-        return lambda step: saves.save(TrainState(step)), saves.wait
+        return lambda step: saves.save(TrainState(step)), saves.before_change, saves.wait
     state = {"/".join(key): tensor for key, tensor in contents(TrainState())}
     if arm == TORCH:
-        return lambda step: torch.save(state, folder / f"step-{step}.pt"), lambda: None
+        path = folder / "step-{}.pt"
+        return lambda step: torch.save(state, str(path).format(step)), nothing, nothing
     return asynchronous(state, folder)
 
 
@@ -162,7 +171,7 @@ def asynchronous(state: dict[str, Any], folder: Path) -> Save:
     def save(step: int) -> None:
         pending[:] = [async_save(state, checkpoint_id=folder / f"step-{step}")]
 
-    return save, lambda: pending[0].result()
+    return save, nothing, lambda: pending[0].result()
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ class Trainer:
                 return
         figures = self._update.figures
         told = self.machine.fetch(loss, norm, *figures.values())
+        self._saves.before_change()
         self._update.apply()
 
         now, tokens = time.monotonic(), self._update.tokens
@@ -202,7 +203,10 @@ class Trainer:
         to be measured."""
         average = contextlib.nullcontext() if self.average is None else self.average.in_model()
         with average, self._layout.measuring():
-            yield
+            try:
+                yield
+            finally:
+                self._saves.before_change()
 
     def _finish(self) -> Score | None:
         self._save()

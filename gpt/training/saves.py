@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from gpt.configuration import RunSections
@@ -23,8 +24,8 @@ class Saves:
 
     All processes of a run have one, and do the same; rank 0 writes, but for large weights. What is
     saved is copied, and written by a thread while training goes on; one after the other, so that
-    there is one copy. `between_steps` raises what made a write fail; after that nothing more is
-    done.
+    there is one copy. It is not to change until it is copied: `before_change` waits for that.
+    `between_steps` raises what made a write fail; after that nothing more is done.
     """
 
     def __init__(self, folder: Path, config: RunSections, budget: Budget, state: TrainState,
@@ -36,6 +37,7 @@ class Saves:
         self._cooldown = BeforeCooldown(config, budget, folder, state)
         self._thread = InOrder() if config.checkpoint.background else None
         self._room: Room = {}
+        self._copying: Future[None] | None = None
         self._is_decided = False  # whether there is memory for copies
         self.went_back(state)
 
@@ -58,13 +60,11 @@ class Saves:
         if state.step != self._saved_step:
             self.wait()  # for the last one: there is one copy
             contents = self._contents_of(state)
-            size = self._config.checkpoint.shard_size
             self._do(self._log.to_disk)
             if self._copies(contents):
-                contents = contents.copied(self._room)
-                self._do(lambda: checkpoint.write(self.folder, contents, size))
+                self._write_copy(contents)
             else:
-                checkpoint.write(self.folder, contents, size)
+                checkpoint.write(self.folder, contents, self._config.checkpoint.shard_size)
             self._saved_step = state.step
             self._prune()
             # Told now, so that lines are in the order of steps. If it is not written, the run
@@ -73,6 +73,26 @@ class Saves:
                             elapsed_seconds=state.elapsed_seconds, path=f"step-{state.step:08d}")
         if self.cooldown_begins(state):
             self._do(self._cooldown.keep(state))
+
+    def _write_copy(self, contents: Contents) -> None:
+        """Copy, and write the copy; on a processor the thread copies, too."""
+        copies: list[Contents] = []
+
+        def copy() -> None:
+            copies.append(contents.copied(self._room))
+
+        if self._layout.keeps_weights_whole and self._layout.machine.device.type == "cpu":
+            self._copying = self._do(copy)
+        else:
+            copy()
+        size = self._config.checkpoint.shard_size
+        self._do(lambda: checkpoint.write(self.folder, copies[0], size))
+
+    def before_change(self) -> None:
+        """Until what is being saved may change, since it is copied."""
+        if self._copying is not None:
+            self._copying.result()
+            self._copying = None
 
     def _copies(self, contents: Contents) -> bool:
         """Whether what is saved is copied first; what forbids it is said once."""
@@ -131,11 +151,11 @@ class Saves:
                 {self.best.step if self.best else None, self._cooldown.step},
                 self._config.checkpoint.keep_every_steps))
 
-    def _do(self, work: Callable[[], object]) -> None:
+    def _do(self, work: Callable[[], object]) -> Future[None] | None:
         """On rank 0, once everything before it is done."""
         if not self._ranks.is_first:
-            return
-        if self._thread is None:
-            work()
-        else:
-            self._thread.do(work)
+            return None
+        if self._thread is not None:
+            return self._thread.do(work)
+        work()
+        return None

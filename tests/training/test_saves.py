@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from gpt.errors import Stopped
 from gpt.runs import checkpoint
-from gpt.runs.checkpoint import saving
+from gpt.runs.checkpoint import Contents, saving
 from gpt.training import saves
 from tests.runs.test_checkpoint import files_of
 from tests.tiny_runs import finish, logged, trainer_of
@@ -37,6 +38,29 @@ def test_in_the_background_the_same_is_saved_as_while_training_waits(tmp_path):
                       for path in checkpoint.steps_in(tmp_path / name / "checkpoints").values()
                       for file in files_of(path) if file not in ("state.json", "manifest.json")}
     assert kept["behind"] == kept["waiting"] and len(kept["behind"]) == 15
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_changes_until_it_is_copied(ema_decay, fails, tmp_path, monkeypatch):
+    """The copy takes long; what comes after it in the loop, an error as well, has to wait."""
+    copied, saved = Contents.copied, {}
+    monkeypatch.setattr(Contents, "copied",
+                        lambda self, room: (time.sleep(0.1), copied(self, room))[1])
+    for name, background in (("behind", True), ("waiting", False)):
+        trainer = trainer_of(tmp_path / name, cpu(), steps=4, ema_decay=ema_decay,
+                             checkpoint={"every_steps": 2, "background": background, "keep": 9},
+                             eval={"every_steps": 2})
+        if fails:
+            trainer.evaluate_first = False
+            trainer.measure = lambda: 1 / 0
+        with contextlib.suppress(ZeroDivisionError):
+            finish(trainer)
+        saved[name] = {
+            f"{path.name}/{file}": (path / file).read_bytes()
+            for path in checkpoint.steps_in(tmp_path / name / "checkpoints").values()
+            for file in ("model.safetensors", "optimizer.safetensors")}
+    assert saved["behind"] == saved["waiting"] and len(saved["behind"]) == (2 if fails else 4)
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):

@@ -18,9 +18,11 @@ class InOrder:
         self._pending: deque[Future[None]] = deque()
         self._failed = False
 
-    def do(self, work: Callable[[], object]) -> None:
-        """Do something once all before it is done; returns at once."""
-        self._pending.append(self._thread.submit(self._unless_failed, work))
+    def do(self, work: Callable[[], object]) -> Future[None]:
+        """Do something once all before it is done; returns at once what tells when that is."""
+        done = self._thread.submit(self._unless_failed, work)
+        self._pending.append(done)
+        return done
 
     def check(self) -> None:
         """Raise what made something fail, if it is known by now."""
