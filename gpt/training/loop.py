@@ -206,7 +206,8 @@ class Trainer:
             try:
                 yield
             finally:
-                self._saves.before_change()
+                if self.average is not None:
+                    self._saves.before_change()
 
     def _finish(self) -> Score | None:
         self._save()
