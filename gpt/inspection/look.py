@@ -18,7 +18,7 @@ from gpt.tokenizer import Tokenizer
 
 LIKELIEST = 10  # next tokens that are told
 NEURONS, PROMOTED = 24, 5  # neurons that are told, and tokens for each
-PIECE = 64  # positions at a time: their scores of the whole vocabulary stand in memory
+PIECE = 128  # positions at a time: their scores of the whole vocabulary stand in memory
 
 
 @dataclass(frozen=True)
