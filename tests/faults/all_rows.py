@@ -41,13 +41,19 @@ ROWS: dict[int, Row] = {
     7: Row("hostile metadata", "metadata"),
     8: Row("names that lead out of the folder", "names"),
     9: Row("losses and gradients that are not finite", tests=(
-        "tests/training/test_loop.py", "tests/training/test_step.py", "tests/faults/test_ranks.py",
-        "-k", "finite or nan or overflow", _ALL)),
+        "tests/training/test_guard.py", "tests/training/test_divergence.py",
+        "tests/training/test_replay.py", "tests/verbs/test_replaying.py",
+        "tests/training/test_loop.py::"
+        "test_a_loss_that_is_not_finite_is_said_and_nothing_is_saved_after_it",
+        "tests/training/test_loop.py::test_a_gradient_that_is_not_finite_is_said_too",
+        "tests/runs/test_background.py::test_weights_that_are_not_finite_are_not_saved",
+        "tests/faults/test_ranks.py::"
+        "test_what_is_not_finite_on_one_rank_changes_no_weight_on_any", _ALL)),
     10: Row("going on from any step, with another number of processes", tests=(
         "tests/training/test_resume.py", "tests/training/test_continuing.py",
         "tests/parallel/test_elastic.py", _ALL)),
     11: Row("signals in a step, an evaluation, a save", tests=(
-        "tests/training", "tests/faults/test_ranks.py", "-k",
+        "tests/scripts/test_signals.py", "tests/training", "tests/faults/test_ranks.py", "-k",
         "signal or stopped or asked_to_stop or interrupt", _ALL)),
     12: Row("ranks that are killed or hang", tests=(
         "tests/faults/test_ranks.py", "tests/machine/test_ranks.py", _ALL)),
@@ -59,7 +65,8 @@ ROWS: dict[int, Row] = {
         "tests/faults/test_killed_preparation.py", _ALL)),
     17: Row("configurations of every bad kind", tests=("tests/configuration", _ALL)),
     18: Row("a tokenizer, a dataset or a size that does not fit", tests=(
-        "tests/batches/test_pretraining_batches.py", "tests/training/test_task.py",
+        "tests/training/test_intact.py", "tests/batches/test_pretraining_batches.py",
+        "tests/training/test_task.py",
         "tests/shards/test_reading.py", "tests/tokenizer/test_refusals.py",
         "tests/runs/test_saved_model.py", _ALL)),
     19: Row("prompts and settings of every bad kind", tests=(
