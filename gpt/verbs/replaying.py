@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     loss, norm = replay(incident, model, _objective(incident), machine, print)
     print(f"now: the loss is {loss} and the gradient norm {norm}")
     if not (_alike(loss, about["loss"]) and _alike(norm, about["grad_norm"])):
-        print(f"then: the loss was {about['loss']} and the gradient norm {about['grad_norm']}")
+        print(f"then: the loss was {about['loss']} and the gradient norm {about['grad_norm']}; it "
+              "does not happen again, so it was not in these weights and this data alone")
         raise SystemExit(EXIT_FAILED)
 
 
