@@ -199,6 +199,7 @@ def test_a_loss_that_is_not_finite_is_said_and_nothing_is_saved_after_it(
 
     def poisoned(step: int):
         if step == 4:
+            trainer._saves.before_change()  # as an update does, which alone changes weights
             with torch.no_grad():
                 trainer.model.final_norm.weight.fill_(float("nan"))
             before.append(weights_of(trainer.model))
