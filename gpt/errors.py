@@ -68,6 +68,8 @@ def run_command(command: Callable[[list[str]], None], goes_on: bool = False) -> 
                                        "was to be shown is lost")
         if line and (line := words_of_failure(" ".join(line.split()))):
             print(trace + line, file=output.aloud)
+    if goes_on:  # Python, while it ends, would let a signal kill it, as if something had failed
+        _on_stops(signal.SIG_IGN)
     if code and not is_alone():
         _leave_at_once(code)
     if code:
@@ -77,10 +79,14 @@ def run_command(command: Callable[[list[str]], None], goes_on: bool = False) -> 
 def leave_when_asked() -> None:
     """Let signals that ask for a stop end the process at once, as stopped: while there is nothing
     to save, or while what there is is safe on disk. (gpt/machine/signals.py listens meanwhile.)"""
+    _on_stops(_leave_asked)
+
+
+def _on_stops(do: Callable[[int, object], NoReturn] | signal.Handlers) -> None:
     for name in STOPS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _leave_asked)
+            signal.signal(number, do)
 
 
 def _leave_asked(number: int, frame: object) -> NoReturn:
