@@ -174,7 +174,7 @@ class Trainer:
             return  # back to a checkpoint
         with self._averaged():
             if save:
-                self._save()
+                self._saves.save(self.state)
             if stop:
                 self._leave(stop)
             with self._interruptible():
@@ -192,7 +192,7 @@ class Trainer:
             yield
         except Interrupted:
             if self.state.step:
-                self._save()
+                self._saves.save(self.state)
             self.machine.agreed(0.0)
             assert self.machine.stop.everywhere is not None
             self._leave(self.machine.stop.everywhere)
@@ -210,7 +210,7 @@ class Trainer:
                     self._saves.before_change()
 
     def _finish(self) -> Score | None:
-        self._save()
+        self._saves.save(self.state)
         with self._interruptible():
             score = self._evaluate()
         self._saves.wait()
@@ -226,9 +226,6 @@ class Trainer:
         self.log.event("end", self.state.step, tokens=self.state.tokens,
                        elapsed_seconds=time.monotonic() - self._clock)
         return score
-
-    def _save(self) -> None:
-        self._saves.save(self.state)
 
     def _contents(self, state: TrainState) -> checkpoint.Contents:
         """What is saved of a state."""
@@ -265,7 +262,7 @@ class Trainer:
         self._scored = state.step, score
         decides = score.loss if self.best_by is None else figures[self.best_by]
         if self._saves.is_best(state.step, decides):
-            self._save()
+            self._saves.save(self.state)
             self._saves.note_best(checkpoint.Best(state.step, decides))
         return score
 

@@ -133,7 +133,7 @@ def test_a_folder_holds_all_that_the_tools_of_the_field_look_for(tmp_path):
     export_huggingface(byte_model({}), tokenizer, tmp_path / "out", ABOUT)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"config.json", "generation_config.json", "model.safetensors", "README.md",
-                     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+                     "SHA256SUMS", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     talk = [{"role": "user", "content": "2 + 2 = "}, {"role": "assistant", "content": "4"}]
     assert theirs.apply_chat_template(talk, tokenize=False) == "2 + 2 = 4<|endoftext|>"

@@ -399,7 +399,8 @@ def test_activations_are_recomputed_where_that_is_asked_and_the_loss_is_the_same
     asked = []
     real = training.memory_line
     monkeypatch.setattr(training, "memory_line",
-                        lambda model, *rest: asked.append(model.recompute) or real(model, *rest))
+                        lambda model, *rest, **more: (
+                            asked.append(model.recompute) or real(model, *rest, **more)))
     name = f"recompute-{recompute}"
     code, _, err = call_main(train, "data.dataset=data/c", f"run.name={name}", *SMALL,
                              f"train.recompute_activations={str(recompute).lower()}",

@@ -74,7 +74,7 @@ def test_every_architecture_is_written_in_every_type_and_proven(name, dtype, tmp
     assert said.startswith(f"read back: options and all {len(reader.tensors)} tensors are the "
                            f"model's{rounded}; logits differ by at most ")
     assert "ids of" in said and {p.name for p in (tmp_path / "out").iterdir()} == {
-        f"tiny-{dtype}.gguf", "Modelfile"}
+        f"tiny-{dtype}.gguf", "Modelfile", "SHA256SUMS"}
     kinds = {t.name: t.tensor_type.name for t in reader.tensors}
     stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}[dtype]
     assert {kind for key, kind in kinds.items() if "norm" in key or "bias" in key} == {"F32"}
