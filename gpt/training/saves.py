@@ -60,8 +60,9 @@ class Saves:
         if state.step != self._saved_step:
             self.wait()  # for the last one: there is one copy
             contents = self._contents_of(state)
+            copies = self._copies(contents)
             self._do(self._log.to_disk)
-            if self._copies(contents):
+            if copies:
                 self._write_copy(contents)
             else:
                 checkpoint.write(self.folder, contents, self._config.checkpoint.shard_size)
@@ -100,6 +101,7 @@ class Saves:
             self._is_decided = True
             reason = self._ranks.first(lambda: self._no_copy(contents))
             if reason is not None:
+                self.close()
                 self._thread = None
                 self._log.say(f"training waits while checkpoints are written: {reason}")
         return self._thread is not None

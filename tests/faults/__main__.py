@@ -3,10 +3,10 @@
 usage: python -m tests.faults [--short] [ROW …]
        python -m tests.faults --table
 
-A line is printed for each row, and one for whatever did not end as it has to. All of them take
-three quarters of an hour on two cores. Rows are kept in benchmarks/results/faults.json as they come
-in: one that is there for the same commit is not injected again unless it is named. --short injects
-a few of each, as `make test` does, and keeps nothing. --table prints what docs/faults.md shows.
+A line is printed for each row, and one for whatever did not end as it has to. Rows are kept in
+benchmarks/results/faults.json as they come in: one that is there for the same commit is not
+injected again unless it is named. --short injects a few of each, as `make test` does, and keeps
+nothing. --table prints what docs/faults.md shows.
 """
 
 from __future__ import annotations
