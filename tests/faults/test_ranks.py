@@ -122,8 +122,10 @@ def test_a_signal_to_one_rank_stops_all_after_one_save(
         assert "stopped by SIGTERM at step" in line and not ranks.left_over()
     saved = steps_saved(run_of(place, settings))
     assert f"at step {saved[-1]};" in line
-    expected = {"in-step:0": 1, "in-step:5": 6, "in-save:0": 6, "in-evaluation:1": 8}
-    assert saved[-1] == expected[fault]
+    # While a save is written, training goes on: up to the next one, which would wait for it.
+    expected = {"in-step:0": [1], "in-step:5": [6], "in-save:0": range(6, 11),
+                "in-evaluation:1": [8]}
+    assert saved[-1] in expected[fault]
     assert_goes_on(place, settings, undisturbed(layout))
 
 
