@@ -143,7 +143,7 @@ class _Zip:
 
 def _kind(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix wrote it
-    if info.is_dir():
+    if info.filename.endswith("/"):  # is_dir raises IndexError for a name without a letter
         return "folder"
     return "link" if kind == stat.S_IFLNK else "file" if kind in (0, stat.S_IFREG) else "device"
 

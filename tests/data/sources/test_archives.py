@@ -265,6 +265,12 @@ def test_links_and_devices_in_a_zip_archive_are_left_out(capsys):
         capsys.readouterr().err)
 
 
+def test_a_member_without_a_name_is_left_out(capsys):
+    data = zip_of({"a.txt": b"yes", "\1bc.txt": b"no"}).replace(b"\1bc.txt", b"\0bc.txt")
+    assert texts_of("a.zip", data) == ["yes"]
+    assert "note: 1 files in a.zip have no known suffix and are left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
 def test_an_archive_without_text_is_one_line_if_it_is_all_there_is(suffix):
     for files in ({}, {"a.png": b"x", ".git/a.txt": b"y"}):
