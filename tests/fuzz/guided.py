@@ -9,6 +9,7 @@ that fails is written to build/fuzz, and shown again with `guided.py PARSER 0 FI
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -34,13 +35,21 @@ with atheris.instrument_imports(include=["data", "gpt", "tarfile", "yaml", "zipf
     from gpt.finetuning.transcripts import transcript
     from gpt.generation.grammar import grammars
     from gpt.runs.history import read_history
-    from gpt.shards import read_manifest
     from gpt.tokenizer import build_tokenizer
     from gpt.tokenizer.rank_file import rank_lines, read_ranks
     from tests.data.sources import sample_files as files
-    from tests.fuzz import inputs, test_configuration, test_sources, test_task_data, test_tokenizers
+    from tests.fuzz import (
+        inputs,
+        test_configuration,
+        test_datasets,
+        test_sources,
+        test_task_data,
+        test_tokenizers,
+    )
+    from tests.shards.test_reading import write_dataset
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
+DATASET = write_dataset(FOLDER / "dataset", shard_tokens=40).folder
 BYTES = build_tokenizer("byte")
 grammar = grammars(BYTES)
 
@@ -83,6 +92,16 @@ def regex(data):
     grammar(sampling_config(regex=text_of(data)))
 
 
+def manifest(data):
+    with contextlib.suppress(ValueError, RecursionError):  # what is no JSON is written as it is
+        data = json.loads(data)
+    if isinstance(data, bytes):
+        (DATASET / "dataset.json").write_bytes(data)
+    else:
+        test_datasets.seal(DATASET, data)
+    test_datasets.look(DATASET)
+
+
 def said(data):
     transcript(Fields({"chosen": text_of(data)}, "f, line 1"), "chosen")
 
@@ -114,7 +133,7 @@ PARSERS = {
                      lambda path: test_tokenizers.use(build_tokenizer(str(path)))),
                   [inputs.as_json({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
                                    "added_tokens": [], "decoder": {"type": "Fuse"}})]),
-    "manifest": (at("dataset.json", lambda path: read_manifest(path.parent)), [b'{"name": "a"}'])}
+    "manifest": (manifest, [(DATASET / "dataset.json").read_bytes()])}
 
 
 def main() -> None:
