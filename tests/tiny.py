@@ -38,6 +38,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
               "rope_scaling": {"factor": 4.0, "original_block_size": 16}},
     "windows": {"window": 5, "window_pattern": "SF"},
     "wide heads": {"head_dim": 12, "logit_softcap": 8.0, "residual_scale": 0.5},
+    "gemma": {"norm": "rmsnorm_1p", "norm_placement": "both", "mlp": "geglu", "window": 5,
+              "window_pattern": "SF", "rope_base": 1e6, "local_rope_base": 1e3,
+              "embedding_scale": 32 ** 0.5, "attention_scale": 0.3, "attention_softcap": 2.0,
+              "logit_softcap": 5.0, "tie_embeddings": True},
+    "neox": {"norm": "layernorm", "residual": "parallel", "mlp": "gelu", "rope_dim": 4,
+             "qk_norm": False, "n_kv_head": 4, "bias": ["up_proj", "down_proj", "norm"]},
+    "falcon": {"norm": "layernorm", "residual": "parallel_one_norm", "mlp": "relu",
+               "qk_norm": False, "n_kv_head": 1, "bias": ["norm"]},
+    "olmo": {"norm_placement": "after", "qk_norm": "across_heads", "rope_pattern": "RN",
+             "bias": ["qkv_proj"], "logit_scale": 0.5,
+             "rope_scaling": {"kind": "yarn", "factor": 4.0, "original_block_size": 16}},
 }
 
 

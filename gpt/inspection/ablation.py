@@ -69,17 +69,13 @@ def _last(blocks: Any, layers: Sequence[Layer], heads: Tensor) -> Tensor:
     if len(layers) == 1:
         x, read = x[:, -1:], read[:, -1:]
     read = read.unflatten(-1, (heads.size(1), -1)) * heads.to(read.dtype)[:, None, :, None]
-    x = _behind(blocks[0], x, blocks[0].attention.out_proj(read.flatten(2)))  # (n, T, C)
+    heard = blocks[0].attention.out_proj(read.flatten(2))                     # (n, T, C)
+    x = blocks[0].behind(x, blocks[0].attention_norm(x), heard)
     for block, layer in zip(blocks[1:], layers[1:], strict=True):
-        heard = block.attention(block.attention_norm(x), layer.rotation, None, layer.visible)
-        x = _behind(block, x[:, -heard.size(1):], heard)
+        normed = block.attention_norm(x)
+        heard = block.attention(normed, layer.rotation, None, layer.visible)
+        x = block.behind(*(each[:, -heard.size(1):] for each in (x, normed)), heard)
     return x[:, -1]
-
-
-def _behind(block: Any, x: Tensor, heard: Tensor) -> Tensor:
-    """The rest of Block.forward, once its heads were heard."""
-    x = x.add(heard, alpha=block.residual_scale)
-    return x.add(block.feedforward(block.feedforward_norm(x)), alpha=block.residual_scale)
 
 
 def _attend_last(ordinary: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor,

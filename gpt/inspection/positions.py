@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from gpt.model import GPT
-from gpt.model.embedding import rope_frequencies, sinusoids
+from gpt.model.embedding import sinusoids
+from gpt.model.rope import rope_frequencies
 
 
 @dataclass(frozen=True)

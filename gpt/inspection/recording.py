@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gpt.model import GPT
 from gpt.model.attention import Attention
+from gpt.model.rope import Angles
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Layer:
     """What a layer read, and what it made of it."""
 
     x: Tensor  # the residual stream before it, (B, T, C)
-    rotation: tuple[Tensor, Tensor] | None  # as in Attention.forward
+    rotation: Angles | None  # as in Attention.forward
     visible: Tensor | None  # likewise
     q: Tensor  # as they were compared, (B, H, T, D)
     k: Tensor  # (B, n_kv_head, T, D)
@@ -31,16 +32,20 @@ class Layer:
     attended: Tensor  # what attention added to the stream, (B, T, C)
     neurons: Tensor  # what the last matrix of the feed-forward was given, (B, T, n_inner)
     fed: Tensor  # what the feed-forward added to the stream, (B, T, C)
+    scale: float  # of scores
+    softcap: float | None  # likewise
 
     def weights(self) -> Tensor:
-        """softmax(q · kᵀ / √D) over the keys that each query may read.  (B, H, T, T) float32"""
-        T, D = self.q.shape[-2:]
+        """softmax(scale · q · kᵀ) over the keys that each query may read.  (B, H, T, T) float32"""
+        T = self.q.size(-2)
         visible = self.visible
         if visible is None:
             visible = torch.ones(T, T, dtype=torch.bool, device=self.q.device).tril()
         k = self.k.repeat_interleave(self.q.size(1) // self.k.size(1), dim=1)
         with torch.autocast(k.device.type, enabled=False):  # it would round the products
-            scores = self.q.float() @ k.float().mT / D ** 0.5
+            scores = self.q.float() @ k.float().mT * self.scale
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
         return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
 
 
@@ -74,12 +79,15 @@ def _watched(block: Any, kept: dict[str, Any]) -> Iterator[None]:
     with (attending(attention, lambda q, k, v, visible:
                     kept.update(q=q, k=k) or attend(q, k, v, visible)),
           block.register_forward_pre_hook(lambda _, given: kept.update(
-              x=given[0], rotation=given[1], visible=given[3])),
+              x=given[0], rotation=given[1], visible=given[3], scale=attention.scale,
+              softcap=attention.softcap)),
           attention.out_proj.register_forward_pre_hook(lambda _, given: kept.update(read=given[0])),
-          attention.register_forward_hook(lambda _, __, y: kept.update(attended=scale * y)),
+          block.attention_post_norm.register_forward_hook(
+              lambda _, __, y: kept.update(attended=scale * y)),
           feedforward.down_proj.register_forward_pre_hook(
               lambda _, given: kept.update(neurons=given[0])),
-          feedforward.register_forward_hook(lambda _, __, y: kept.update(fed=scale * y))):
+          block.feedforward_post_norm.register_forward_hook(
+              lambda _, __, y: kept.update(fed=scale * y))):
         yield
 
 

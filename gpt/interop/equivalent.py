@@ -8,11 +8,23 @@ same logits, up to float rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from gpt.configuration import ModelConfig
+from gpt.errors import UserError
+from gpt.interop.architectures import (
+    ARCHITECTURES,
+    COMMON,
+    GPT2,
+    LLAMA,
+    MISTRAL,
+    QWEN3,
+    Architecture,
+    refuse,
+)
 from gpt.model import GPT
 from gpt.model.embedding import sinusoids
 
@@ -20,27 +32,81 @@ State = dict[str, Tensor]
 
 
 @torch.no_grad()
-def standard_form(model: GPT, dtype: torch.dtype = torch.float32) -> GPT:
-    """A copy of a model, in `dtype`, whose options are those of standard architectures."""
-    fields = standard_fields(model.config)
+def standard_form(model: GPT, dtype: torch.dtype = torch.float32,
+                  among: Sequence[Architecture] | None = None) -> GPT:
+    """A copy of a model, in `dtype`, whose options are those of a standard architecture. Raises
+    UserError as `standard` does."""
+    _, config = standard(model.config, among)
     state = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
-    _fold_residual_scale(state, model.config.residual_scale)
-    if model.config.norm == "layernorm":
-        _add_missing_biases(state)
-        _write_down_positions(state, model.config)
     with torch.device("meta"):
-        standard = GPT(ModelConfig(**fields))
-    standard.load_state_dict({k: v.to(dtype) for k, v in state.items()}, assign=True)
-    return standard.eval()
+        written = GPT(config)
+    for name, tensor in written.state_dict().items():
+        if name.endswith("bias") and name not in state:  # a bias of zero is none
+            state[name] = torch.zeros(tensor.shape)
+    if config.residual_scale != model.config.residual_scale:
+        _fold_residual_scale(state, model.config.residual_scale)
+    if config.position != model.config.position:
+        _write_down_positions(state, model.config)
+    written.load_state_dict({k: v.to(dtype) for k, v in state.items()}, assign=True)
+    return written.eval()
 
 
-def standard_fields(config: ModelConfig) -> dict[str, object]:
-    """The options of the rewritten model."""
-    fields = config.model_dump() | {"residual_scale": 1.0}
-    if all(window is None or window >= config.block_size for window in config.windows):
+def standard(config: ModelConfig, among: Sequence[Architecture] | None = None
+             ) -> tuple[Architecture, ModelConfig]:
+    """The architecture that a model is exported as, and its options there.
+
+    The one that config.model_type names; else one that many tools read, if the model can be written
+    so; else any. among: those of llama.cpp alone, whatever the configuration names.
+    Raises UserError naming what the nearest one cannot express.
+    """
+    plain, rewritten = (ModelConfig(**fields) for fields in (_simple_fields(config),
+                                                             _rewritten_fields(config)))
+    if among is not None:
+        candidates = [(one, rewritten) for one in among]
+    elif config.model_type is not None:
+        candidates = [(_named(config.model_type), each) for each in (plain, rewritten)]
+    else:
+        rare = [one for one in ARCHITECTURES.values() if one not in COMMON]
+        candidates = [(one, rewritten) for one in COMMON] + [
+            (one, each) for one in rare for each in (plain, rewritten)]
+    for architecture, found in candidates:
+        if not architecture.refusals(found):
+            return architecture, found.model_copy(update={"model_type": architecture.model_type})
+    nearest, found = candidates[0] if config.model_type and among is None else (
+        _nearest(config), rewritten)
+    whose = "Hugging Face" if among is None else "llama.cpp"
+    refuse(nearest.refusals(found), f"{whose}'s {nearest.model_type}")
+    raise AssertionError("what refuses nothing was returned")
+
+
+def _nearest(config: ModelConfig) -> Architecture:
+    if config.norm == "layernorm":
+        return GPT2
+    if config.qk_norm:
+        return QWEN3
+    return LLAMA if config.window is None else MISTRAL
+
+
+def _named(model_type: str) -> Architecture:
+    if model_type not in ARCHITECTURES:
+        raise UserError(f"model.model_type={model_type} is none of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model_type]
+
+
+def _simple_fields(config: ModelConfig) -> dict[str, object]:
+    """The same options, without windows that hide nothing."""
+    fields: dict[str, object] = config.model_dump()
+    if config.local_rope_base is None and all(
+            window is None or window >= config.block_size for window in config.windows):
         fields |= {"window": None, "window_pattern": "S"}
     elif None not in config.windows:
         fields["window_pattern"] = "S"
+    return fields
+
+
+def _rewritten_fields(config: ModelConfig) -> dict[str, object]:
+    """The options of a model whose weights say more."""
+    fields = _simple_fields(config) | {"residual_scale": 1.0}
     if config.norm == "layernorm":
         fields["bias"] = True
         if config.position in ("sinusoidal", "none"):
@@ -51,16 +117,8 @@ def standard_fields(config: ModelConfig) -> dict[str, object]:
 def _fold_residual_scale(state: State, scale: float) -> None:
     """scale · (W x + b) = (scale · W) x + scale · b"""
     for name in state:
-        if scale != 1.0 and (".out_proj." in name or ".down_proj." in name):
+        if ".out_proj." in name or ".down_proj." in name:
             state[name] = state[name] * scale
-
-
-def _add_missing_biases(state: State) -> None:
-    """A bias of zero is none."""
-    for name in [name for name in state if name.endswith("weight") and "embedding" not in name
-                 and "lm_head" not in name]:
-        bias = name.removesuffix("weight") + "bias"
-        state.setdefault(bias, torch.zeros(len(state[name])))
 
 
 def _write_down_positions(state: State, config: ModelConfig) -> None:

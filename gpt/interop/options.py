@@ -11,8 +11,8 @@ from gpt.errors import UserError
 # What says nothing about the function that the weights compute.
 NEUTRAL = {
     "_attn_implementation_autoset", "_name_or_path", "architectures", "attn_implementation",
-    "auto_map", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward",
-    "cross_attention_hidden_size", "decoder_start_token_id",
+    "auto_map", "begin_suppress_tokens", "bos_token_id", "cache_implementation",
+    "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id",
     "dtype", "eos_token_id", "experiment_ids", "finetuning_task", "gradient_checkpointing",
     "id2label", "initializer_range", "is_decoder", "is_encoder_decoder", "is_llama_config",
     "keys_to_ignore_at_inference", "label2id", "max_length", "max_sequence_length", "model_type",
@@ -30,7 +30,7 @@ NEUTRAL = {
     "repetition_penalty", "temperature", "tie_encoder_decoder", "top_k", "top_p", "typical_p",
 }
 MOST = 2**24  # beyond all sizes of a model
-_MISSING = object()
+MISSING = object()
 
 
 class Options:
@@ -45,18 +45,18 @@ class Options:
         """Whether a name is there at all, be it with null."""
         return name in self._values
 
-    def take(self, name: str, default: Any = _MISSING) -> Any:
+    def take(self, name: str, default: Any = MISSING) -> Any:
         """A value; null and absent are the default. Raises UserError if there is none."""
         self._taken.add(name)
         value = self._values.get(name)
         if value is None:
-            if default is _MISSING:
+            if default is MISSING:
                 raise UserError(f"{self.where} has no {name}, without which the model cannot be "
                                 "rebuilt")
             return default
         return value
 
-    def number(self, name: str, default: Any = _MISSING) -> Any:
+    def number(self, name: str, default: Any = MISSING) -> Any:
         """A value that has to be a finite number."""
         value = self.take(name, default)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -64,7 +64,7 @@ class Options:
             raise UserError(f"{self.where}: {name} must be a number, not {_shown(value)}")
         return value
 
-    def count(self, name: str, default: Any = _MISSING) -> Any:
+    def count(self, name: str, default: Any = MISSING) -> Any:
         """A value that has to be a whole number from 1 on."""
         value = self.number(name, default)
         if value is not default and not (isinstance(value, int) and 1 <= value <= MOST):

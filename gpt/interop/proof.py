@@ -8,13 +8,13 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gpt.configuration import ModelConfig
 from gpt.errors import WorkFailed
+from gpt.interop.architectures import differences
 from gpt.machine.hardware import package_version
 from gpt.model import GPT
 from gpt.tokenizer import Tokenizer
@@ -81,24 +81,16 @@ def layer_states(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
     states["logits"] = model(tokens)
     for handle in handles:
         handle.remove()
+    states["final norm"] = states["final norm"] / model.config.logit_scale  # others do it later
     return states
 
 
 def compare_options(expected: ModelConfig, found: ModelConfig) -> None:
     """Raise WorkFailed naming the first option that is read back with another value."""
-    wanted, there = _options(expected), _options(found)
-    for name, value in wanted.items():
-        if there[name] != value:
-            raise WorkFailed(f"the export is wrong and was deleted: read back, model.{name} is "
-                             f"{there[name]}, not {value}; please report this with the model's "
-                             "configuration")
-
-
-def _options(config: ModelConfig) -> dict[str, Any]:
-    """All that logits depend on, and block_size."""
-    unused = {"dropout", "window", "window_pattern"} | (
-        set() if config.position == "rope" else {"rope_base"})
-    return config.model_dump(exclude=unused) | {"windows": config.windows}
+    for name, (wanted, there) in differences(expected, found).items():
+        raise WorkFailed(f"the export is wrong and was deleted: read back, model.{name} is "
+                         f"{there}, not {wanted}; please report this with the model's "
+                         "configuration")
 
 
 def compare_states(expected: dict[str, Tensor], found: dict[str, Tensor], what: str) -> float:

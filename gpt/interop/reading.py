@@ -15,7 +15,7 @@ from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.interop.architectures import ARCHITECTURES, Architecture
 from gpt.interop.options import Options
-from gpt.interop.tensors import Rule, rules
+from gpt.interop.tensors import Rule
 from gpt.interop.weight_files import WeightFiles
 from gpt.model import GPT
 from gpt.tokenizer.hub_folder import HubFolder
@@ -51,7 +51,7 @@ def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> GPT:
     if left_over:
         print(f"warning: {folder / 'config.json'}: not understood, and not used: "
               f"{', '.join(left_over)}", file=sys.stderr)
-    files, wanted = WeightFiles(folder), rules(config, architecture.model_type)
+    files, wanted = WeightFiles(folder), architecture.rules(config)
     named = _stored_names(files.names, wanted)
     _refuse_what_does_not_fit(files, named, config, architecture)
     with torch.device("meta"):
@@ -120,7 +120,7 @@ def _refuse_an_untied_head(files: WeightFiles, named: dict[str, str]) -> None:
 
 
 def _check_shape(rule: Rule, files: WeightFiles, named: dict[str, str], ours: torch.Size) -> None:
-    wanted = tuple(reversed(ours)) if rule.transposed else tuple(ours)
+    wanted = tuple(reversed(ours)) if rule.transposed else (rule.before + ours[0], *ours[1:])
     lengths = rule.lengths or (wanted[0],)
     for name, length in zip(rule.theirs, lengths, strict=True):
         found, required = files.shape(named[name]), (length, *wanted[1:])

@@ -7,17 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt.configuration import ModelConfig
 from gpt.errors import UserError, WorkFailed
 from gpt.files import write_atomically, write_json
 from gpt.files.tensors import save_tensors
 from gpt.interop import proof
-from gpt.interop.architectures import Architecture, architecture_for
-from gpt.interop.equivalent import standard_fields, standard_form
+from gpt.interop.architectures import Architecture
+from gpt.interop.equivalent import standard, standard_form
 from gpt.interop.model_card import About, model_card
 from gpt.interop.new_folder import new_folder
 from gpt.interop.reading import read_model
-from gpt.interop.tensors import rules
 from gpt.interop.weight_files import INDEX, ONE_FILE
 from gpt.model import GPT
 from gpt.tokenizer import (
@@ -41,23 +39,24 @@ def export_huggingface(model: GPT, tokenizer: Tokenizer, out: Path, about: About
     Raises UserError if the name is taken or an option of the model cannot be expressed, and
     WorkFailed, with nothing left of the folder, if what was written is not the same model.
     """
-    architecture = architecture_for(ModelConfig(**standard_fields(model.config)))
-    standard = standard_form(model, dtype)
+    architecture, _ = standard(model.config)
+    written = standard_form(model, dtype)
     with new_folder(out) as folder:
-        write_folder(folder, standard, tokenizer, architecture, max_shard_bytes)
-        write_atomically(folder / "README.md", model_card(about, standard, tokenizer))
-        return prove(folder, standard_form(standard), tokenizer)
+        write_folder(folder, written, tokenizer, architecture, max_shard_bytes)
+        write_atomically(folder / "README.md", model_card(about, written, tokenizer))
+        return prove(folder, standard_form(written), tokenizer)
 
 
 def write_folder(folder: Path, model: GPT, tokenizer: Tokenizer, architecture: Architecture,
                  max_shard_bytes: int) -> None:
     """config.json, generation_config.json, weights and tokenizer."""
     dtype = next(model.parameters()).dtype
+    stored = str(dtype).removeprefix("torch.")
     ids = {"bos_token_id": tokenizer.begin_of_text, "eos_token_id": tokenizer.end_of_text}
     write_json(folder / "config.json", {
         "architectures": [architecture.class_name], "model_type": architecture.model_type,
-        **architecture.write(model.config), **ids, "dtype": str(dtype).removeprefix("torch."),
-        "torch_dtype": str(dtype).removeprefix("torch.")})
+        **architecture.write(model.config), **ids, "pad_token_id": None,
+        "dtype": stored, "torch_dtype": stored})
     stops = list(tokenizer.stop_tokens)
     write_json(folder / "generation_config.json",
                {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0],
@@ -81,7 +80,7 @@ def their_tensors(model: GPT, architecture: Architecture) -> dict[str, Tensor]:
     """The weights under the architecture's names."""
     state = model.state_dict()
     tensors: dict[str, Tensor] = {}
-    for rule in rules(model.config, architecture.model_type):
+    for rule in architecture.rules(model.config):
         tensors |= rule.split(state[rule.ours])
     return tensors
 

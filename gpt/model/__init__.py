@@ -1,4 +1,4 @@
-"""The Transformer, bottom-up: embedding → attention → feedforward → block → gpt.
+"""The Transformer, bottom-up: embedding, rope, norm → attention → feedforward → block → gpt.
 
 Beside them: visibility (which keys a query may read) and the cache of generation.
 """
@@ -9,4 +9,4 @@ from gpt.model.size import activation_bytes, cache_bytes, flops_per_token, param
 
 __all__ = ["GPT", "KVCache", "StaticCache", "activation_bytes", "adapted_linear", "attention",
            "blockwise", "cache_bytes", "embedding", "flops_per_token", "int8", "lora",
-           "parameter_count", "visibility"]
+           "norm", "parameter_count", "rope", "visibility"]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from gpt.configuration import ModelConfig
 from gpt.model.cache import LayerCache
-from gpt.model.embedding import rotate
+from gpt.model.norm import make_head_norm
+from gpt.model.rope import Angles, rotate
 from gpt.model.visibility import Visible
 
 
@@ -18,15 +19,17 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim, self.dropout_p = config.head_dim, config.dropout
+        self.scale, self.softcap = config.attention_scale, config.attention_softcap
         q_width, kv_width = config.n_head * self.head_dim, config.n_kv_head * self.head_dim
         self.qkv_widths = (q_width, kv_width, kv_width)
-        self.qkv_proj = nn.Linear(config.n_embd, sum(self.qkv_widths), bias=config.bias)
-        self.out_proj = nn.Linear(q_width, config.n_embd, bias=config.bias)
-        self.q_norm = _head_norm(config)
-        self.k_norm = _head_norm(config)
+        self.qkv_proj = nn.Linear(config.n_embd, sum(self.qkv_widths),
+                                  bias="qkv_proj" in config.biases)
+        self.out_proj = nn.Linear(q_width, config.n_embd, bias="out_proj" in config.biases)
+        self.q_norm = make_head_norm(config, config.n_head)
+        self.k_norm = make_head_norm(config, config.n_kv_head)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None,
+    def forward(self, x: Tensor, rotation: Angles | None,
                 cache: LayerCache | None = None, visible: Visible = None) -> Tensor:
         """Let each position read itself and everything before it.  (B, T, C) -> (B, T, C)
 
@@ -54,7 +57,9 @@ class Attention(nn.Module):
         """(B, n_head, T, D), twice (B, n_kv_head, S, D) -> (B, n_head, T, D)"""
         if visible is not None and not isinstance(visible, Tensor):
             from gpt.model.blockwise import attend_blockwise  # imports torch's compiler
-            return attend_blockwise(q, k, v, visible)
+            return attend_blockwise(q, k, v, visible, self.scale, self.softcap)
+        if self.softcap is not None:
+            return self._attend_softly(q, k, v, visible)
         _, heads, T, _ = q.shape
         causal = visible is None
         if T == 1:  # the heads of a group read the same keys, as queries of one head would
@@ -65,9 +70,21 @@ class Attention(nn.Module):
             k, v = (x.repeat_interleave(heads // x.size(1), dim=1) for x in (k, v))
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=causal,
-            enable_gqa=q.size(1) != k.size(1), dropout_p=self.dropout_p if self.training else 0.0)
+            enable_gqa=q.size(1) != k.size(1), scale=self.scale,
+            dropout_p=self.dropout_p if self.training else 0.0)
         return y.reshape(len(y), heads, T, self.head_dim)
 
+    def _attend_softly(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        """The same with scores that are bent, which torch's kernels do not know.
 
-def _head_norm(config: ModelConfig) -> nn.Module:
-    return nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        Source: Gemma 2, arXiv:2408.00118, section 2.
+        """
+        assert self.softcap is not None
+        k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
+        scores = self.softcap * torch.tanh(q @ k.mT * (self.scale / self.softcap))
+        if visible is None and q.size(2) > 1:
+            visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -torch.inf)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)  # (B, n_head, T, S)
+        return F.dropout(weights, self.dropout_p, self.training) @ v

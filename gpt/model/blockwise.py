@@ -51,11 +51,20 @@ def visible_blocks(T: int, window: int | None, device: torch.device, segments: T
                              keys.stop - keys.start, device)
 
 
-def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask) -> Tensor:
-    """Attention to visible keys.  (B, H, T, D), twice (B, n_kv_head, S, D) -> (B, H, T, D)"""
+def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask, scale: float,
+                     softcap: float | None = None) -> Tensor:
+    """Attention to visible keys.  (B, H, T, D), twice (B, n_kv_head, S, D) -> (B, H, T, D)
+
+    scale, softcap: of the scores, as in Attention.
+    """
+    def bent(score: Tensor, *_: Tensor) -> Tensor:
+        assert softcap is not None
+        return softcap * torch.tanh(score / softcap)
+
     # On Hopper, Inductor's choice for such heads leaves too few registers for the mask.
     options = {"num_warps": 8} if q.size(3) == 64 and q.element_size() == 2 else None
-    read = flex_attention(q, k, v, block_mask=visible, enable_gqa=q.size(1) != k.size(1),
+    read = flex_attention(q, k, v, None if softcap is None else bent, visible, scale,
+                          enable_gqa=q.size(1) != k.size(1),
                           kernel_options=options)  # type: ignore[arg-type]
     assert isinstance(read, Tensor)
     return read

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from gpt.configuration import AdapterConfig, ModelConfig
-from gpt.model.block import Block, make_norm
+from gpt.model.block import Block
 from gpt.model.cache import KVCache
-from gpt.model.embedding import Embedding, RotationTable
+from gpt.model.embedding import Embedding
+from gpt.model.norm import RMSNorm1p, make_last_norm
+from gpt.model.rope import RotationTable
 from gpt.model.visibility import Visible, positions_within, visible_keys, visible_within
 
 EMBEDDING_STD = 0.02  # Source: Radford et al. 2018 (GPT), section 4.1
@@ -38,7 +40,7 @@ class GPT(nn.Module):
         self.recompute = False  # layers in the backward pass, to keep less: arXiv:1604.06174
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.final_norm = make_norm(config)
+        self.final_norm = make_last_norm(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if not self.output_weight.is_meta:  # whose weights come from a file
@@ -61,25 +63,23 @@ class GPT(nn.Module):
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, segments: Tensor | None = None,
                prompts: Tensor | None = None) -> Tensor:
         """The residual stream after the last norm.  (B, T) int64 -> (B, T, C)"""
-        if self.config.position == "rope":
-            self.rotations.cover(self._length(tokens, cache), tokens.device)
+        self.rotations.cover(self._length(tokens, cache), tokens.device)
         read = self._compiled if self.training and self._compiled is not None else self._hidden
         return read(tokens, cache, segments, prompts)
 
     def _hidden(self, tokens: Tensor, cache: KVCache | None, segments: Tensor | None,
                 prompts: Tensor | None, blockwise: bool = False) -> Tensor:
-        T, windows = tokens.size(1), self.config.windows
+        T, windows, kinds = tokens.size(1), self.config.windows, self.config.rotations
         positions, visible = self._places(tokens, cache, segments, prompts, blockwise)
-        rotation = None
-        if self.config.position == "rope":
-            rotation = self.rotations.at(positions)
+        rotations = self.rotations.at(positions)
         x = self.embedding(tokens, positions)
         layer_caches = [None] * len(self.blocks) if cache is None else cache.layers(T)
         for i, (block, layer_cache) in enumerate(zip(self.blocks, layer_caches, strict=True)):
             if self.recompute and self.training and layer_cache is None:
-                x = recomputed(block, x, rotation, None, visible[windows[i]], use_reentrant=False)
+                x = recomputed(block, x, rotations[kinds[i]], None, visible[windows[i]],
+                               use_reentrant=False)
             else:
-                x = block(x, rotation, layer_cache, visible[windows[i]])
+                x = block(x, rotations[kinds[i]], layer_cache, visible[windows[i]])
         if cache is not None:
             cache.advance(T)
         return self.final_norm(x)
@@ -201,15 +201,17 @@ class GPT(nn.Module):
         Embeddings: normal, std 0.02. Matrices: normal, std 1/√(fan-in), which keeps the scale of
         what flows through them at any width. The two matrices that write into the residual stream:
         zero, so that every block begins as the identity (arXiv:1901.09321; GPT-2 shrinks them
-        instead). Biases: zero. Norms: one.
+        instead), unless norms follow them. Biases: zero. Norms: one, or what stands for it.
         """
+        writers = ("out_proj", "down_proj") if self.config.norm_placement == "before" else ()
         for path, module in self.named_modules():
             for name, weight in module.named_parameters(path, recurse=False):
                 first = torch.zeros(weight.shape, device="cpu")
                 if isinstance(module, nn.Embedding):
                     first.normal_(std=EMBEDDING_STD)
                 elif not isinstance(module, nn.Linear):
-                    first.fill_(0.0 if name.endswith("bias") else 1.0)
-                elif weight.dim() == 2 and not path.endswith(("out_proj", "down_proj")):
+                    zero = name.endswith("bias") or isinstance(module, RMSNorm1p)
+                    first.fill_(0.0 if zero else 1.0)
+                elif weight.dim() == 2 and not path.endswith(writers):
                     first.normal_(std=module.in_features ** -0.5)
                 yield name, first

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gpt.configuration import AdapterConfig, ModelConfig
+from gpt.configuration import GATED, AdapterConfig, ModelConfig
 from gpt.errors import UserError
 from gpt.model import GPT
 from gpt.model.adapted_linear import AdaptedLinear
@@ -24,7 +24,7 @@ from gpt.model.adapted_linear import AdaptedLinear
 def adaptable_matrices(config: ModelConfig) -> dict[str, dict[str, int]]:
     """What can be adapted in every block: {matrix: {part: its rows}}."""
     q_width, kv_width = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-    gate = {"gate_proj": config.n_inner} if config.mlp == "swiglu" else {}
+    gate = {"gate_proj": config.n_inner} if config.mlp in GATED else {}
     return {"attention.qkv_proj": {"q_proj": q_width, "k_proj": kv_width, "v_proj": kv_width},
             "attention.out_proj": {"out_proj": config.n_embd},
             "feedforward.up_proj": {**gate, "up_proj": config.n_inner},

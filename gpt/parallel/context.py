@@ -137,14 +137,16 @@ def _places(model: GPT, ordinary: Callable[..., object], mesh: DeviceMesh, token
     if prompts is not None and segments is None:
         segments = torch.zeros_like(prompts, dtype=torch.int64)
     positions = torch.arange(T, device=device) if segments is None else positions_within(segments)
-    visible = {window: [_readable(queries, T, window, device, segments, prompts, blockwise)
+    masks = model.config.attention_softcap is not None  # whose scores no kernel of torch computes
+    visible = {window: [_readable(queries, T, window, device, segments, prompts, blockwise, masks)
                         for queries in stretches] for window in set(model.config.windows)}
     return _taken(positions, stretches), visible
 
 
 def _readable(queries: slice, T: int, window: int | None, device: torch.device,
-              segments: Tensor | None, prompts: Tensor | None, blockwise: bool) -> Readable:
-    """What one stretch of rows of T tokens may read."""
+              segments: Tensor | None, prompts: Tensor | None, blockwise: bool, masks: bool
+              ) -> Readable:
+    """What one stretch of rows of T tokens may read. masks: always said by one, where not None."""
     reach = T if window is None else min(window, T)
     start, stop = max(0, queries.start - reach + 1), queries.stop
     if prompts is not None:  # which read what follows, too
@@ -156,7 +158,7 @@ def _readable(queries: slice, T: int, window: int | None, device: torch.device,
         visible = visible_blocks(T, window, device, segments, prompts, queries, keys)
     elif segments is not None:
         visible = visible_within(segments, window, prompts, queries, keys)
-    elif 1 < width < stop <= reach and not torch.compiler.is_compiling():
+    elif 1 < width < stop <= reach and not masks and not torch.compiler.is_compiling():
         visible = causal_lower_right(width, stop)  # no mask, on CUDA; compilers do not know it
     else:
         visible = visible_keys(width, stop, window, device)
@@ -178,7 +180,8 @@ def _attend(attention: Attention, ordinary: Callable[..., Tensor], mesh: DeviceM
         if isinstance(may_read, CausalBias) and q.dtype != torch.float32:
             # Half precision's kernels know groups of heads; float32's do not, see Attention.
             read.append(F.scaled_dot_product_attention(
-                queries, keys, values, may_read, enable_gqa=q.size(1) != k.size(1),
+                queries, keys, values, may_read, scale=attention.scale,
+                enable_gqa=q.size(1) != k.size(1),
                 dropout_p=attention.dropout_p if attention.training else 0.0))
         else:
             read.append(ordinary(queries, keys, values, may_read))

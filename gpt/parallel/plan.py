@@ -86,7 +86,7 @@ def row_order(name: str, config: ModelConfig, ranks: int) -> Tensor | None:
 
 def refuse_what_cannot_be_cut(config: ModelConfig, adapter: AdapterConfig | None,
                               ranks: int) -> None:
-    """Raise UserError for sizes that the ranks do not divide, and for DoRA."""
+    """Raise UserError for sizes that the ranks do not divide, for norms across heads and DoRA."""
     for field in ("n_head", "n_kv_head", "n_inner"):
         if getattr(config, field) % ranks:
             raise UserError(f"parallel.tensor={ranks} does not divide model.{field} "
@@ -97,6 +97,10 @@ def refuse_what_cannot_be_cut(config: ModelConfig, adapter: AdapterConfig | None
     if -(-V // ranks) * (ranks - 1) >= V:
         raise UserError(f"parallel.tensor={ranks} leaves a rank without a part of the vocabulary "
                         f"(model.vocab_size={V}); choose a smaller parallel.tensor")
+    if config.qk_norm == "across_heads":
+        raise UserError("model.qk_norm=across_heads normalises all heads together, which "
+                        f"parallel.tensor={ranks} spreads over ranks; use parallel.shard, or "
+                        "parallel.tensor=1")
     if adapter is not None and adapter.method == "dora":
         raise UserError("finetune.method=dora needs the lengths of whole rows, which "
                         f"parallel.tensor={ranks} spreads over ranks; use finetune.method=lora, or "

@@ -288,7 +288,9 @@ def test_help_lists_every_field_with_type_default_and_meaning(schema, capsys):
     ("model.n_layer", "integer; default 12"), ("model.n_kv_head", "integer; derived"),
     ("optim.lr", "number | auto; default \"auto\""), ("data.dataset", "text; required"),
     ("eval.max_tokens", "integer | null; default null"), ("run.compile", "auto | true | false; "),
-    ("log.sample_prompts", "list of text; default [\"\"]"), ("model.bias", "bool; default false")])
+    ("log.sample_prompts", "list of text; default [\"\"]"),
+    ("model.qk_norm", "bool | across_heads; default true"),
+    ("model.bias", "bool | list of qkv_proj | out_proj | up_proj | down_proj | norm; default f")])
 def test_help_describes_types_in_plain_words(path, described, capsys):
     with pytest.raises(SystemExit):
         parse_command_line(PretrainConfig, ["-h"], "usage")

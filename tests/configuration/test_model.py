@@ -22,6 +22,12 @@ def refusal(**model: Any) -> str:
     ("norm_eps", [1e-12, 0.999], [0, 1, -1e-6]),
     ("residual_scale", [1e-3, 0.22, 2], [0, -1]),
     ("logit_softcap", [1e-3, 30, None], [0, -30]),
+    ("attention_softcap", [1e-3, 50, None], [0, -50]), ("attention_scale", [1e-3, 1, 8], [0, -1]),
+    ("embedding_scale", [1e-3, 48], [0, -1]), ("logit_scale", [1e-3, 0.125], [0, -1]),
+    ("rope_dim", [1, 64, 2**14], [0, -8, 2**14 + 1]), ("local_rope_base", [None], [1, 0, -5]),
+    ("bias", [True, False, [], ["qkv_proj"], ["norm", "up_proj"]], ["qkv_proj", ["x"], [True], 3]),
+    ("qk_norm", [True, False, "across_heads"], ["heads", 3]),
+    ("model_type", [None, "qwen2"], ["", "Qwen 2", 5]),
     ("rope_scaling", [None], [8, "llama3", [8.0]]),
     ("n_head", [1, 3, 768], [0, 1025]), ("n_kv_head", [1, 12], [0, 1025]),
     ("n_embd", [12, 2**17 - 2**17 % 12], [0, 2**17 + 1])])
@@ -63,7 +69,20 @@ def test_another_window_pattern_is_refused(pattern):
      "sinusoidal positions need an even n_embd, not 3"),
     ({"position": "learned", "rope_scaling": {}}, "rope_scaling is for position=rope, not learned"),
     ({"preset": "llama-1b", "position": "none"}, "rope_scaling is for position=rope, not none"),
-    ({"window_pattern": "SF"}, "window_pattern says which layers slide: set window, too")])
+    ({"window_pattern": "SF"}, "window_pattern says which layers slide: set window, too"),
+    ({"local_rope_base": 5.0}, "local_rope_base is for layers that slide: set window, too"),
+    ({"position": "none", "local_rope_base": 5.0, "window": 3},
+     "local_rope_base is for position=rope, not none"),
+    ({"position": "none", "rope_pattern": "RN"}, "rope_pattern is for position=rope, not none"),
+    ({"rope_dim": 66}, "rope_dim (66) is more than a head has (head_dim: 64)"),
+    ({"rope_dim": 9}, "RoPE turns pairs: rope_dim (9) must be even"),
+    ({"residual": "parallel", "norm_placement": "both"},
+     "residual=parallel has its norms before, not both: set norm_placement=before"),
+    ({"norm": "rmsnorm_1p", "qk_norm": "across_heads"},
+     "qk_norm=across_heads is for norm=rmsnorm or layernorm, not rmsnorm_1p"),
+    ({"norm": "layernorm", "logit_scale": 0.5}, "logit_scale is for norm=rmsnorm, not layernorm"),
+    ({"rope_scaling": {"kind": "longrope", "short_factor": [1.0], "long_factor": [2.0] * 32}},
+     "rope_scaling.short_factor has 1 numbers for 32 pairs (rope_dim / 2)")])
 def test_fields_that_do_not_fit_are_explained_with_their_numbers(fields, message):
     assert refusal(**fields) == f"defaults: model: {message}"
 
@@ -73,6 +92,18 @@ def test_the_two_bounds_of_rope_scaling_are_in_order(low):
     assert refusal(rope_scaling={"low_freq_factor": low}) == (
         f"defaults: model.rope_scaling: low_freq_factor ({low}) must be less than "
         "high_freq_factor (4.0)")
+
+
+@pytest.mark.parametrize(("scaling", "message"), [
+    ({"kind": "linear", "low_freq_factor": 2.0}, "low_freq_factor is for kind=llama3, not linear"),
+    ({"attention_factor": 2.0}, "attention_factor is for kind=yarn or longrope, not llama3"),
+    ({"kind": "yarn", "beta_fast": 1.0},
+     "beta_slow (1.0) must be less than beta_fast (1.0)"),
+    ({"kind": "longrope"}, "kind=longrope needs short_factor and long_factor"),
+    ({"kind": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.0] * 32,
+      "original_block_size": 1}, "kind=longrope needs an original_block_size of 2 or more")])
+def test_fields_of_rope_scaling_belong_to_its_kind(scaling, message):
+    assert refusal(rope_scaling=scaling) == f"defaults: model.rope_scaling: {message}"
 
 
 def test_what_refuses_one_shape_does_not_refuse_its_neighbours():
@@ -110,7 +141,12 @@ def test_the_defaults_are_qwen3s_layout():
         "n_embd": 768, "head_dim": 64, "position": "rope", "rope_base": 10_000.0,
         "rope_scaling": None, "window": None, "window_pattern": "S", "norm": "rmsnorm",
         "norm_eps": 1e-6, "mlp": "swiglu", "n_inner": 2048, "qk_norm": True, "bias": False,
-        "tie_embeddings": False, "residual_scale": 1.0, "logit_softcap": None, "dropout": 0.0}
+        "tie_embeddings": False, "residual_scale": 1.0, "logit_softcap": None, "dropout": 0.0,
+        "rope_dim": 64, "rope_pattern": "R", "local_rope_base": None, "norm_placement": "before",
+        "residual": "sequential", "embedding_scale": 1.0, "attention_scale": 0.125,
+        "attention_softcap": None, "logit_scale": 1.0, "model_type": None}
     assert ModelConfig(rope_scaling={}).rope_scaling.model_dump() == {
-        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_block_size": 8192}  # Llama 3.1's
+        "kind": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_block_size": 8192,  # Llama 3.1's
+        "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": None, "short_factor": None,
+        "long_factor": None}

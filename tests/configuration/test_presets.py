@@ -9,6 +9,7 @@ import torch
 
 from gpt.configuration import ModelConfig, PretrainConfig, validate
 from gpt.configuration.presets import PRESETS, PresetName
+from gpt.configuration.rope import RopeScaling
 from gpt.errors import UserError
 from gpt.model import GPT, parameter_count
 from tests.tiny import random_tokens
@@ -66,10 +67,10 @@ def as_our_fields(config: Any) -> dict[str, Any]:
                 "block_size": config.n_positions, "window": None}
     assert config.hidden_act == "silu" and not config.attention_bias
     rope = config.rope_parameters
-    scaling = None if rope["rope_type"] == "default" else {
+    scaling = None if rope["rope_type"] == "default" else RopeScaling(**{
         "factor": rope["factor"], "low_freq_factor": rope["low_freq_factor"],
         "high_freq_factor": rope["high_freq_factor"],
-        "original_block_size": rope["original_max_position_embeddings"]}
+        "original_block_size": rope["original_max_position_embeddings"]}).model_dump()
     return {"n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads,
             "n_kv_head": config.num_key_value_heads, "n_embd": config.hidden_size,
             "head_dim": config.head_dim, "n_inner": config.intermediate_size, "norm": "rmsnorm",

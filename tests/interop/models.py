@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,19 +28,14 @@ from transformers.utils import logging
 
 from gpt.model import GPT
 from gpt.tokenizer import Boundaries, RankTokenizer, Tokenizer, build_tokenizer
+from tests.interop.variants import CONTEXT, SIZES, VARIANTS, VOCAB, variant
 from tests.model.published import gpt2_names, llama_names
 from tests.tiny import ROOT, random_tokens
 from tests.tokenizer.hub_tokenizers import KINDS as TOKENIZERS
 from tests.tokenizer.hub_tokenizers import write_folder
 
-VOCAB = 912  # more than any of the tokenizers has
-CONTEXT = 128
 TOLERANCE = 1e-4
 TEXT = "the thing that thinks, 1234 times: naïve café " * 30
-SIZES = {"vocab_size": VOCAB, "max_position_embeddings": CONTEXT, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
-         "intermediate_size": 64, "initializer_range": 0.2,
-         "bos_token_id": None, "eos_token_id": None}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
           "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
@@ -78,6 +74,8 @@ MODELS: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     "qwen3 sliding": (lambda: _qwen3(
         num_hidden_layers=3, use_sliding_window=True, sliding_window=5, max_window_layers=0,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "qwen"),
+    **{name: (functools.partial(variant, name), tokenizer)
+       for name, (_, _, tokenizer) in VARIANTS.items()},
 }
 
 
@@ -148,6 +146,23 @@ def assert_same_gradients(ours: GPT, theirs: PreTrainedModel, vocab_size: int = 
         # some hundred products in another order: a few hundred float32 roundings of the largest
         assert_close(gradients[name], parameter.grad, rtol=0,
                      atol=400 * 2**-24 * float(parameter.grad.abs().max()), msg=name)
+
+
+def assert_same_after_a_step(ours: GPT, theirs: PreTrainedModel) -> None:
+    """Gradient descent changes both alike, whatever their parameters are called and how they lie.
+    """
+    tokens = random_tokens(2, 40, vocab_size=VOCAB)
+    before = theirs(tokens).logits.detach()
+    for model, logits in ((ours, ours(tokens)), (theirs, theirs(tokens).logits)):
+        model.zero_grad()
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in theirs.parameters())
+    norm = torch.cat([p.grad.flatten() for p in theirs.parameters()]).norm()
+    with torch.no_grad():
+        for parameter in (*ours.parameters(), *theirs.parameters()):
+            parameter -= 0.3 / norm * parameter.grad
+    moved = float((theirs(tokens).logits - before).abs().max())
+    assert moved > 0.05 and largest_difference(ours, theirs, tokens) <= 2e-3 * moved
 
 
 def bpe() -> Tokenizer:

@@ -40,7 +40,7 @@ def workplace(tmp_path_factory) -> Path:
                        ("damaged", "gpt2"), ("softcap", "gpt2")):
         saved(kind, folder / name)
     (folder / "pickled/model.safetensors").rename(folder / "pickled/pytorch_model.bin")
-    change_config(folder / "odd", rope_scaling={"type": "linear", "factor": 2.0},
+    change_config(folder / "odd", rope_scaling={"type": "other", "factor": 2.0},
                   without=("rope_parameters",))
     change_config(folder / "short", vocab_size=99)
     (folder / "damaged/model.safetensors").write_bytes(b"\xff" * 64)
@@ -175,11 +175,11 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
     "import over something": ((*IMPORT, "none", "llama"), "llama exists already; choose another"),
     "import over a file": ((*IMPORT, "gpt2", "text.txt"), r"text\.txt exists already"),
     "import of pickles": ((*IMPORT, "pickled", "OUT"), "holds pickled weights alone .*convert"),
-    "import of another rope": ((*IMPORT, "odd", "OUT"), "rope_type='linear' is not supported"),
+    "import of another rope": ((*IMPORT, "odd", "OUT"), "rope_type='other' is not supported"),
     "import of damage": ((*IMPORT, "damaged", "OUT"), "is no sound safetensors file"),
     "import of two models": ((*IMPORT, "short", "OUT"), "601 ids, the model 99; they belong to"),
     "sample of pickles": ((sample, "pickled", "--prompt=x"), "holds pickled weights alone"),
-    "sample of another rope": ((sample, "odd", "--prompt=x"), "rope_type='linear'"),
+    "sample of another rope": ((sample, "odd", "--prompt=x"), "rope_type='other'"),
     "tuning pickles": ((finetune, "finetune.from=pickled", "finetune.data=task.jsonl"),
                        "holds pickled weights alone"),
     "tuning two models": ((finetune, "finetune.from=short", "finetune.data=task.jsonl"), "601 ids"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, Qwen3Config
 
 from gpt.configuration import ModelConfig
+from gpt.configuration.rope import RopeScaling
 from gpt.errors import UserError
 from gpt.interop import read_config
 from gpt.interop.options import Options
@@ -70,6 +71,66 @@ QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attent
          "sliding_window": None, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
          "transformers_version": "4.51.0", "use_cache": True, "use_sliding_window": False,
          "vocab_size": 151936}
+QWEN25 = {"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+          "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 896,
+          "initializer_range": 0.02, "intermediate_size": 4864, "max_position_embeddings": 32768,
+          "max_window_layers": 21, "model_type": "qwen2", "num_attention_heads": 14,
+          "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+          "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+          "torch_dtype": "bfloat16", "transformers_version": "4.43.1", "use_cache": True,
+          "use_sliding_window": False, "vocab_size": 151936}
+GEMMA2 = {"architectures": ["Gemma2ForCausalLM"], "attention_bias": False,
+          "attention_dropout": 0.0, "attn_logit_softcapping": 50.0, "bos_token_id": 2,
+          "cache_implementation": "hybrid", "eos_token_id": [1, 107],
+          "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+          "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304,
+          "initializer_range": 0.02, "intermediate_size": 9216, "max_position_embeddings": 8192,
+          "model_type": "gemma2", "num_attention_heads": 8, "num_hidden_layers": 26,
+          "num_key_value_heads": 4, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+          "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096,
+          "torch_dtype": "bfloat16", "transformers_version": "4.42.4", "use_cache": True,
+          "vocab_size": 256000}
+GEMMA3 = {"architectures": ["Gemma3ForCausalLM"], "attention_bias": False,
+          "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2,
+          "cache_implementation": "hybrid", "eos_token_id": [1, 106],
+          "final_logit_softcapping": None, "head_dim": 256,
+          "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
+          "initializer_range": 0.02, "intermediate_size": 6912, "max_position_embeddings": 32768,
+          "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26,
+          "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+          "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000, "rope_scaling": None,
+          "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
+          "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "use_cache": True,
+          "vocab_size": 262144}
+PYTHIA = {"architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0,
+          "hidden_act": "gelu", "hidden_size": 512, "initializer_range": 0.02,
+          "intermediate_size": 2048, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+          "model_type": "gpt_neox", "num_attention_heads": 8, "num_hidden_layers": 6,
+          "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+          "torch_dtype": "float16", "transformers_version": "4.24.0", "use_cache": True,
+          "use_parallel_residual": True, "vocab_size": 50304}
+PHI3 = {"architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 1, "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu",
+        "hidden_size": 3072, "initializer_range": 0.02, "intermediate_size": 8192,
+        "max_position_embeddings": 131072, "model_type": "phi3", "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 32,
+        "original_max_position_embeddings": 4096, "pad_token_id": 32000, "resid_pdrop": 0.0,
+        "rms_norm_eps": 1e-05, "rope_scaling": {
+            "long_factor": [1.0 + i for i in range(48)], "short_factor": [1.0] * 48,
+            "type": "longrope"},
+        "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.2", "use_cache": True,
+        "vocab_size": 32064}
+GRANITE = {"architectures": ["GraniteForCausalLM"], "attention_bias": False,
+           "attention_dropout": 0.1, "attention_multiplier": 0.015625, "bos_token_id": 0,
+           "embedding_multiplier": 12.0, "eos_token_id": 0, "hidden_act": "silu",
+           "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,
+           "logits_scaling": 8.0, "max_position_embeddings": 131072, "mlp_bias": False,
+           "model_type": "granite", "num_attention_heads": 32, "num_hidden_layers": 40,
+           "num_key_value_heads": 8, "pad_token_id": 0, "residual_multiplier": 0.22,
+           "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 5000000.0,
+           "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+           "transformers_version": "4.46.0.dev0", "use_cache": True, "vocab_size": 49155}
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gpt2": (GPT2, {"n_embd": 768, "n_kv_head": 12, "n_inner": 3072, "dropout": 0.1, "bias": True,
                     "mlp": "gelu_tanh", "norm_eps": 1e-5, "tie_embeddings": True,
@@ -82,6 +143,17 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mistral3": (MISTRAL3, {"window": None, "vocab_size": 32768, "rope_base": 1e6}),
     "qwen3": (QWEN3, {"head_dim": 128, "n_head": 16, "qk_norm": True, "window": None,
                       "norm_eps": 1e-6, "rope_base": 1e6, "n_layer": 28, "block_size": 40960}),
+    "qwen2.5": (QWEN25, {"bias": ["qkv_proj"], "window": None, "qk_norm": False, "n_kv_head": 2}),
+    "gemma2": (GEMMA2, {"norm": "rmsnorm_1p", "norm_placement": "both", "mlp": "geglu",
+                        "embedding_scale": 48.0, "attention_scale": 1 / 16, "logit_softcap": 30.0,
+                        "attention_softcap": 50.0, "tie_embeddings": True, "window": 4096,
+                        "window_pattern": "SF" * 13, "local_rope_base": None}),
+    "gemma3": (GEMMA3, {"local_rope_base": 1e4, "rope_base": 1e6, "qk_norm": True, "window": 512,
+                        "window_pattern": "SSSSSF" * 4 + "SS", "attention_softcap": None}),
+    "pythia": (PYTHIA, {"residual": "parallel", "rope_dim": 16, "mlp": "gelu", "bias": True}),
+    "phi3": (PHI3, {"block_size": 4096, "window": 262144, "rope_dim": 96}),
+    "granite": (GRANITE, {"embedding_scale": 12.0, "attention_scale": 1 / 64, "logit_scale": 0.125,
+                          "residual_scale": 0.22}),
 }
 
 
@@ -100,9 +172,9 @@ def test_published_configurations_are_understood_to_the_last_option(name, tmp_pa
     from gpt.interop.reading import _read
     assert _read(tmp_path)[2] == []  # nothing left over
     if name == "llama3.2":
-        assert config.rope_scaling.model_dump() == {
-            "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_block_size": 8192}
+        assert config.rope_scaling == RopeScaling(
+            kind="llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_block_size=8192)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -137,6 +209,8 @@ def test_what_is_absent_has_the_default_of_transformers(tmp_path):
         tmp_path, AutoConfig.for_model("gpt2").to_dict())
 
 
+SMALL = {"vocab_size": 99, "max_position_embeddings": 64, "num_hidden_layers": 4,
+         "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
 SLIDES = {**QWEN3, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 9}
 KINDS = {"F": "full_attention", "S": "sliding_attention"}
 
@@ -160,19 +234,28 @@ def test_the_window_of_qwen3_is_4096_where_none_is_given(tmp_path):
 
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "another architecture": (LLAMA2 | {"model_type": "gemma3"}, "model_type='gemma3' is not "
-                             "supported; choose a model of gpt2, llama, mistral, qwen3"),
+                             "supported; choose a model of gpt2, llama, mistral, qwen3, qwen2"),
     "no architecture": ({"architectures": ["X"]}, "model_type=None is not supported"),
     "a list": ([], "is damaged: it is no object"),
     "an architecture that is a list": ({"model_type": [1]}, r"model_type=\[1\] is not"),
     "quantised": (LLAMA2 | {"quantization_config": {"bits": 4}}, "quantization_config"),
-    "linear scaling": (LLAMA2 | {"rope_scaling": {"type": "linear", "factor": 2.0}},
-                       "rope_scaling: rope_type='linear' is not supported"),
-    "yarn": (QWEN3 | {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}},
-             "rope_parameters: rope_type='yarn' is not supported"),
+    "another scaling": (LLAMA2 | {"rope_scaling": {"type": "proportional", "factor": 2.0}},
+                        "rope_scaling: rope_type='proportional' is not supported; this toolkit "
+                        "computes with 'default', 'dynamic', 'linear', 'llama3', 'yarn'"),
+    "yarn without edges": (QWEN3 | {"rope_parameters": {
+        "rope_type": "yarn", "factor": 4.0, "truncate": False}}, "truncate=False is not supported"),
+    "factors that are no list": (PHI3 | {"rope_scaling": PHI3["rope_scaling"] | {
+        "short_factor": 3}}, r"rope_scaling.short_factor \(as this toolkit calls it\)"),
+    "too few factors": (PHI3 | {"rope_scaling": PHI3["rope_scaling"] | {"long_factor": [1.0]}},
+                        "rope_scaling.long_factor has 1 numbers for 48 pairs"),
+    "no factors": (PHI3 | {"rope_scaling": {"type": "longrope"}}, "has no short_factor"),
     "two scalings": (LLAMA32 | {"rope_parameters": {"rope_theta": 1e4}}, "are both given"),
     "scaling by layer": (QWEN3 | {"rope_parameters": {
         kind: {"rope_theta": 1e4, "rope_type": "default"} for kind in KINDS.values()}},
-        "rope_parameters: full_attention, sliding_attention is not supported"),
+        "rope_parameters: sliding_attention is not supported for this model_type"),
+    "local layers that are stretched": (GEMMA3 | {"rope_parameters": {
+        kind: {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}
+        for kind in KINDS.values()}, "rope_scaling": None}, "only layers that read everything can"),
     "more scaling": (LLAMA32 | {"rope_scaling": LLAMA32["rope_scaling"] | {"mscale": 2}},
                      "rope_scaling: mscale is not supported with rope_type='llama3'"),
     "a part of the head": (LLAMA2 | {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
@@ -181,10 +264,21 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "turned neighbours": (SMOLLM2 | {"rope_interleaved": True}, "rope_interleaved=True"),
     "another activation": (LLAMA2 | {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; "
                            "this toolkit computes with 'silu' or 'swish'"),
-    "attention dropout": (LLAMA2 | {"attention_dropout": 0.1}, "attention_dropout=0.1"),
-    "one bias": (LLAMA2 | {"attention_bias": True}, "attention_bias and mlp_bias differ"),
-    "qwen3 biases": (QWEN3 | {"attention_bias": True}, "attention_bias=True is not supported"),
-    "gpt2 activation": (GPT2 | {"activation_function": "relu"}, "activation_function='relu'"),
+    "no bias": (LLAMA2 | {"attention_bias": "no"}, "attention_bias='no' is not supported"),
+    "gpt2 activation": (GPT2 | {"activation_function": "silu"}, "activation_function='silu'"),
+    "no rotations of some": ({"model_type": "smollm3", **SMALL, "no_rope_layers": [1, 2, 1, 0]},
+                             r"no_rope_layers=\[1, 2, 1, 0\] must have a 0 or 1 for each of 4"),
+    "a norm behind in opt": ({"model_type": "opt", **SMALL, "ffn_dim": 64,
+                              "do_layer_norm_before": False}, "do_layer_norm_before=False"),
+    "a narrow embedding": ({"model_type": "opt", **SMALL, "ffn_dim": 64,
+                            "word_embed_proj_dim": 16}, "word_embed_proj_dim=16 is not supported"),
+    "slopes": ({"model_type": "falcon", **SMALL, "alibi": True}, "alibi=True is not supported"),
+    "two norms in an old falcon": ({"model_type": "falcon", **SMALL, "num_ln_in_parallel_attn": 2},
+                                   "num_ln_in_parallel_attn=2 is for new_decoder_architecture"),
+    "norms of stablelm's heads": ({"model_type": "stablelm", **SMALL, "qk_layernorm": True},
+                                  "qk_layernorm=True is not supported"),
+    "both directions": (GEMMA3 | {"use_bidirectional_attention": True},
+                        "use_bidirectional_attention=True is not supported"),
     "cross attention": (GPT2 | {"add_cross_attention": True}, "add_cross_attention=True"),
     "unscaled attention": (GPT2 | {"scale_attn_weights": False}, "scale_attn_weights=False"),
     "scaled by layer": (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "_inverse_layer_idx"),

@@ -12,10 +12,11 @@ import torch
 import transformers
 
 from gpt.errors import WorkFailed
-from gpt.interop import architectures, export_huggingface, proof, reading, writing
+from gpt.interop import equivalent, export_huggingface, proof, reading, writing
+from gpt.interop.architectures import Architecture
+from gpt.interop.architectures.rope import Rope
 from gpt.interop.model_card import About
 from gpt.interop.options import Options
-from gpt.interop.tensors import Rule
 from gpt.tokenizer import build_tokenizer
 from tests.tiny import ARCHITECTURES, tiny_config, tiny_gpt
 
@@ -75,6 +76,30 @@ def test_wrong_weights_are_noticed_and_the_layer_is_named(name, tmp_path, monkey
     refused(tmp_path, expected, n_layer=3, **changes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Careless:
+    """Options that are written wrong."""
+
+    options: dict[str, Any]
+
+    def read(self, options: Options, fields: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def write(self, config: Any) -> dict[str, Any]:
+        return self.options
+
+
+def exported_as(monkeypatch, change: Callable[[Architecture], Architecture],
+                read_too: bool = False) -> None:
+    """Let models be written, and read, by another table than the right one."""
+    def standard(config):
+        right, found = equivalent.standard(config)
+        if read_too:
+            monkeypatch.setitem(reading.ARCHITECTURES, right.model_type, change(right))
+        return change(right), found
+    monkeypatch.setattr(writing, "standard", standard)
+
+
 WRONG_OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "eps": ({}, {"rms_norm_eps": 1e-5}, "model.norm_eps is 1e-05, not 1e-06"),
     "base": ({}, {"rope_theta": 9_000.0}, "model.rope_base is 9000.0, not 10000.0"),
@@ -97,35 +122,23 @@ WRONG_OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_wrong_options_are_noticed_and_named(name, tmp_path, monkeypatch):
     changes, wrong, expected = WRONG_OPTIONS[name]
 
-    def careless(config):
-        right = architectures.architecture_for(config)
-        return dataclasses.replace(right, write=lambda c: right.write(c) | wrong)
-    monkeypatch.setattr(writing, "architecture_for", careless)
+    exported_as(monkeypatch, lambda right: dataclasses.replace(
+        right, rows=(*right.rows, Careless(wrong))))
     refused(tmp_path, expected, **changes)
 
 
 def test_a_mistake_that_reader_and_writer_share_is_noticed_by_transformers(tmp_path, monkeypatch):
     """Were value and gate taken for each other both ways, our own reading would find nothing."""
-    right = writing.rules
-
-    def mistaken(*given) -> list[Rule]:
-        return [dataclasses.replace(rule, theirs=rule.theirs[::-1]) if "up_proj" in rule.ours
-                else rule for rule in right(*given)]
-    for module in (reading, writing):
-        monkeypatch.setattr(module, "rules", mistaken)
+    def mistaken(right: Architecture) -> Architecture:
+        names = right.names.inside | {"feedforward.up_proj": ("mlp.up_proj", "mlp.gate_proj")}
+        return dataclasses.replace(right, names=dataclasses.replace(right.names, inside=names))
+    exported_as(monkeypatch, mistaken, read_too=True)
     refused(tmp_path, "read back by transformers, block 0 differs by")
 
 
 def test_an_option_misnamed_both_ways_is_noticed_by_transformers(tmp_path, monkeypatch):
-    right = architectures.QWEN3
-
-    def read(options: Options) -> dict[str, Any]:
-        return right.read(options) | {"rope_base": options.number("rope_bass")}
-    wrong = dataclasses.replace(right, read=read, write=lambda config: {
-        k.replace("theta", "bass").replace("rope_bass", "rope_bass"): v
-        for k, v in right.write(config).items()})
-    monkeypatch.setitem(reading.ARCHITECTURES, "qwen3", wrong)
-    monkeypatch.setattr(writing, "architecture_for", lambda config: wrong)
+    exported_as(monkeypatch, lambda right: dataclasses.replace(
+        right, rows=(*right.rows[:-1], Rope(base_name="rope_bass"))), read_too=True)
     refused(tmp_path, "read back by transformers, block 0 differs by", rope_base=50.0)
 
 

@@ -1,14 +1,13 @@
-"""Norms and residual sums against torch, transformers and their formulas."""
+"""Residual sums against their formulas."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from gpt.model.block import Block, make_norm
+from gpt.model.block import Block
 from tests.tiny import tiny_config
 
 
@@ -22,45 +21,6 @@ def drawn(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module.double().eval()
-
-
-def rmsnorm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Zhang and Sennrich 2019 (arXiv:1910.07467), equation 4."""
-    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
-
-
-# Numbers around 1e-3 have a variance of 1e-6, beside which every eps here is seen.
-SMALL = numbers(3, 5, 32, scale=1e-3)
-
-
-@pytest.mark.parametrize("eps", [1e-6, 1e-5, 0.1])
-def test_rmsnorm_is_the_formula_and_transformers_llamas(eps):
-    norm = drawn(make_norm(tiny_config(norm="rmsnorm", norm_eps=eps, bias=True)))
-    assert [name for name, _ in norm.named_parameters()] == ["weight"]
-    assert_close(norm(SMALL), rmsnorm(SMALL, norm.weight, eps))
-    assert not torch.allclose(norm(SMALL), rmsnorm(SMALL, norm.weight, eps * 2), rtol=1e-3)
-
-    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
-    theirs = llama.LlamaRMSNorm(32, eps=eps).double()
-    theirs.load_state_dict(norm.state_dict())
-    assert_close(norm(SMALL), theirs(SMALL), rtol=1e-6, atol=1e-6)  # theirs computes in float32
-
-
-@pytest.mark.parametrize("eps", [1e-6, 1e-5, 0.1])
-@pytest.mark.parametrize("bias", [False, True])
-def test_layernorm_is_the_formula_and_torchs(bias, eps):
-    norm = drawn(make_norm(tiny_config(norm="layernorm", norm_eps=eps, bias=bias)))
-    assert (norm.bias is not None) == bias
-    centred = SMALL - SMALL.mean(-1, keepdim=True)
-    expected = rmsnorm(centred, norm.weight, eps) + (norm.bias if bias else 0)
-    assert_close(norm(SMALL), expected)
-    assert_close(norm(SMALL), F.layer_norm(SMALL, (32,), norm.weight, norm.bias, eps))
-
-
-@pytest.mark.parametrize(("norm", "eps"), [("layernorm", 1e-5), ("rmsnorm", 1e-6)])
-def test_the_number_added_to_the_variance_defaults_to_gpt2s_and_qwen3s(norm, eps):
-    assert make_norm(tiny_config(norm=norm)).eps == eps
-    assert make_norm(tiny_config(norm=norm, norm_eps=0.5)).eps == 0.5
 
 
 @pytest.mark.parametrize("residual_scale", [1.0, 0.22])
@@ -85,3 +45,70 @@ def test_a_block_hands_its_attention_the_rotation_and_what_is_visible():
             after = middle + block.feedforward(block.feedforward_norm(middle))
             assert_close(block(x, *chosen), after)
             assert not torch.allclose(block(x, *chosen), block(x, None), rtol=1e-3)
+
+
+PLACEMENTS = ["before", "after", "both"]
+RESIDUALS = ["sequential", "parallel", "parallel_one_norm"]
+
+
+def by_the_formula(block: Block, x: Tensor, placement: str, residual: str) -> Tensor:
+    """What each placement and each form of the residual stands for."""
+    def before(norm: nn.Module, y: Tensor) -> Tensor:
+        return y if placement == "after" else norm(y)
+
+    def behind(norm: nn.Module, y: Tensor) -> Tensor:
+        return y if placement == "before" else norm(y)
+
+    normed = before(block.attention_norm, x)
+    middle = x + behind(block.attention_post_norm, block.attention(normed, None))
+    if residual == "sequential":
+        read = before(block.feedforward_norm, middle)
+    elif residual == "parallel":
+        read = block.feedforward_norm(x)
+    else:
+        read = normed
+    return middle + behind(block.feedforward_post_norm, block.feedforward(read))
+
+
+@pytest.mark.parametrize(("placement", "residual"), [
+    *((placement, "sequential") for placement in PLACEMENTS),
+    ("before", "parallel"), ("before", "parallel_one_norm")])
+def test_norms_stand_and_sums_are_taken_where_the_configuration_says(placement, residual):
+    block = drawn(Block(tiny_config(norm_placement=placement, residual=residual)))
+    x = numbers(2, 6, 32)
+    assert_close(block(x, None), by_the_formula(block, x, placement, residual))
+    norms = {name for name, _ in block.named_parameters() if "_norm" in name
+             and "attention." not in name}
+    expected = {"before": {"attention_norm.weight", "feedforward_norm.weight"},
+                "after": {"attention_post_norm.weight", "feedforward_post_norm.weight"}}
+    expected["both"] = expected["before"] | expected["after"]
+    assert norms == expected[placement] - (
+        {"feedforward_norm.weight"} if residual == "parallel_one_norm" else set())
+
+
+def test_each_placement_and_each_form_is_another_function():
+    outputs = []
+    for placement, residual in (("before", "sequential"), ("before", "parallel"),
+                                ("before", "parallel_one_norm"), ("after", "sequential"),
+                                ("both", "sequential")):
+        torch.manual_seed(0)
+        block = Block(tiny_config(norm_placement=placement, residual=residual)).double().eval()
+        matrices = [p for p in block.parameters() if p.dim() == 2]
+        for i, matrix in enumerate(matrices):  # the same ones in all
+            matrix.data = numbers(*matrix.shape, scale=0.3 + i / 10)
+        for name, norm in block.named_parameters():
+            if norm.dim() == 1:
+                norm.data = numbers(*norm.shape, scale=len(name))
+        outputs.append(block(numbers(2, 6, 32), None))
+    for i, one in enumerate(outputs):
+        for other in outputs[:i]:
+            assert not torch.allclose(one, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize("biases", [[], ["qkv_proj"], ["out_proj", "norm"],
+                                    ["up_proj", "down_proj"]])
+def test_biases_are_where_the_configuration_says(biases):
+    block = Block(tiny_config(norm="layernorm", bias=biases))
+    found = {name.split(".")[-2] for name, _ in block.named_parameters() if name.endswith("bias")}
+    norms = {"attention_norm", "feedforward_norm"} if "norm" in biases else set()
+    assert found == set(biases) - {"norm"} | norms

@@ -8,14 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gpt.model.embedding import (
-    Embedding,
-    RotationTable,
-    rope_frequencies,
-    rotate,
-    rotations,
-    sinusoids,
-)
+from gpt.model.embedding import Embedding, sinusoids
 from tests.tiny import random_tokens, tiny_config, tiny_gpt
 
 
@@ -65,77 +58,6 @@ def test_sinusoids_are_the_papers_formula(width):
             assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
 
 
-def llama_config(**changes: object):
-    transformers = pytest.importorskip("transformers")
-    rope = {"rope_type": "default", "rope_theta": 10_000.0, **changes.pop("rope", {})}
-    return transformers.LlamaConfig(
-        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
-        rope_parameters=rope, **changes)
-
-
-@pytest.mark.parametrize(("head_dim", "base"), [(8, 10_000.0), (64, 500_000.0), (128, 1e6)])
-def test_rope_is_that_of_transformers_llama(head_dim, base):
-    config = llama_config(head_dim=head_dim, rope={"rope_theta": base})
-    from transformers.models.llama import modeling_llama as llama
-    torch.manual_seed(0)
-    q, k = torch.randn(2, 5, 4, head_dim), torch.randn(2, 5, 2, head_dim)
-    positions = torch.tensor([[0, 1, 2, 3, 4], [7, 100, 101, 999, 1000]])
-    cos, sin = llama.LlamaRotaryEmbedding(config)(q, positions)
-    expected = llama.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=2)
-
-    frequencies = rope_frequencies(tiny_config(head_dim=head_dim, rope_base=base))
-    rotation = rotations(positions, frequencies)
-
-    for x, turned in zip((q, k), expected, strict=True):
-        # Equal frequencies: else place 1000 would multiply a rounding of 2^-24 to 6e-5 radians.
-        assert_close(rotate(x, rotation), turned, rtol=0, atol=1e-6)
-        assert not torch.allclose(rotate(x, rotation)[1], x[1], atol=0.1)
-
-
-SCALINGS = [{"factor": 32.0, "original_block_size": 8192}, {},
-            {"factor": 4.0, "original_block_size": 16},
-            {"factor": 8.0, "low_freq_factor": 0.5, "high_freq_factor": 20.0,
-             "original_block_size": 700}]
-
-
-@pytest.mark.parametrize("head_dim", [8, 64])
-@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
-def test_rope_scaling_is_that_of_transformers_llama3(scaling, head_dim):
-    pytest.importorskip("transformers")
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-    ours = tiny_config(head_dim=head_dim, rope_base=500_000.0, rope_scaling=scaling)
-    s = ours.rope_scaling
-    theirs = llama_config(head_dim=head_dim, rope={
-        "rope_type": "llama3", "rope_theta": 500_000.0, "factor": s.factor,
-        "low_freq_factor": s.low_freq_factor, "high_freq_factor": s.high_freq_factor,
-        "original_max_position_embeddings": s.original_block_size})
-    expected, attention_factor = ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))
-    assert attention_factor == 1
-    frequencies = rope_frequencies(ours)
-    assert_close(frequencies, expected, rtol=1e-5, atol=0)
-    plain = rope_frequencies(tiny_config(head_dim=head_dim, rope_base=500_000.0))
-    assert_close(frequencies[-1], plain[-1] / s.factor, rtol=1e-5, atol=0)
-    assert not torch.allclose(frequencies, plain, rtol=1e-3, atol=0)
-
-
-def test_rope_scaling_by_one_changes_nothing():
-    scaled = tiny_config(rope_scaling={"factor": 1.0, "original_block_size": 16})
-    assert_close(rope_frequencies(scaled), rope_frequencies(tiny_config()))
-
-
-def test_with_rope_scores_depend_on_distance_and_not_on_place():
-    torch.manual_seed(0)
-    q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
-    frequencies = rope_frequencies(tiny_config(n_head=2, n_embd=32))
-
-    def score(query_at: int, key_at: int) -> float:
-        turn = [rotations(torch.tensor([p]), frequencies) for p in (query_at, key_at)]
-        return float((rotate(q, turn[0]) * rotate(k, turn[1])).sum())
-
-    assert score(5, 3) == pytest.approx(score(905, 903), abs=1e-3)
-    assert score(5, 3) != pytest.approx(score(5, 4), abs=1e-2)
-
-
 def test_without_positions_the_order_of_earlier_tokens_is_invisible():
     tokens = random_tokens(1, 6)
     shuffled = tokens[:, [2, 0, 1, 3, 4, 5]]
@@ -161,18 +83,13 @@ def test_dropout_clears_its_share_of_embedded_numbers_and_scales_up_the_rest():
     assert 1 - kept.float().mean().item() == pytest.approx(0.25, abs=4 * 0.0021)
 
 
-def test_a_table_has_the_rotations_of_any_position_to_the_bit():
-    config = tiny_config(block_size=6000)
-    table, cpu = RotationTable(config), torch.device("cpu")
-    with torch.inference_mode():
-        table.cover(8, cpu)
-    cos = table._cos
-    assert len(cos) == 4096 and not cos.is_inference()  # all of a usual context; to train with, too
-    table.cover(300, cpu)
-    assert table._cos is cos
-    table.cover(5000, cpu)
-    for positions in (torch.tensor([0, 4999, 7]), torch.tensor([[3, 4], [4000, 1]])):
-        expected = rotations(positions, rope_frequencies(config))
-        assert all(map(torch.equal, table.at(positions), expected))
-    table.cover(1, torch.device("meta"))
-    assert table.at(torch.zeros(2, dtype=torch.int64, device="meta"))[0].device.type == "meta"
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_token_vectors_are_multiplied_by_a_number_rounded_to_their_format(dtype):
+    embedding = embedding_of(position="none", embedding_scale=59.8665).to(dtype)
+    tokens = random_tokens(2, 6)
+    scale = {torch.float32: 59.8665, torch.bfloat16: 59.75}[dtype]  # 8 binary digits
+    assert_close(embedding(tokens, torch.arange(6)), embedding.token_embedding(tokens) * scale)
+    table = embedding_of(position="learned", embedding_scale=3.0)
+    difference = table(tokens, torch.arange(6)) - 3 * table.token_embedding(tokens)
+    assert_close(difference, table.position_embedding.weight[:6].expand(2, 6, 32),
+                 atol=1e-5, rtol=0)

@@ -152,7 +152,20 @@ FIELDS = [
     {"window": 3}, {"window": 3, "window_pattern": "SF"}, {"window": 3, "window_pattern": "FS"},
     *({"rope_scaling": {"original_block_size": 16, **more}} for more in (
         {}, {"original_block_size": 15}, {"factor": 2.0}, {"low_freq_factor": 2.0},
-        {"high_freq_factor": 16.0}))]
+        {"high_freq_factor": 16.0})),
+    {"rope_scaling": {"kind": "linear"}}, {"rope_scaling": {"kind": "linear", "factor": 2.0}},
+    *({"rope_scaling": {"kind": "yarn", "original_block_size": 4096, **more}} for more in (
+        {}, {"factor": 2.0}, {"beta_fast": 2.0}, {"beta_slow": 0.1}, {"attention_factor": 2.0})),
+    *({"rope_scaling": {"kind": "longrope", "original_block_size": 64, "short_factor": [1, 1, 2, 3],
+                        "long_factor": [1, 2, 3, 4], **more}} for more in (
+        {}, {"original_block_size": 16}, {"short_factor": [1, 2, 3, 5]}, {"factor": 2.0},
+        {"attention_factor": 2.0})),
+    {"rope_dim": 4}, {"rope_pattern": "RN"}, {"rope_pattern": "NR"},
+    {"window": 3, "local_rope_base": 50.0}, {"norm_placement": "after"},
+    {"norm_placement": "both"}, {"residual": "parallel"}, {"residual": "parallel_one_norm"},
+    {"mlp": "geglu"}, {"mlp": "relu"}, {"qk_norm": "across_heads"}, {"bias": ["qkv_proj"]},
+    {"bias": ["down_proj"]}, {"embedding_scale": 2.0}, {"attention_scale": 2.0},
+    {"attention_softcap": 0.5}, {"logit_scale": 0.5}]
 
 
 def test_every_field_of_the_architecture_changes_the_function():
@@ -167,6 +180,6 @@ def test_every_field_of_the_architecture_changes_the_function():
 
 
 def test_no_field_of_the_architecture_is_missing_above():
-    elsewhere = {"preset", "depth", "vocab_size", "block_size", "dropout"}
+    elsewhere = {"preset", "depth", "vocab_size", "block_size", "dropout", "model_type"}
     assert {name for change in FIELDS for name in change} == (
         tiny_config().model_fields_set | ModelConfig.model_fields.keys()) - elsewhere

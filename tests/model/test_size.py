@@ -14,16 +14,20 @@ from tests.tiny import ARCHITECTURES, random_tokens, tiny_config, tiny_gpt
 
 def on_paper(c) -> int:
     """Every matrix and vector of the architecture, one by one."""
-    layernorm, bias = c.norm == "layernorm", c.bias
-    norm = c.n_embd * (2 if layernorm and bias else 1)
+    norm = c.n_embd * (2 if c.norm == "layernorm" and "norm" in c.biases else 1)
     q, kv = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     attention = c.n_embd * q + 2 * c.n_embd * kv + q * c.n_embd
-    attention += (q + 2 * kv + c.n_embd) * bias + 2 * c.head_dim * c.qk_norm
-    up = c.n_inner * (2 if c.mlp == "swiglu" else 1)
-    feedforward = c.n_embd * up + c.n_inner * c.n_embd + (up + c.n_embd) * bias
+    attention += (q + 2 * kv) * ("qkv_proj" in c.biases) + c.n_embd * ("out_proj" in c.biases)
+    attention += {False: 0, True: 2 * c.head_dim, "across_heads": q + kv}[c.qk_norm]
+    up = c.n_inner * (2 if c.mlp in ("swiglu", "geglu") else 1)
+    feedforward = c.n_embd * up + c.n_inner * c.n_embd
+    feedforward += up * ("up_proj" in c.biases) + c.n_embd * ("down_proj" in c.biases)
+    norms = {"before": 2, "after": 2, "both": 4}[c.norm_placement] - (
+        c.residual == "parallel_one_norm")
     tables = c.vocab_size * (1 if c.tie_embeddings else 2)
     places = c.block_size if c.position == "learned" else 0
-    return (tables + places) * c.n_embd + c.n_layer * (attention + feedforward + 2 * norm) + norm
+    layer = attention + feedforward + norms * norm
+    return (tables + places) * c.n_embd + c.n_layer * layer + norm
 
 
 @pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)

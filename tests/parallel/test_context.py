@@ -18,7 +18,7 @@ from gpt.batches import IGNORE, MicroBatch
 from gpt.configuration import AdapterConfig, PreferenceConfig, SamplingConfig
 from gpt.errors import UserError
 from gpt.finetuning.preferences import PairBatch, answer_scores, preference_loss
-from gpt.model import GPT, KVCache, blockwise, embedding, lora
+from gpt.model import GPT, KVCache, blockwise, lora, rope
 from gpt.parallel import context
 from gpt.parallel.context import lay_out_context, share_of_context, sum_over_context
 from gpt.training.evaluate import evaluate
@@ -124,11 +124,11 @@ def test_in_float64_nothing_differs_but_its_rounding(n_kv_head):
 
 def with_a_short_table() -> float:
     """The difference where rotations are computed only as far as a row reaches."""
-    kept, embedding.AT_LEAST = embedding.AT_LEAST, 4
+    kept, rope.AT_LEAST = rope.AT_LEAST, 4
     try:
         return difference(tiny_gpt().train(), batch_of(), context_mesh())
     finally:
-        embedding.AT_LEAST = kept
+        rope.AT_LEAST = kept
 
 
 def test_positions_of_whole_rows_have_their_rotations():

@@ -26,8 +26,9 @@ from gpt.training.objective import summed_loss, token_losses
 from tests.parallel.processes import run_ranks
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_config, tiny_gpt
 
-# Multi-query attention has one head of keys, which cannot be cut.
-CASES = {name: {**changes, **({"n_kv_head": 2} if changes.get("n_kv_head") == 1 else {})}
+# Multi-query attention has one head of keys, which cannot be cut, nor can norms across heads.
+CASES = {name: {**changes, **({"n_kv_head": 2} if changes.get("n_kv_head") == 1 else {}),
+                **({"qk_norm": True} if changes.get("qk_norm") == "across_heads" else {})}
          for name, changes in ARCHITECTURES.items()}
 # Sums over at most 64 products of order 1, in another order, through two layers and back.
 ROUNDING = {"rtol": 1e-4, "atol": 2e-5}
@@ -205,6 +206,7 @@ def test_rows_of_other_tensors_stay_in_their_order(name):
     ({}, 3, r"parallel.tensor=3 does not divide model.n_head \(4\)"),
     ({}, 4, r"parallel.tensor=4 does not divide model.n_kv_head \(2\)"),
     ({"n_inner": 33}, 2, r"parallel.tensor=2 does not divide model.n_inner \(33\)"),
+    ({"qk_norm": "across_heads"}, 2, "model.qk_norm=across_heads .* parallel.tensor=2 spreads"),
     ({"vocab_size": 2, "n_kv_head": 4}, 4, r"a rank without a part .*model.vocab_size=2\)")])
 def test_what_the_ranks_do_not_divide_is_refused_by_name(changes, ranks, message):
     with pytest.raises(UserError, match=message):

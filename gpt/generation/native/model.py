@@ -16,13 +16,19 @@ from gpt.configuration import ModelConfig
 from gpt.generation.native.library import library
 from gpt.machine.hardware import computes_in_bfloat16
 from gpt.model import GPT, KVCache
-from gpt.model.embedding import rope_frequencies, rotations, sinusoids
+from gpt.model.embedding import sinusoids
 from gpt.model.int8 import Int8Linear
+from gpt.model.norm import RMSNorm1p, ScaledRMSNorm
+from gpt.model.rope import Angles, RotationTable
 
 FEW = 16  # tokens of a text: more of them keep torch's kernels busy
 _AT_ONCE = 64  # tokens, of all texts, that one call reads
 _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as products.h numbers them
-_MLPS = ("swiglu", "gelu", "gelu_tanh", "relu2")                 # as model.c does
+_MLPS = ("swiglu", "geglu", "gelu", "gelu_tanh", "relu", "relu2")  # as model.c does
+_RESIDUALS = ("sequential", "parallel", "parallel_one_norm")     # as model.c does
+_ROTATIONS = ("global", "local")
+_BLOCK_NORMS = ("attention_norm", "attention_post_norm", "feedforward_norm",
+                "feedforward_post_norm")
 _NO_MEMORY = 1                                                   # as model.c does
 _EVERYTHING = 2**62  # a window
 # Of a module: not what it computes, or compared otherwise.
@@ -40,9 +46,9 @@ class _Norm(Structure):
 
 
 class _Layer(Structure):
-    _fields_ = [("attention_norm", _Norm), ("q_norm", _Norm), ("k_norm", _Norm),
-                ("feedforward_norm", _Norm), ("qkv_proj", _Matrix), ("out_proj", _Matrix),
-                ("up_proj", _Matrix), ("down_proj", _Matrix), ("window", c_int64)]
+    _fields_ = [*((name, _Norm) for name in (*_BLOCK_NORMS, "q_norm", "k_norm")),
+                *((name, _Matrix) for name in ("qkv_proj", "out_proj", "up_proj", "down_proj")),
+                ("window", c_int64), ("rotation", c_int64)]
 
 
 class _Table(Structure):
@@ -52,23 +58,25 @@ class _Table(Structure):
 class _Model(Structure):
     _fields_ = [("layers", POINTER(_Layer)), ("final_norm", _Norm), ("tokens", _Table),
                 *((name, c_int64) for name in ("vocab_size", "n_layer", "n_embd", "n_head",
-                                               "n_kv_head", "head_dim", "n_inner", "mlp",
-                                               "layernorm")),
-                *((name, c_float) for name in ("token_scale", "norm_eps", "residual_scale"))]
+                                               "n_kv_head", "head_dim", "rope_dim", "n_inner",
+                                               "mlp", "residual", "layernorm", "across_heads")),
+                *((name, c_float) for name in ("token_scale", "norm_eps", "attention_scale",
+                                               "attention_softcap", "residual_scale"))]
 
 
 class _Batch(Structure):
     _fields_ = [("N", c_int64), ("tokens", c_void_p), ("rows", c_void_p), ("positions", c_void_p),
                 ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)),
                 ("cache_format", c_int64), ("max_tokens", c_int64), ("places", _Table),
-                ("cosines", c_void_p), ("sines", c_void_p)]
+                ("cosines", c_void_p * 2), ("sines", c_void_p * 2)]
 
 
 class NativeModel:
     """What generation needs of a GPT: it reads the model's weights where they lie.
 
     Weights that are changed in place count from the next token on; weights that are put in their
-    place do not. Weights of norms, biases and scales that are not float32 are copied.
+    place do not. Weights of norms, biases and scales that are not float32 are copied, and so are
+    those of norms that multiply by something else than their weights.
     """
 
     def __init__(self, model: GPT, functions: ctypes.CDLL):
@@ -76,15 +84,18 @@ class NativeModel:
         self._functions = functions
         self._kept: list[Tensor] = []  # what pointers point to
         self._layers = (_Layer * model.config.n_layer)(
-            *(self._layer(block, window)
-              for block, window in zip(model.blocks, model.config.windows, strict=True)))
+            *map(self._layer, model.blocks, model.config.windows, model.config.rotations))
         self._description = self._describe(model.config)
         self._output = (self._linear(model.lm_head) if hasattr(model, "lm_head") else
                         self._matrix(model.output_weight))
         # What torch multiplies slowly is read by model.c however much there is of it.
         self._always = (model.output_weight.dtype == torch.bfloat16
                         and not computes_in_bfloat16("cpu"))
-        self._places: tuple[Tensor, ...] = ()  # what tells the first positions apart
+        # What is added to tokens at the first positions: (positions, C).
+        self._added: Tensor | None = None
+        if model.config.position == "learned":
+            self._added = model.embedding.position_embedding.weight.detach()
+        self._rotations = RotationTable(self.config)
 
     def hidden(self, tokens: Tensor, cache: KVCache, prompts: Tensor | None = None) -> Tensor:
         """As GPT.hidden: (B, T) int64 -> (B, T, C)
@@ -118,16 +129,17 @@ class NativeModel:
         tokens = tokens.long().contiguous()
         rows = np.repeat(np.arange(B), T)
         positions = (cache.lengths[:, np.newaxis] + np.arange(T)).reshape(-1)
-        places = self._places_of(cache.max_tokens)  # kept until the call is over
+        places = self._places_of(cache.max_tokens)  # both kept until the call is over
+        angles = self._angles_of(cache.max_tokens)
         batch = _Batch(
             N=B * T, tokens=tokens.data_ptr(), rows=rows.ctypes.data,
             positions=positions.ctypes.data, keys=_pointers(cache.keys),
             values=_pointers(cache.values), cache_format=_FORMATS[cache.keys[0].dtype],
             max_tokens=cache.max_tokens)
-        if self.config.position == "rope":
-            batch.cosines, batch.sines = (each.data_ptr() for each in places)
-        elif places:
-            batch.places = _table(places[0])
+        if places is not None:
+            batch.places = _table(places)
+        for number, (cosines, sines) in angles.items():
+            batch.cosines[number], batch.sines[number] = cosines.data_ptr(), sines.data_ptr()
         self._call("hidden", byref(self._description), byref(batch), c_void_p(x.data_ptr()))
         cache.advance(T)
         return x
@@ -147,41 +159,46 @@ class NativeModel:
         if problem:
             raise IndexError(f"a token id is negative, or not below {self.vocab_size}")
 
-    def _places_of(self, count: int) -> tuple[Tensor, ...]:
-        """What tells so many positions, or more, apart: cosines and sines, or a table, or none."""
-        config, cpu = self.config, torch.device("cpu")
-        if config.position != "none" and (not self._places or len(self._places[0]) < count):
-            positions = torch.arange(count, device=cpu)
-            if config.position == "rope":
-                self._places = rotations(positions, rope_frequencies(config, cpu))
-            elif config.position == "sinusoidal":
-                self._places = (sinusoids(positions, config.n_embd),)
-            else:
-                self._places = (self.model.embedding.position_embedding.weight.detach(),)
-        return self._places
+    def _places_of(self, count: int) -> Tensor | None:
+        """What is added to tokens at so many positions, or more: (positions, C)."""
+        if self.config.position == "sinusoidal" and (
+                self._added is None or len(self._added) < count):
+            self._added = sinusoids(torch.arange(count, device="cpu"), self.config.n_embd)
+        return self._added
+
+    def _angles_of(self, count: int) -> dict[int, Angles]:
+        """Cosines and sines of so many positions, or more, by the number of the rotation."""
+        self._rotations.cover(count, torch.device("cpu"))
+        tables = self._rotations.at(slice(None)).items()
+        return {_ROTATIONS.index(rotation): angles for rotation, angles in tables
+                if rotation is not None and angles is not None}
 
     # ----- The model, as C sees it
 
     def _describe(self, config: ModelConfig) -> _Model:
-        same = ("vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner",
-                "norm_eps", "residual_scale")
+        same = ("vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "rope_dim",
+                "n_inner", "norm_eps", "attention_scale", "residual_scale")
         tokens = self.model.embedding.token_embedding.weight.detach()
         self._kept.append(tokens)
-        scale = math.sqrt(config.n_embd) if config.position == "sinusoidal" else 1.0
+        scale = float(torch.tensor(config.embedding_scale, dtype=tokens.dtype))  # as in Embedding
+        scale *= math.sqrt(config.n_embd) if config.position == "sinusoidal" else 1.0
         return _Model(layers=self._layers, final_norm=self._norm(self.model.final_norm),
                       mlp=_MLPS.index(config.mlp), tokens=_table(tokens), token_scale=scale,
                       layernorm=config.norm == "layernorm",
+                      across_heads=config.qk_norm == "across_heads",
+                      residual=_RESIDUALS.index(config.residual),
+                      attention_softcap=config.attention_softcap or 0.0,
                       **{name: getattr(config, name) for name in same})
 
-    def _layer(self, block: Any, window: int | None) -> _Layer:
+    def _layer(self, block: Any, window: int | None, rotation: str | None) -> _Layer:
         attention, feedforward = block.attention, block.feedforward
         return _Layer(
-            **{name: self._norm(getattr(block, name))
-               for name in ("attention_norm", "feedforward_norm")},
+            **{name: self._norm(getattr(block, name)) for name in _BLOCK_NORMS},
             **{name: self._norm(getattr(attention, name)) for name in ("q_norm", "k_norm")},
             **{name: self._linear(getattr(attention, name)) for name in ("qkv_proj", "out_proj")},
             **{name: self._linear(getattr(feedforward, name)) for name in ("up_proj", "down_proj")},
-            window=_EVERYTHING if window is None else window)
+            window=_EVERYTHING if window is None else window,
+            rotation=-1 if rotation is None else _ROTATIONS.index(rotation))
 
     def _linear(self, layer: Any) -> _Matrix:
         return self._matrix(layer.weight, layer.bias, getattr(layer, "scale", None))
@@ -194,7 +211,12 @@ class NativeModel:
                        inputs=inputs, bias=self._float32(bias), scale=self._float32(scale))
 
     def _norm(self, norm: nn.Module) -> _Norm:
-        return _Norm(weight=self._float32(getattr(norm, "weight", None)),
+        weight = getattr(norm, "weight", None)
+        if isinstance(norm, RMSNorm1p):
+            weight = 1 + norm.weight.float()
+        elif isinstance(norm, ScaledRMSNorm):
+            weight = norm.weight.float() * norm.scale
+        return _Norm(weight=self._float32(weight),
                      bias=self._float32(getattr(norm, "bias", None)))
 
     def _float32(self, numbers: Tensor | None) -> int | None:

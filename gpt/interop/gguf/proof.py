@@ -23,7 +23,7 @@ from gpt.interop.gguf.retokenizing import (
 )
 from gpt.interop.gguf.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from gpt.model import GPT
-from gpt.model.embedding import rope_frequencies
+from gpt.model.rope import rope_frequencies
 from gpt.tokenizer import JsonTokenizer, Tokenizer
 from gpt.tokenizer.definition import kinds
 

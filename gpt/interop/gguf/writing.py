@@ -16,8 +16,8 @@ from torch import Tensor
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.files import write_atomically
-from gpt.interop.architectures import Architecture, architecture_for, refuse
-from gpt.interop.equivalent import standard_fields, standard_form
+from gpt.interop.architectures import COMMON, Architecture, refuse
+from gpt.interop.equivalent import standard, standard_form
 from gpt.interop.gguf.modelfile import modelfile
 from gpt.interop.gguf.proof import prove
 from gpt.interop.gguf.tokens import TokenTable
@@ -25,7 +25,7 @@ from gpt.interop.model_card import About
 from gpt.interop.new_folder import new_folder
 from gpt.interop.writing import their_tensors
 from gpt.model import GPT
-from gpt.model.embedding import rope_frequencies
+from gpt.model.rope import attention_factor, rope_frequencies
 from gpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -63,28 +63,32 @@ def export_gguf(model: GPT, tokenizer: Tokenizer, out: Path, about: About,
     if importlib.util.find_spec("gguf") is None:
         raise UserError("--format gguf needs the gguf package; run: pip install "
                         "'gpt-toolkit[gguf]'")
-    config = ModelConfig(**standard_fields(model.config))
-    architecture = architecture_for(config)
-    _refuse_what_gguf_lacks(config, architecture, dtype)
+    architecture, config = standard(model.config, COMMON)
+    refuse_what_gguf_lacks(config, architecture, dtype)
     table = TokenTable.of(tokenizer, config.vocab_size or 0)
-    standard = standard_form(model)
-    tensors = gguf_tensors(standard, architecture)
+    written = standard_form(model, among=COMMON)
+    tensors = gguf_tensors(written, architecture)
     with new_folder(out) as folder:
         path = folder / f"{about.name}-{dtype}.gguf"
-        _write(path, standard.config, architecture, tensors, table, about, dtype)
+        _write(path, written.config, architecture, tensors, table, about, dtype)
         text, remark = modelfile(path.name, tokenizer, config.block_size)
         write_atomically(folder / "Modelfile", text)
-        return "\n".join(filter(None, [prove(path, standard, tokenizer, dtype), remark]))
+        return "\n".join(filter(None, [prove(path, written, tokenizer, dtype), remark]))
 
 
-def _refuse_what_gguf_lacks(config: ModelConfig, architecture: Architecture, dtype: str) -> None:
+def refuse_what_gguf_lacks(config: ModelConfig, architecture: Architecture, dtype: str) -> None:
+    """Raise UserError for what llama.cpp cannot express of an architecture, or of a format."""
     lacking: dict[str, object] = {}
     if config.window is not None:
         lacking["window"] = config.window
-    if config.mlp in ("gelu", "relu2"):
+    if config.mlp not in ("swiglu", "gelu_tanh"):
         lacking["mlp"] = config.mlp
     if architecture.model_type == "qwen3" and config.rope_scaling is not None:
         lacking["rope_scaling"] = "(given) beside qk_norm=True"
+    if attention_factor(config) != 1:
+        lacking["rope_scaling.kind"] = config.rope_scaling and config.rope_scaling.kind
+    if config.qk_norm and config.biases:
+        lacking["bias"] = config.bias
     refuse(lacking, "llama.cpp's " + architecture.model_type)
     widths = {"n_embd": config.n_embd, "n_inner": config.n_inner,
               "n_head * head_dim": config.n_head * config.head_dim}

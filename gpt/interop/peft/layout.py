@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_of
-from gpt.interop.architectures import architecture_for
-from gpt.interop.equivalent import standard_fields
-from gpt.interop.tensors import rules
+from gpt.interop.equivalent import standard
+from gpt.interop.tensors import Rule
 from gpt.model import GPT
 from gpt.model.adapted_linear import AdaptedLinear
 from gpt.model.lora import adaptable_matrices
@@ -29,6 +27,7 @@ class Matrix:
 
     parts: those of ours that it holds, from the first row to the last, and how many rows each has.
     factor: what the exported base has multiplied it with (see gpt/interop/equivalent.py).
+    order: which of their rows our rows are; None: the same ones.
     """
 
     theirs: str
@@ -37,6 +36,15 @@ class Matrix:
     inputs: int
     transposed: bool
     factor: float
+    order: Tensor | None = field(default=None, compare=False)
+
+    def our_rows(self, rows: Tensor) -> Tensor:
+        """Theirs in our order."""
+        return rows if self.order is None else rows[self.order]
+
+    def their_rows(self, rows: Tensor) -> Tensor:
+        """Ours in their order."""
+        return rows if self.order is None else rows[self.order.argsort()]
 
     @property
     def short_name(self) -> str:
@@ -54,8 +62,9 @@ class Matrix:
 
 def matrices_of(model: GPT) -> list[Matrix]:
     """All that an adapter can change. Raises UserError if the model has no standard form."""
-    standard = ModelConfig(**standard_fields(model.config))
-    rule_of = {rule.ours: rule for rule in rules(standard, architecture_for(standard).model_type)}
+    architecture, written = standard(model.config)
+    rule_of = {rule.ours: rule for rule in architecture.rules(written)}
+    folded = model.config.residual_scale / written.residual_scale
     found = []
     for block in range(model.config.n_layer):
         for matrix, parts in adaptable_matrices(model.config).items():
@@ -64,9 +73,18 @@ def matrices_of(model: GPT) -> list[Matrix]:
             scaled = matrix.endswith(("out_proj", "down_proj"))
             shares = [parts] if len(rule.theirs) == 1 else [{p: n} for p, n in parts.items()]
             found += [Matrix(name.removesuffix(".weight"), ours, share, weight.size(1),
-                              rule.transposed, model.config.residual_scale if scaled else 1.0)
-                      for name, share in zip(rule.theirs, shares, strict=True)]
+                             rule.transposed, folded if scaled else 1.0, order)
+                      for name, share, order in zip(rule.theirs, shares, _orders(rule, shares),
+                                                    strict=True)]
     return found
+
+
+def _orders(rule: Rule, shares: list[dict[str, int]]) -> list[Tensor | None]:
+    """The order of each share's rows, which stay within it."""
+    if rule.order is None:
+        return [None] * len(shares)
+    lengths = [sum(share.values()) for share in shares]
+    return [order - order.min() for order in rule.order.split(lengths)]
 
 
 def frozen_lengths(model: GPT, ours: str) -> dict[str, Tensor]:

@@ -85,12 +85,13 @@ def _our_updates(matrix: Matrix, model: GPT, settings: _Settings,
     rank, scale = settings.rank_and_scale(matrix.theirs)
     rows = list(matrix.parts.values())
     A = _taken(tensors, f"{matrix.theirs}.lora_A.weight", (rank, matrix.inputs), settings)
-    B = _taken(tensors, f"{matrix.theirs}.lora_B.weight", (sum(rows), rank), settings)
+    B = matrix.our_rows(_taken(tensors, f"{matrix.theirs}.lora_B.weight", (sum(rows), rank),
+                               settings))
     magnitudes: list[Tensor | None] = [None] * len(rows)
     if settings.dora:
         name = f"{matrix.theirs}.lora_magnitude_vector"
         whole = _taken(tensors, name, (sum(rows),), settings) / matrix.factor
-        magnitudes = list(whole.split(rows))
+        magnitudes = list(matrix.our_rows(whole).split(rows))
     waiting, found = (A != 0).any(1) & (B == 0).all(0), {}
     for part, mine, magnitude in zip(matrix.parts, B.split(rows), magnitudes, strict=True):
         used = (mine != 0).any(0) | waiting | (len(rows) == 1)

@@ -95,12 +95,13 @@ def _their_update(matrix: Matrix, model: GPT, state: dict[str, Tensor]) -> dict[
     A = torch.cat([state[matrix.name(part, "A")] for part in matrix.learned(state)])
     B = [state.get(matrix.name(part, "B"), A.new_zeros(rows, 0))
          for part, rows in matrix.parts.items()]
-    update = {"lora_A.weight": A, "lora_B.weight": torch.block_diag(*B) * matrix.factor}
+    update = {"lora_A.weight": A,
+              "lora_B.weight": matrix.their_rows(torch.block_diag(*B) * matrix.factor)}
     if any(matrix.name(part, "magnitude") in state for part in matrix.parts):
         lengths = frozen_lengths(model, matrix.ours)
         magnitudes = [state.get(matrix.name(part, "magnitude"), lengths[part])
                       for part in matrix.parts]
-        update["lora_magnitude_vector"] = torch.cat(magnitudes) * matrix.factor
+        update["lora_magnitude_vector"] = matrix.their_rows(torch.cat(magnitudes) * matrix.factor)
     return update
 
 

@@ -17,7 +17,7 @@ from gpt.interop.gguf.retokenizing import Reconstructed
 from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved
 from gpt.interop.model_card import About
 from gpt.interop.proof import sample_text
-from gpt.model.embedding import rope_frequencies, rotate, rotations
+from gpt.model.rope import rope_frequencies, rotate, rotations
 from gpt.tokenizer import (
     BPE_PATTERN,
     O200K_PATTERN,
@@ -139,8 +139,13 @@ def test_the_scaling_of_llama_3_is_a_tensor_that_divides(tmp_path):
 
 REFUSED = {
     "window": ({**LLAMA, "window": 5}, "llama.cpp's mistral.* model.window=5"),
+    "mistral by layer": ({**LLAMA, "window": 5, "window_pattern": "SF"}, "model.window_pattern=SF"),
+    "layernorm with rope": ({"norm": "layernorm", "mlp": "gelu", "qk_norm": False, "n_kv_head": 4},
+                            "model.position=rope"),
+    "yarn": ({**LLAMA, "rope_scaling": {"kind": "yarn"}}, "model.rope_scaling.kind=yarn"),
     "qwen3 window": ({"window": 5}, "llama.cpp's qwen3.* model.window=5"),
     "gelu": ({**ARCHITECTURES["gpt2"], "mlp": "gelu"}, "model.mlp=gelu"),
+    "relu": ({**ARCHITECTURES["gpt2"], "mlp": "relu"}, "model.mlp=relu"),
     "relu2": ({**ARCHITECTURES["gpt2"], "mlp": "relu2"}, "model.mlp=relu2"),
     "qwen3 scaling": ({"rope_scaling": {}}, r"model.rope_scaling=\(given\) beside qk_norm=True")}
 

@@ -17,11 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gpt.configuration import AdapterConfig, ModelConfig
+from gpt.configuration import AdapterConfig
 from gpt.errors import UserError, WorkFailed
 from gpt.interop import read_model
-from gpt.interop.architectures import architecture_for
-from gpt.interop.equivalent import standard_fields, standard_form
+from gpt.interop.equivalent import standard, standard_form
 from gpt.interop.peft import writing as our_peft
 from gpt.interop.peft.reading import read_peft
 from gpt.interop.peft.writing import export_peft
@@ -38,13 +37,25 @@ TOKENS = random_tokens(2, 24)
 THEIR_TOKENS = random_tokens(2, 24, vocab_size=VOCAB)
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {}, "dora": {"method": "dora"}, "rslora": {"rslora": True}}
-# Every architecture that Hugging Face has, and what an exported base is rewritten in.
+LAYERNORM: dict[str, Any] = {"norm": "layernorm", "qk_norm": False}
+# Architectures of Hugging Face, and what an exported base is rewritten in.
 OURS: dict[str, dict[str, Any]] = {
     "qwen3": {}, "qwen3 tied": ARCHITECTURES["tied"], "llama": ARCHITECTURES["llama"],
     "mistral": {"qk_norm": False, "window": 5}, "gpt2": ARCHITECTURES["gpt2"],
     "waves": {**ARCHITECTURES["vaswani"], "tie_embeddings": True},
     "gpt2, scaled": {**ARCHITECTURES["gpt2"], "residual_scale": 0.3},
-    "qwen3, scaled": {"head_dim": 12, "residual_scale": 0.5}}
+    "qwen3, scaled": {"head_dim": 12, "residual_scale": 0.5},
+    "qwen2": {"qk_norm": False, "bias": ["qkv_proj"]},
+    "pythia": {**LAYERNORM, "n_kv_head": 4, "residual": "parallel", "bias": True, "mlp": "gelu",
+               "rope_dim": 4},
+    "falcon": {**LAYERNORM, "n_kv_head": 2, "residual": "parallel", "bias": ["norm"],
+               "mlp": "gelu"},
+    "glm4": {"qk_norm": False, "norm_placement": "both", "bias": ["qkv_proj"], "rope_dim": 4,
+             "model_type": "glm4"},
+    "gemma2": {"qk_norm": False, "norm_placement": "both", "norm": "rmsnorm_1p", "mlp": "geglu",
+               "embedding_scale": 32 ** 0.5, "attention_softcap": 2.0, "logit_softcap": 5.0},
+    "phi3": {"qk_norm": False, "rope_dim": 4, "model_type": "phi3"},
+    "granite": {"qk_norm": False, "residual_scale": 0.3, "model_type": "granite"}}
 EVERY_MATRIX = {
     "gpt2": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
@@ -86,7 +97,7 @@ def exported_base(model: GPT, folder: Path) -> PreTrainedModel:
     """The model under an adapter, as transformers opens its export."""
     plain = GPT(model.config)
     plain.load_state_dict(base_state(model))
-    architecture = architecture_for(ModelConfig(**standard_fields(model.config)))
+    architecture, _ = standard(model.config)
     folder.mkdir()
     write_folder(folder, standard_form(plain), bpe(), architecture, 10**9)
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
