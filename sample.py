@@ -3,8 +3,8 @@
 usage: python sample.py RUN [--prompt TEXT | --prompt-file FILE | --prompts FILE | --chat] [options]
 
 RUN is a run folder (its newest sound checkpoint, or RUN@best, RUN@newest, RUN@step-N), one
-checkpoint folder, a Hugging Face folder, or the name of one on its Hub. Without a prompt, text
-piped into standard input is continued; without that, the start of a document.
+checkpoint folder, a Hugging Face folder, the name of one on its Hub, or a GGUF file. Without a
+prompt, text piped into standard input is continued; without that, the start of a document.
 """
 
 from __future__ import annotations

@@ -8,35 +8,52 @@ same logits, up to float rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
-from gpt.interop.architectures import (
-    ARCHITECTURES,
-    COMMON,
-    GPT2,
-    LLAMA,
-    MISTRAL,
-    QWEN3,
-    Architecture,
-    refuse,
-)
+from gpt.interop.architectures import ARCHITECTURES, Architecture, refuse
 from gpt.model import GPT
 from gpt.model.embedding import sinusoids
 
 State = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Target:
+    """Whose architectures a model is to be written in.
+
+    known: by Hugging Face's name. strict: whether the one that a configuration names has to do.
+    """
+
+    whose: str
+    known: Mapping[str, Architecture]
+    strict: bool = False
+
+    def nearest(self, config: ModelConfig) -> Architecture:
+        """The one to name what cannot be expressed by."""
+        if config.norm == "layernorm":
+            return self.known["gpt2"]
+        if config.qk_norm:
+            return self.known["qwen3"]
+        return self.known["llama" if config.window is None or "mistral" not in self.known
+                          else "mistral"]
+
+
+HUGGING_FACE = Target("Hugging Face", ARCHITECTURES, strict=True)
+COMMON = ("gpt2", "llama", "mistral", "qwen3")  # what most tools read
+
+
 @torch.no_grad()
-def standard_form(model: GPT, dtype: torch.dtype = torch.float32,
-                  among: Sequence[Architecture] | None = None) -> GPT:
+def standard_form(model: GPT, dtype: torch.dtype = torch.float32, target: Target = HUGGING_FACE
+                  ) -> GPT:
     """A copy of a model, in `dtype`, whose options are those of a standard architecture. Raises
     UserError as `standard` does."""
-    _, config = standard(model.config, among)
+    _, config = standard(model.config, target)
     state = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         written = GPT(config)
@@ -51,46 +68,29 @@ def standard_form(model: GPT, dtype: torch.dtype = torch.float32,
     return written.eval()
 
 
-def standard(config: ModelConfig, among: Sequence[Architecture] | None = None
+def standard(config: ModelConfig, target: Target = HUGGING_FACE
              ) -> tuple[Architecture, ModelConfig]:
     """The architecture that a model is exported as, and its options there.
 
-    The one that config.model_type names; else one that many tools read, if the model can be written
-    so; else any. among: those of llama.cpp alone, whatever the configuration names.
-    Raises UserError naming what the nearest one cannot express.
+    The one that config.model_type names; else one that most tools read, if the model can be written
+    so; else any. Raises UserError naming what the nearest one cannot express.
     """
     plain, rewritten = (ModelConfig(**fields) for fields in (_simple_fields(config),
                                                              _rewritten_fields(config)))
-    if among is not None:
-        candidates = [(one, rewritten) for one in among]
-    elif config.model_type is not None:
-        candidates = [(_named(config.model_type), each) for each in (plain, rewritten)]
-    else:
-        rare = [one for one in ARCHITECTURES.values() if one not in COMMON]
-        candidates = [(one, rewritten) for one in COMMON] + [
-            (one, each) for one in rare for each in (plain, rewritten)]
-    for architecture, found in candidates:
+    own, known = config.model_type, target.known
+    if target.strict and own is not None and own not in known:
+        raise UserError(f"model.model_type={own} is none of {', '.join(known)}")
+    named = [(known[own], each) for each in (plain, rewritten)] if own and own in known else []
+    others = [(known[name], rewritten) for name in COMMON if name in known] + [
+        (one, each) for name, one in known.items() if name not in COMMON
+        for each in (plain, rewritten)]
+    for architecture, found in named if named and target.strict else named + others:
         if not architecture.refusals(found):
-            return architecture, found.model_copy(update={"model_type": architecture.model_type})
-    nearest, found = candidates[0] if config.model_type and among is None else (
-        _nearest(config), rewritten)
-    whose = "Hugging Face" if among is None else "llama.cpp"
-    refuse(nearest.refusals(found), f"{whose}'s {nearest.model_type}")
+            return architecture, found.model_copy(update={
+                "model_type": next(name for name, one in known.items() if one is architecture)})
+    nearest, found = named[0] if named else (target.nearest(config), rewritten)
+    refuse(nearest.refusals(found), f"{target.whose}'s {nearest.model_type}")
     raise AssertionError("what refuses nothing was returned")
-
-
-def _nearest(config: ModelConfig) -> Architecture:
-    if config.norm == "layernorm":
-        return GPT2
-    if config.qk_norm:
-        return QWEN3
-    return LLAMA if config.window is None else MISTRAL
-
-
-def _named(model_type: str) -> Architecture:
-    if model_type not in ARCHITECTURES:
-        raise UserError(f"model.model_type={model_type} is none of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[model_type]
 
 
 def _simple_fields(config: ModelConfig) -> dict[str, object]:

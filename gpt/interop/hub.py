@@ -18,8 +18,10 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a text could be OWNER/NAME on the Hub; the path of a run, mistyped, could not."""
-    return bool(_NAME.fullmatch(text)) and Path(text).parts[0] not in {"runs", *_folders_here()}
+    """Whether a text could be OWNER/NAME on the Hub; the path of a run or of a file, mistyped,
+    could not."""
+    return (bool(_NAME.fullmatch(text)) and not text.endswith(".gguf")
+            and Path(text).parts[0] not in {"runs", *_folders_here()})
 
 
 def _folders_here() -> set[str]:

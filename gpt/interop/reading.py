@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import reprlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.files import read_json
-from gpt.interop.architectures import ARCHITECTURES, Architecture
+from gpt.interop.architectures import ARCHITECTURES, Architecture, validated
 from gpt.interop.options import Options
 from gpt.interop.tensors import Rule
 from gpt.interop.weight_files import WeightFiles
 from gpt.model import GPT
+from gpt.tokenizer import Tokenizer, read_huggingface_tokenizer
 from gpt.tokenizer.hub_folder import HubFolder
 
 # Constants that older versions saved among the weights: masks, and the frequencies of RoPE.
@@ -34,6 +35,35 @@ def is_huggingface_folder(path: Path) -> bool:
     except UserError:
         return True
     return not isinstance(values, dict) or "format_version" not in values
+
+
+@dataclass(frozen=True)
+class HuggingFaceFolder:
+    """A model in a folder as transformers saves it."""
+
+    path: Path
+
+    def look(self) -> None:
+        """Raises UserError for weights that cannot be read: of all that can be wrong, pickled ones
+        are told first."""
+        WeightFiles(self.path)
+
+    @property
+    def config(self) -> ModelConfig:
+        """As `read_config`."""
+        return read_config(self.path)
+
+    def model(self, dtype: torch.dtype = torch.float32) -> GPT:
+        """As `read_model`."""
+        return read_model(self.path, dtype)
+
+    def tokenizer(self) -> Tokenizer:
+        """As the folder's tokenizer.json says it."""
+        return read_huggingface_tokenizer(self.path)
+
+    def digest(self) -> str:
+        """SHA-256 over its weights."""
+        return WeightFiles(self.path).digest()
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -78,15 +108,8 @@ def _read(folder: Path) -> tuple[Architecture, ModelConfig, list[str]]:
     if options.take("quantization_config", None) is not None:
         raise UserError(f"{path}: quantised weights (quantization_config) are not supported; use "
                         "the model's unquantised release")
-    fields = ARCHITECTURES[kind].read(options)
-    try:
-        return ARCHITECTURES[kind], ModelConfig(**fields), options.left_over()
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        what = f"{name} (as this toolkit calls it): " if name else ""
-        raise UserError(f"{path}: {what}{message}") from error
+    config = validated(ARCHITECTURES[kind].read(options), str(path))
+    return ARCHITECTURES[kind], config, options.left_over()
 
 
 def _stored_names(there: set[str], wanted: list[Rule]) -> dict[str, str]:
@@ -120,11 +143,8 @@ def _refuse_an_untied_head(files: WeightFiles, named: dict[str, str]) -> None:
 
 
 def _check_shape(rule: Rule, files: WeightFiles, named: dict[str, str], ours: torch.Size) -> None:
-    wanted = tuple(reversed(ours)) if rule.transposed else (rule.before + ours[0], *ours[1:])
-    lengths = rule.lengths or (wanted[0],)
-    for name, length in zip(rule.theirs, lengths, strict=True):
-        found, required = files.shape(named[name]), (length, *wanted[1:])
-        if found != required:
+    for name, required in rule.their_shapes(ours).items():
+        if (found := files.shape(named[name])) != required:
             raise UserError(f"{files.folder}: {named[name]} has the shape {found}, config.json "
                             f"asks for {required}; they belong to different models")
 

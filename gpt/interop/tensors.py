@@ -26,7 +26,7 @@ class Names:
     theirs has a module for each part. transposed: matrices are (in, out), as in GPT-2's Conv1D.
     grouped: queries, keys and values of one key/value head lie together. interleaved: neighbours
     (2i, 2i + 1) of a head turn together, not (i, i + R/2). before_positions: rows of the position
-    table that no position reads.
+    table that no position reads. shifted_norms: theirs are greater by 1.
     """
 
     outside: Mapping[str, str]
@@ -36,6 +36,7 @@ class Names:
     grouped: bool = False
     interleaved: bool = False
     before_positions: int = 0
+    shifted_norms: bool = False
 
     def of(self, module: str) -> Parts:
         """Theirs, for the full name of one of our modules."""
@@ -52,7 +53,7 @@ class Rule:
     """One tensor of ours and its parts, with the length of each.
 
     transposed: theirs is (in, out). order: which of their rows our rows are. before: how many rows
-    of theirs come before ours.
+    of theirs come before ours. shift: by what theirs is greater.
     """
 
     ours: str
@@ -61,6 +62,7 @@ class Rule:
     transposed: bool = False
     order: Tensor | None = field(default=None, compare=False)
     before: int = 0
+    shift: float = 0.0
 
     def join(self, read: Callable[[str], Tensor]) -> Tensor:
         """Our tensor from theirs."""
@@ -70,11 +72,22 @@ class Rule:
             return whole.T.contiguous()
         if self.order is not None:
             return whole[self.order]
+        if self.shift:
+            return whole - self.shift
         return whole[self.before:].clone() if self.before else whole
+
+    def their_shapes(self, ours: torch.Size) -> dict[str, tuple[int, ...]]:
+        """The shape that each of theirs has to have, by ours."""
+        whole = tuple(reversed(ours)) if self.transposed else (self.before + ours[0], *ours[1:])
+        lengths = self.lengths or (whole[0],)
+        return {name: (length, *whole[1:])
+                for name, length in zip(self.theirs, lengths, strict=True)}
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
         """Their tensors from ours."""
         whole = tensor.T if self.transposed else tensor
+        if self.shift:
+            whole = whole + self.shift
         if self.order is not None:
             whole = whole[self.order.argsort()]
         if self.before:
@@ -96,7 +109,8 @@ def rules(config: ModelConfig, names: Names) -> list[Rule]:
             name, theirs, _lengths(part, config) if len(theirs) > 1 else (),
             transposed=names.transposed and part.endswith("_proj") and tensor.dim() == 2,
             order=_order(config, names) if part == "attention.qkv_proj" else None,
-            before=names.before_positions if part == "embedding.position_embedding" else 0))
+            before=names.before_positions if part == "embedding.position_embedding" else 0,
+            shift=1.0 if names.shifted_norms and part.endswith("norm") else 0.0))
     return found
 
 

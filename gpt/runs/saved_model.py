@@ -1,11 +1,12 @@
-"""A model on disk, whoever saved it: a run, a checkpoint, a Hugging Face folder or name, or
-adapters of one in PEFT's layout."""
+"""A model on disk, whoever saved it: a run, a checkpoint, a Hugging Face folder or name, a GGUF
+file, or adapters of one in PEFT's layout."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,14 +15,14 @@ from gpt.chat import Chat, read_format
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop import hub
+from gpt.interop.gguf.model_file import GgufFile, is_gguf
 from gpt.interop.peft.layout import base_of, is_peft_folder, peft_digest
 from gpt.interop.peft.reading import read_peft
-from gpt.interop.reading import is_huggingface_folder, read_config, read_model
-from gpt.interop.weight_files import WeightFiles
+from gpt.interop.reading import HuggingFaceFolder, is_huggingface_folder
 from gpt.model import GPT
 from gpt.model.lora import adapt, load_adapter_state, merge
 from gpt.runs import checkpoint
-from gpt.tokenizer import CHAT_FORMAT, Tokenizer, read_huggingface_tokenizer
+from gpt.tokenizer import CHAT_FORMAT, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,14 @@ class SavedModel:
     is_ours: bool
     peft: Path | None = None
 
+    @cached_property
+    def _theirs(self) -> HuggingFaceFolder | GgufFile:
+        """A model of another tool."""
+        return GgufFile(self.path) if is_gguf(self.path) else HuggingFaceFolder(self.path)
+
     def config(self) -> ModelConfig:
         """The architecture."""
-        return checkpoint.load_model_config(self.path) if self.is_ours else read_config(self.path)
+        return checkpoint.load_model_config(self.path) if self.is_ours else self._theirs.config
 
     def model(self, dtype: torch.dtype = torch.float32) -> GPT:
         """The model in `dtype`, on the CPU, in evaluation mode, with its adapters merged."""
@@ -45,7 +51,7 @@ class SavedModel:
             merge(model)
             return model.to(dtype)
         if not self.is_ours:
-            return read_model(self.path, dtype)
+            return self._theirs.model(dtype)
         return checkpoint.load_model(self.path).to(dtype)
 
     def base(self) -> SavedModel:
@@ -77,7 +83,7 @@ class SavedModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that travels with it. Raises UserError if the model is too small for it."""
         tokenizer = (checkpoint.load_tokenizer(self.path) if self.is_ours
-                     else read_huggingface_tokenizer(self.path))
+                     else self._theirs.tokenizer())
         rows = self.config().vocab_size or 0
         if tokenizer.vocab_size > rows:
             raise UserError(f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
@@ -89,7 +95,7 @@ class SavedModel:
     def weight_hash(self) -> str:
         """SHA-256 that says which weights these are."""
         digest = (checkpoint.weight_hash(self.path) if self.is_ours
-                  else WeightFiles(self.path).digest())
+                  else self._theirs.digest())
         if self.peft is None:
             return digest
         return hashlib.sha256(f"{digest} {peft_digest(self.peft)}".encode()).hexdigest()
@@ -120,7 +126,8 @@ def _place_of(name: str) -> Path:
 
 def _whole_model(name: str, path: Path) -> SavedModel:
     """A model that is no adapter of another."""
-    if not is_huggingface_folder(path):
+    if not is_huggingface_folder(path) and not is_gguf(path):
         return SavedModel(checkpoint.find(name), is_ours=True)
-    WeightFiles(path)  # of all that can be wrong, pickled weights are told first
-    return SavedModel(path, is_ours=False)
+    found = SavedModel(path, is_ours=False)
+    found._theirs.look()
+    return found

@@ -17,7 +17,7 @@ from gpt.tokenizer.building import (
     needs_corpus,
     train_bpe_with_tokenizers,
 )
-from gpt.tokenizer.huggingface import read_huggingface_tokenizer
+from gpt.tokenizer.huggingface import read_huggingface_tokenizer, tokenizer_of_definition
 from gpt.tokenizer.json_tokenizer import JsonTokenizer
 from gpt.tokenizer.merges import merges_of
 from gpt.tokenizer.patterns import BPE_PATTERN, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
@@ -30,4 +30,5 @@ __all__ = ["BPE_PATTERN", "CHAT_FORMAT", "CHAT_TEMPLATE", "CL100K_PATTERN", "END
            "JsonTokenizer", "RankTokenizer", "Tokenizer", "alphabet", "bpe_ranks",
            "build_tokenizer", "cutting", "definition", "digest_of", "hub_folder", "merges",
            "merges_of", "needs_corpus", "padding", "patterns", "read_huggingface_tokenizer",
-           "read_ranks", "tokenizer_config", "tokenizer_json", "train_bpe_with_tokenizers"]
+           "read_ranks", "tokenizer_config", "tokenizer_json", "tokenizer_of_definition",
+           "train_bpe_with_tokenizers"]

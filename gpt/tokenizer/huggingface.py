@@ -68,12 +68,19 @@ def _tokenizer(spec: str, folder: HubFolder, file: str) -> Tokenizer:
     first = (_put_first(folder, definition.get("post_processor")) if text is not None
              else _asked_first(folder, ids))
     boundaries = Boundaries(ids[end], first, _other_stops(folder, ids, ids[end]))
+    return tokenizer_of_definition(spec, definition, boundaries, folder.chat_template(),
+                                   text if definition is given else None)
+
+
+def tokenizer_of_definition(spec: str, definition: Definition, boundaries: Boundaries,
+                            chat_template: str | None, text: str | None = None) -> Tokenizer:
+    """The tokenizer of a tokenizer.json. text: as the file has it. Raises ValueError for one that
+    cannot be used."""
     if (found := as_ranks(definition)) is not None:
         return RankTokenizer(spec, found.ranks, found.pattern, control_tokens(definition),
-                             boundaries, folder.chat_template())
-    if text is None or definition is not given:
-        text = json.dumps(definition)
-    return JsonTokenizer(spec, text, boundaries, folder.chat_template())
+                             boundaries, chat_template)
+    return JsonTokenizer(spec, json.dumps(definition) if text is None else text, boundaries,
+                         chat_template)
 
 
 def _is_control(name: str, ends_text: bool, given: Definition, library: Any) -> bool:

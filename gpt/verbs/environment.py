@@ -30,7 +30,7 @@ from gpt.training.plan import memory_line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A model, if there is one to be told of."""
     parser.add_argument("model", metavar="MODEL", nargs="?",
-                        help="a run, a checkpoint, a Hugging Face folder, or a training "
+                        help="a run, a checkpoint, a Hugging Face folder, GGUF, or a training "
                              "configuration (.yaml) that gives model.vocab_size")
 
 

@@ -41,7 +41,8 @@ LONGEST_WINDOW = 8192  # imported models may read far more than fits into memory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, and a text of one's own."""
-    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint or Hugging Face folder")
+    parser.add_argument("run", metavar="RUN",
+                        help="run folder, checkpoint, Hugging Face folder or GGUF file")
     parser.add_argument("--text", metavar="FILE",
                         help="score this text rather than the run's validation split")
     parser.add_argument("--data", metavar="FILE",

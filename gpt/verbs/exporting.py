@@ -22,7 +22,8 @@ from gpt.tokenizer import Tokenizer
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, OUT and the format."""
-    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint or Hugging Face folder")
+    parser.add_argument("run", metavar="RUN",
+                        help="run folder, checkpoint, Hugging Face folder or GGUF file")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
     parser.add_argument("--format", choices=("hf", "gguf", "peft"), required=True,
                         help="hf: for transformers, vLLM, lm-eval; gguf: for llama.cpp and Ollama; "

@@ -1,4 +1,4 @@
-"""python -m gpt import: a Hugging Face folder becomes a checkpoint of ours."""
+"""python -m gpt import: a model of another tool becomes a checkpoint of ours."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gpt.runs.saved_model import find_model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """SOURCE and OUT."""
-    parser.add_argument("source", metavar="HF_FOLDER",
-                        help="a folder with config.json and safetensors, or a name on the Hugging "
-                             "Face Hub such as openai-community/gpt2")
+    parser.add_argument("source", metavar="SOURCE",
+                        help="a folder with config.json and safetensors, a GGUF file, or a name on "
+                             "the Hugging Face Hub such as openai-community/gpt2")
     parser.add_argument("out", metavar="OUT", help="the checkpoint folder to write")
 
 

@@ -14,7 +14,8 @@ FILE = Path("look.html")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, the text, and what of sampling is shown."""
-    parser.add_argument("run", metavar="RUN", help="run, checkpoint or Hugging Face folder")
+    parser.add_argument("run", metavar="RUN",
+                        help="run, checkpoint, Hugging Face folder or GGUF file")
     parser.add_argument("--prompt", metavar="TEXT", required=True, help="what the model reads")
     parser.add_argument("--begin", action="store_true",
                         help="read it as the beginning of a document, as sample.py --begin does")

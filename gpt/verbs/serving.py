@@ -13,7 +13,8 @@ from gpt.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN …, where to listen, and how much to take."""
     parser.add_argument("runs", metavar="RUN", nargs="+",
-                        help="run, checkpoint or Hugging Face folder; NAME=RUN gives it a name")
+                        help="run, checkpoint, Hugging Face folder or GGUF file; NAME=RUN "
+                             "gives it a name")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (%(default)s)")
     key = parser.add_mutually_exclusive_group()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.interop import hub
+from gpt.interop.model_card import About
 from gpt.interop.peft.writing import export_peft
 from gpt.interop.reading import read_config, read_model
 from gpt.interop.weight_files import INDEX, WeightFiles
@@ -156,3 +157,23 @@ def test_adapters_that_adapt_each_other_are_refused(peft, tmp_path):
         value["base_model_name_or_path"] = str(tmp_path / base)
         (folder / "adapter_config.json").write_bytes(as_json(value))
         assert not is_read(lambda folder=folder: find_model(str(folder)))
+
+
+def test_any_gguf_file_is_read_or_refused(tmp_path):
+    pytest.importorskip("gguf")
+    from gpt.interop.gguf.model_file import GgufFile
+    from gpt.interop.gguf.writing import export_gguf
+
+    model = tiny_gpt(vocab_size=257, block_size=16, n_layer=1, n_embd=16, n_head=2, n_kv_head=1)
+    export_gguf(model, build_tokenizer("byte"), tmp_path / "out", About("x"))
+    path = tmp_path / "out/x-float32.gguf"
+    sound, seen = path.read_bytes(), set()
+
+    @fuzzed(150)
+    @given(st.one_of(damaged(sound), damaged(sound[:3000]).map(lambda head: head + sound[3000:])))
+    def tried(data):
+        path.write_bytes(data)
+        seen.add(is_read(lambda: (GgufFile(path).model(), GgufFile(path).tokenizer())))
+
+    tried()
+    assert False in seen

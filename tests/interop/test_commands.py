@@ -223,7 +223,8 @@ def test_a_failed_proof_gives_one_line_and_1_and_deletes_the_output(target, call
 
     def wrong(*given):
         tensors = right(*given)
-        return tensors | {"transformer.ln_f.bias": tensors["transformer.ln_f.bias"] + 0.1}
+        name = {"hf": "transformer.ln_f.bias", "gguf": "output_norm.bias"}[target]
+        return tensors | {name: tensors[name] + 0.1}
     for module in (writing, gguf_writing):
         monkeypatch.setattr(module, "their_tensors", wrong)
     code, out, err = call(verbs, "export", "gpt2", tmp_path / "out", f"--format={target}")

@@ -20,7 +20,7 @@ DYNAMIC = BASE | {"rope_type": "dynamic", "factor": 3.0}
 PAIRS = [1 + i / 5 for i in range(6)]
 LONG = BASE | {"rope_type": "longrope", "partial_rotary_factor": 0.75, "short_factor": PAIRS,
                "long_factor": [2 * each for each in PAIRS]}
-GEMMA = {"initializer_range": 0.08, "head_dim": 16, "query_pre_attn_scalar": 24,
+GEMMA = {"initializer_range": 0.08, "head_dim": 16, "query_pre_attn_scalar": 16,
          "sliding_window": 7}
 FALCON = {"num_key_value_heads": None, "intermediate_size": None}
 EQUAL = {"num_key_value_heads": None}
@@ -44,13 +44,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "olmo3": ("olmo3", {"num_hidden_layers": 4, "sliding_window": 7}, "gpt2"),
     "olmo3 yarn": ("olmo3", {"num_hidden_layers": 4, "sliding_window": 7, "rope_parameters": {
         "full_attention": YARN, "sliding_attention": BASE | {"rope_type": "default"}}}, "gpt2"),
-    "gemma2": ("gemma2", {**GEMMA, "tie_word_embeddings": False, "attn_logit_softcapping": 2.0,
+    "gemma2": ("gemma2", {**GEMMA, "initializer_range": 0.065, "attn_logit_softcapping": 2.0,
                           "final_logit_softcapping": 5.0}, "gemma"),
-    "gemma2 without caps": ("gemma2", {**GEMMA, "tie_word_embeddings": False,
-                                       "attn_logit_softcapping": None,
+    "gemma2 without caps": ("gemma2", {**GEMMA, "query_pre_attn_scalar": 24,
+                                       "tie_word_embeddings": False, "attn_logit_softcapping": None,
                                        "final_logit_softcapping": None}, "gemma"),
     "gemma3": ("gemma3_text", {**GEMMA, "num_hidden_layers": 7}, "gemma"),
-    "gemma3 linear": ("gemma3_text", {**GEMMA, "num_hidden_layers": 6,
+    "gemma3 linear": ("gemma3_text", {**GEMMA, "num_hidden_layers": 6, "query_pre_attn_scalar": 24,
                                       "tie_word_embeddings": False, "rope_parameters": {
         "full_attention": LINEAR, "sliding_attention": {
             "rope_type": "default", "rope_theta": 100.0}}}, "gemma"),
@@ -68,15 +68,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
                                       "attention_bias": False, "tie_word_embeddings": True,
                                       "hidden_act": "gelu_new"}, "gpt2"),
     "falcon 7b": ("falcon", FALCON, "gpt2"),
-    "falcon 40b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2,
-                              "bias": True}, "gpt2"),
+    "falcon 40b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
+                   "gpt2"),
     "falcon 11b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2,
                               "num_ln_in_parallel_attn": 1, "ffn_hidden_size": 48}, "gpt2"),
     "falcon in sequence": ("falcon", {**FALCON, "multi_query": False, "parallel_attn": False,
                                       "bias": True}, "gpt2"),
-    "starcoder2": ("starcoder2", {"sliding_window": 7}, "starcoder"),
-    "starcoder2 without biases": ("starcoder2", {"use_bias": False, "hidden_act": "gelu"},
-                                  "starcoder"),
+    "starcoder2": ("starcoder2", {}, "starcoder"),
+    "starcoder2 sliding": ("starcoder2", {"use_bias": False, "hidden_act": "gelu",
+                                          "sliding_window": 7}, "starcoder"),
     "stablelm": ("stablelm", {"use_qkv_bias": True}, "gpt2"),
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}, "gpt2"),
     "opt": ("opt", {**FALCON, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.4,

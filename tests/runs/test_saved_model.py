@@ -71,8 +71,7 @@ def test_what_names_no_model_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("model.gguf", "model.bin"):
         Path(name).write_bytes(b"GGUF")
-    for name, expected in (("model.gguf", "model.gguf is a GGUF file, which cannot be opened as a "
-                                          "run: give a run folder, one of its checkpoints, or"),
+    for name, expected in (("model.gguf", "model.gguf is no GGUF file: it does not begin"),
                            ("model.bin", "model.bin is a file, and cannot be opened as a run"),
                            ("none", "there is no run none"), ("runs/none", "there is no run"),
                            (".", "has no checkpoints"), ("a\0b", "there is no run")):

@@ -9,18 +9,14 @@ from typing import Any
 
 from gpt.errors import UserError
 from gpt.interop.architectures import layernorm, llama
-from gpt.interop.architectures.layernorm import GPT2
-from gpt.interop.architectures.llama import LLAMA, MISTRAL, QWEN3
-from gpt.interop.architectures.table import Architecture, differences
+from gpt.interop.architectures.table import Architecture, differences, validated
 
-__all__ = ["ARCHITECTURES", "COMMON", "GPT2", "LLAMA", "MISTRAL", "QWEN3", "Architecture",
-           "differences", "refuse"]
+__all__ = ["ARCHITECTURES", "Architecture", "differences", "refuse", "validated"]
 
-COMMON = (GPT2, LLAMA, MISTRAL, QWEN3)  # every tool reads these
 ARCHITECTURES = {one.model_type: one for one in (
-    *COMMON, llama.QWEN2, llama.SMOLLM3, llama.OLMO2, llama.OLMO3, llama.GEMMA2, llama.GEMMA3,
-    llama.PHI3, llama.GRANITE, llama.GLM4, layernorm.GPT_NEOX, layernorm.FALCON,
-    layernorm.STARCODER2, layernorm.STABLELM, layernorm.OPT)}
+    layernorm.GPT2, llama.LLAMA, llama.MISTRAL, llama.QWEN3, llama.QWEN2, llama.SMOLLM3,
+    llama.OLMO2, llama.OLMO3, llama.GEMMA2, llama.GEMMA3, llama.PHI3, llama.GRANITE, llama.GLM4,
+    layernorm.GPT_NEOX, layernorm.FALCON, layernorm.STARCODER2, layernorm.STABLELM, layernorm.OPT)}
 
 
 def refuse(options: dict[str, Any], target: str) -> None:

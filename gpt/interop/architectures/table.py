@@ -53,7 +53,22 @@ class Architecture:
             return {name: getattr(config, name)}
         of_windows = "window" if read.window != config.window else "window_pattern"
         names = (of_windows if name == "windows" else name for name in differences(config, read))
-        return {name: getattr(config, name) for name in names}
+        found = {name: getattr(config, name) for name in names}
+        if (scaling := found.pop("rope_scaling", None)) is not None:
+            found["rope_scaling.kind"] = scaling.kind
+        return found
+
+
+def validated(fields: dict[str, Any], where: str) -> ModelConfig:
+    """A configuration of these fields. Raises UserError naming the one that is wrong."""
+    try:
+        return ModelConfig(**fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        what = f"{name} (as this toolkit calls it): " if name else ""
+        raise UserError(f"{where}: {what}{message}") from error
 
 
 def differences(wanted: ModelConfig, found: ModelConfig) -> dict[str, tuple[Any, Any]]:

@@ -27,10 +27,11 @@ from gpt.model.rope import rope_frequencies
 from gpt.tokenizer import JsonTokenizer, Tokenizer
 from gpt.tokenizer.definition import kinds
 
+_OWN_WIDTH = {"llama", "qwen3", "smollm3", "granite", "glm4", "gemma2", "gemma3"}  # of heads
 _MOST_LINES = 4_000  # of the sample that are compared one by one
 
 
-def prove(path: Path, expected: GPT, tokenizer: Tokenizer, dtype: str) -> str:
+def prove(path: Path, expected: GPT, tokenizer: Tokenizer, dtype: str, architecture: str) -> str:
     """Compare a file with the model it was made from; returns one line saying how.
 
     Raises WorkFailed naming the option, the weights or the place in the text that differs.
@@ -38,13 +39,13 @@ def prove(path: Path, expected: GPT, tokenizer: Tokenizer, dtype: str) -> str:
     from gguf import GGUFReader
 
     reader, config = GGUFReader(path), expected.config
-    for name, value in metadata(config, tokenizer).items():
+    for name, value in metadata(config, tokenizer, architecture).items():
         _compare_option(name, value, reader)
     stored, state = stored_tensors(reader), expected.state_dict()
     _compare_frequencies(stored, config)
-    found = our_weights(stored, config, architecture_name(config), list(state))
+    found = our_weights(stored, config, architecture, list(state))
     for name, weight in state.items():
-        _compare_weight(name, found[name], weight, dtype)
+        _compare_weight(name, found[name], weight, dtype, config.norm == "rmsnorm_1p")
     difference = _logit_difference(expected, found, tokenizer, dtype)
     return (f"read back: options and all {len(stored)} tensors are the model's"
             f"{'' if dtype == 'float32' else f', rounded to {dtype}'}; logits differ by at most "
@@ -84,27 +85,22 @@ def normal_form(tokenizer: Tokenizer) -> Literal["NFC"] | None:
     return "NFC" if "NFC" in kinds(tokenizer.parsed.get("normalizer")) else None
 
 
-def architecture_name(config: ModelConfig) -> str:
-    """Which of llama.cpp's architectures computes a model."""
-    if config.norm == "layernorm":
-        return "gpt2"
-    return "qwen3" if config.qk_norm else "llama"
-
-
-def metadata(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the file has to say, by its names."""
-    name, begin = architecture_name(config), tokenizer.begin_of_text
+def metadata(config: ModelConfig, tokenizer: Tokenizer, name: str) -> dict[str, Any]:
+    """What the file has to say, by its names; name: of the architecture."""
+    begin, scaling, length = tokenizer.begin_of_text, config.rope_scaling, config.block_size
+    if scaling is not None and scaling.kind == "longrope":
+        length = max(length, round(scaling.original_block_size * scaling.factor))
     needed: dict[str, Any] = {
-        "context_length": config.block_size, "embedding_length": config.n_embd,
+        "context_length": length, "embedding_length": config.n_embd,
         "block_count": config.n_layer, "feed_forward_length": config.n_inner,
         "attention.head_count": config.n_head, "attention.head_count_kv": config.n_kv_head}
-    if name == "gpt2":
-        needed["attention.layer_norm_epsilon"] = config.norm_eps
-    else:
-        needed |= {"attention.layer_norm_rms_epsilon": config.norm_eps,
-                   "attention.key_length": config.head_dim,
-                   "attention.value_length": config.head_dim,
-                   "rope.dimension_count": config.head_dim, "rope.freq_base": config.rope_base}
+    kind = "layer_norm" if config.norm == "layernorm" else "layer_norm_rms"
+    needed[f"attention.{kind}_epsilon"] = config.norm_eps
+    if config.position == "rope":
+        needed |= {"rope.dimension_count": config.rope_dim, "rope.freq_base": config.rope_base}
+    if name in _OWN_WIDTH:
+        needed |= {"attention.key_length": config.head_dim,
+                   "attention.value_length": config.head_dim}
     tokens = {"eos_token_id": tokenizer.end_of_text, "add_bos_token": begin is not None,
               "token_type": _kinds(tokenizer, config.vocab_size or 0),
               **({} if begin is None else {"bos_token_id": begin})}
@@ -147,7 +143,7 @@ def _compare_option(name: str, expected: Any, reader: Any) -> None:
 
 def _compare_frequencies(stored: dict[str, Tensor], config: ModelConfig) -> None:
     """llama.cpp has no option for the scaling of Llama 3: a tensor divides the frequencies."""
-    if config.rope_scaling is None:
+    if config.rope_scaling is None or config.rope_scaling.kind != "llama3":
         return
     expected = rope_frequencies(config)
     plain = rope_frequencies(config.model_copy(update={"rope_scaling": None}))
@@ -157,9 +153,11 @@ def _compare_frequencies(stored: dict[str, Tensor], config: ModelConfig) -> None
                          "model's rope_scaling does; please report this with its configuration")
 
 
-def _compare_weight(name: str, found: Tensor, expected: Tensor, dtype: str) -> None:
+def _compare_weight(name: str, found: Tensor, expected: Tensor, dtype: str, shifted: bool) -> None:
     """Float formats are rounded to nearest; q8_0 is off by half a step of its block at most."""
-    if expected.dim() < 2 or dtype == "float32":
+    if shifted and name.endswith("norm.weight"):  # 1 was added, and taken away
+        limit = 2**-23 * (1 + expected.abs())
+    elif expected.dim() < 2 or dtype == "float32":
         limit = torch.zeros(())
     elif dtype == "q8_0":
         blocks = expected.reshape(-1, 32)

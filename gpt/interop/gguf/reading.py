@@ -1,6 +1,6 @@
 """The weights of a GGUF file as a model of ours has them, by what llama.cpp does with each.
 
-Written apart from gguf_writing, whose names and layouts it checks.
+Written apart from gpt/interop/gguf/architectures.py, whose names and layouts it checks.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.configuration import ModelConfig
+from gpt.configuration import GATED, ModelConfig
 from gpt.errors import WorkFailed
 
 _OUTSIDE = {"embedding.token_embedding": "token_embd", "lm_head": "output",
             "embedding.position_embedding": "position_embd", "final_norm": "output_norm"}
 _INSIDE = {"attention_norm": "attn_norm", "feedforward_norm": "ffn_norm",
            "attention.out_proj": "attn_output", "feedforward.down_proj": "ffn_down",
-           "attention.q_norm": "attn_q_norm", "attention.k_norm": "attn_k_norm"}
+           "attention.q_norm": "attn_q_norm", "attention.k_norm": "attn_k_norm",
+           "attention_post_norm": "post_attention_norm", "feedforward_post_norm": "post_ffw_norm"}
+_FALCON_40B = {"attention_norm": "attn_norm_2", "feedforward_norm": "attn_norm"}
 FREQUENCIES = "rope_freqs.weight"  # by what each pair's rotation is divided
+LONG_ROPE = {"rope_factors_long.weight", "rope_factors_short.weight"}
 
 
 def stored_tensors(reader: Any) -> dict[str, Tensor]:
@@ -34,7 +37,9 @@ def stored_tensors(reader: Any) -> dict[str, Tensor]:
 def our_weights(stored: dict[str, Tensor], config: ModelConfig, architecture: str,
                 names: list[str]) -> dict[str, Tensor]:
     """{name in our state_dict: tensor}. Raises WorkFailed for what is missing or too many."""
-    asked = {FREQUENCIES} if config.rope_scaling is not None else set()
+    scaling = config.rope_scaling
+    asked = {"llama3": {FREQUENCIES}, "longrope": LONG_ROPE}.get(
+        "" if scaling is None else scaling.kind, set[str]()) | set()
 
     def take(name: str) -> Tensor:
         asked.add(name)
@@ -53,24 +58,30 @@ def our_weights(stored: dict[str, Tensor], config: ModelConfig, architecture: st
 def _weight(name: str, take: Callable[[str], Tensor], config: ModelConfig,
             architecture: str) -> Tensor:
     part, _, kind = name.rpartition(".")
+    shift = 1.0 if architecture in ("gemma2", "gemma3") and part.endswith("norm") else 0.0
     if part in _OUTSIDE:
-        return take(f"{_OUTSIDE[part]}.{kind}")
+        return take(f"{_OUTSIDE[part]}.{kind}") - shift
     _, number, part = part.split(".", 2)
     layer = f"blk.{number}"
     if part == "feedforward.up_proj":
-        halves = ("ffn_gate", "ffn_up") if config.mlp == "swiglu" else ("ffn_up",)
+        separate = config.mlp in GATED and architecture not in ("phi3", "glm4")
+        halves = ("ffn_gate", "ffn_up") if separate else ("ffn_up",)
         return torch.cat([take(f"{layer}.{half}.{kind}") for half in halves])
     if part != "attention.qkv_proj":
-        return take(f"{layer}.{_INSIDE[part]}.{kind}")
-    if architecture == "gpt2":
+        inside = _INSIDE | (_FALCON_40B if architecture == "falcon"
+                            and config.residual == "parallel" else {})
+        return take(f"{layer}.{inside[part]}.{kind}") - shift
+    if architecture in ("gpt2", "gptneox", "falcon", "phi3"):
         return take(f"{layer}.attn_qkv.{kind}")
     q, k, v = (take(f"{layer}.attn_{one}.{kind}") for one in "qkv")
-    if architecture == "llama":  # it turns neighbours, we turn (i, i + D/2): see embedding.rotate
-        q, k = (_evens_then_odds(one, config.head_dim) for one in (q, k))
+    if architecture in ("llama", "smollm3", "granite", "glm4"):
+        # They turn neighbours, we turn (i, i + R/2): see rope.rotate.
+        q, k = (_evens_then_odds(one, config.head_dim, config.rope_dim) for one in (q, k))
     return torch.cat((q, k, v))
 
 
-def _evens_then_odds(tensor: Tensor, head_dim: int) -> Tensor:
-    """Rows 0, 2, 4, … of each head, then 1, 3, 5, …"""
+def _evens_then_odds(tensor: Tensor, head_dim: int, turned: int) -> Tensor:
+    """Rows 0, 2, 4, … of what turns of each head, then 1, 3, 5, …, then the rest."""
     heads = tensor.unflatten(0, (-1, head_dim))
-    return torch.cat((heads[:, 0::2], heads[:, 1::2]), dim=1).flatten(0, 1)
+    return torch.cat((heads[:, 0:turned:2], heads[:, 1:turned:2], heads[:, turned:]),
+                     dim=1).flatten(0, 1)

@@ -1,7 +1,6 @@
 """A model of ours as one GGUF file, which llama.cpp and Ollama run, with a Modelfile beside it.
 
-Names and layouts follow llama.cpp's converter. Of its architectures, "gpt2", "llama" and "qwen3"
-are used; the tokenizer is byte-level byte-pair encoding in all cases.
+Names and layouts follow llama.cpp's converter, as gpt/interop/gguf/architectures.py has them.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.files import write_atomically
-from gpt.interop.architectures import COMMON, Architecture, refuse
+from gpt.interop.architectures import Architecture
 from gpt.interop.equivalent import standard, standard_form
+from gpt.interop.gguf.architectures import FREQUENCIES, LLAMA_CPP, LONG, SHORT
 from gpt.interop.gguf.modelfile import modelfile
 from gpt.interop.gguf.proof import prove
 from gpt.interop.gguf.tokens import TokenTable
@@ -25,7 +26,7 @@ from gpt.interop.model_card import About
 from gpt.interop.new_folder import new_folder
 from gpt.interop.writing import their_tensors
 from gpt.model import GPT
-from gpt.model.rope import attention_factor, rope_frequencies
+from gpt.model.rope import rope_frequencies
 from gpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -36,19 +37,6 @@ Q8_BLOCK = 32  # numbers that share a scale
 _FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16",
                "q8_0": "MOSTLY_Q8_0"}
 _STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
-
-# What llama.cpp calls the parts of a model, and of a layer.
-_NAMES = {
-    "transformer.wte": "token_embd", "model.embed_tokens": "token_embd",
-    "transformer.wpe": "position_embd", "lm_head": "output",
-    "transformer.ln_f": "output_norm", "model.norm": "output_norm",
-    "ln_1": "attn_norm", "input_layernorm": "attn_norm",
-    "ln_2": "ffn_norm", "post_attention_layernorm": "ffn_norm",
-    "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
 
 def export_gguf(model: GPT, tokenizer: Tokenizer, out: Path, about: About,
@@ -63,33 +51,22 @@ def export_gguf(model: GPT, tokenizer: Tokenizer, out: Path, about: About,
     if importlib.util.find_spec("gguf") is None:
         raise UserError("--format gguf needs the gguf package; run: pip install "
                         "'gpt-toolkit[gguf]'")
-    architecture, config = standard(model.config, COMMON)
-    refuse_what_gguf_lacks(config, architecture, dtype)
+    architecture, config = standard(model.config, LLAMA_CPP)
+    refuse_narrow(config, dtype)
     table = TokenTable.of(tokenizer, config.vocab_size or 0)
-    written = standard_form(model, among=COMMON)
+    written = standard_form(model, target=LLAMA_CPP)
     tensors = gguf_tensors(written, architecture)
     with new_folder(out) as folder:
         path = folder / f"{about.name}-{dtype}.gguf"
         _write(path, written.config, architecture, tensors, table, about, dtype)
         text, remark = modelfile(path.name, tokenizer, config.block_size)
         write_atomically(folder / "Modelfile", text)
-        return "\n".join(filter(None, [prove(path, written, tokenizer, dtype), remark]))
+        return "\n".join(filter(None, [prove(path, written, tokenizer, dtype,
+                                                 architecture.model_type), remark]))
 
 
-def refuse_what_gguf_lacks(config: ModelConfig, architecture: Architecture, dtype: str) -> None:
-    """Raise UserError for what llama.cpp cannot express of an architecture, or of a format."""
-    lacking: dict[str, object] = {}
-    if config.window is not None:
-        lacking["window"] = config.window
-    if config.mlp not in ("swiglu", "gelu_tanh"):
-        lacking["mlp"] = config.mlp
-    if architecture.model_type == "qwen3" and config.rope_scaling is not None:
-        lacking["rope_scaling"] = "(given) beside qk_norm=True"
-    if attention_factor(config) != 1:
-        lacking["rope_scaling.kind"] = config.rope_scaling and config.rope_scaling.kind
-    if config.qk_norm and config.biases:
-        lacking["bias"] = config.bias
-    refuse(lacking, "llama.cpp's " + architecture.model_type)
+def refuse_narrow(config: ModelConfig, dtype: str) -> None:
+    """Raise UserError for widths that a format cannot hold."""
     widths = {"n_embd": config.n_embd, "n_inner": config.n_inner,
               "n_head * head_dim": config.n_head * config.head_dim}
     odd = [f"model.{name}={width}" for name, width in widths.items() if width % Q8_BLOCK]
@@ -100,35 +77,15 @@ def refuse_what_gguf_lacks(config: ModelConfig, architecture: Architecture, dtyp
 
 def gguf_tensors(model: GPT, architecture: Architecture) -> dict[str, Tensor]:
     """All tensors under llama.cpp's names and in its layout, float32: matrices are (out, in)."""
-    config, tensors = model.config, {}
-    for name, tensor in their_tensors(model, architecture).items():
-        part, _, kind = name.rpartition(".")
-        if kind == "weight" and ("attn.c_" in part or "mlp.c_" in part):  # GPT-2's Conv1D
-            tensor = tensor.T
-        if architecture.model_type == "llama" and part.endswith(("q_proj", "k_proj")):
-            tensor = interleaved(tensor, config.head_dim)
-        tensors[f"{_part_name(part)}.{kind}"] = tensor.contiguous()
-    if config.rope_scaling is not None:
-        plain = rope_frequencies(config.model_copy(update={"rope_scaling": None}))
-        tensors["rope_freqs.weight"] = plain / rope_frequencies(config)
+    tensors = their_tensors(model, architecture)
+    scaling = model.config.rope_scaling
+    if scaling is not None and scaling.kind == "llama3":
+        plain = rope_frequencies(model.config.model_copy(update={"rope_scaling": None}))
+        tensors[FREQUENCIES] = plain / rope_frequencies(model.config)
+    elif scaling is not None and scaling.kind == "longrope":
+        tensors[LONG] = torch.tensor(scaling.long_factor)
+        tensors[SHORT] = torch.tensor(scaling.short_factor)
     return tensors
-
-
-def _part_name(part: str) -> str:
-    if part in _NAMES:
-        return _NAMES[part]
-    _, _, rest = part.partition("h." if part.startswith("transformer.h.") else "layers.")
-    number, _, name = rest.partition(".")
-    return f"blk.{number}.{_NAMES[name]}"
-
-
-def interleaved(tensor: Tensor, head_dim: int) -> Tensor:
-    """Rows of query and key matrices in the order that llama.cpp's "llama" rotates them in.
-
-    It turns neighbours (2i, 2i + 1) of a head, where Llama's checkpoints turn (i, i + D/2).
-    """
-    return (tensor.view(-1, 2, head_dim // 2, *tensor.shape[1:]).transpose(1, 2)
-            .reshape(tensor.shape))
 
 
 def _write(path: Path, config: ModelConfig, architecture: Architecture, tensors: dict[str, Tensor],
@@ -140,7 +97,7 @@ def _write(path: Path, config: ModelConfig, architecture: Architecture, tensors:
     if about.licence:
         writer.add_license(about.licence)
     writer.add_file_type(LlamaFileType[_FILE_TYPES[dtype]])
-    _add_shape(writer, config)
+    _add_shape(writer, config, architecture)
     table.add_to(writer)
     for tensor_name, tensor in tensors.items():
         kind = GGMLQuantizationType["F32" if tensor.dim() < 2 else _STORED_AS[dtype]]
@@ -152,21 +109,17 @@ def _write(path: Path, config: ModelConfig, architecture: Architecture, tensors:
     writer.close()
 
 
-def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
-    """The architecture's options."""
-    assert config.vocab_size is not None
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.block_size)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_block_count(config.n_layer)
-    writer.add_feed_forward_length(config.n_inner)
-    writer.add_head_count(config.n_head)
-    writer.add_head_count_kv(config.n_kv_head)
-    if config.norm == "layernorm":
-        writer.add_layer_norm_eps(config.norm_eps)
-        return
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_freq_base(config.rope_base)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+def _add_shape(writer: GGUFWriter, config: ModelConfig, architecture: Architecture) -> None:
+    """The architecture's options; what only tensors say is not among them."""
+    for name, value in architecture.write(config).items():
+        if value is None or name.startswith("_"):
+            continue
+        key = f"{architecture.model_type}.{name}"
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_string(key, value)

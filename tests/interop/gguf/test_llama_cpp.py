@@ -12,7 +12,15 @@ import torch
 import gpt
 import sample
 from gpt.__main__ import main as verbs
-from tests.tiny import run_script
+from gpt.errors import UserError
+from gpt.interop.equivalent import standard
+from gpt.interop.gguf.architectures import LLAMA_CPP
+from gpt.interop.gguf.writing import export_gguf
+from gpt.interop.model_card import About
+from gpt.interop.reading import read_model
+from tests.interop.models import bpe, saved
+from tests.interop.variants import VARIANTS
+from tests.tiny import random_tokens, run_script
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="make interop builds llama.cpp for this")
 
@@ -90,3 +98,24 @@ def test_llama_cpp_writes_the_greedy_text_of_sample_py(exported, capsys):
             texts[prompt] = (ours["completion"], found["choices"][0]["text"])
     assert {prompt: both for prompt, both in texts.items() if both[0] != both[1]} == {}
     assert len(texts) >= 20 and len({ours for ours, _ in texts.values()}) > 5
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_llama_cpp_computes_every_architecture_that_is_written(name, tmp_path):
+    model = read_model(saved(name, tmp_path / "hf")[1])
+    try:
+        standard(model.config, LLAMA_CPP)
+    except UserError as refused:
+        pytest.skip(str(refused))
+    export_gguf(model, bpe(), tmp_path / "out", About("x"))
+    theirs = opened(tmp_path / "out/x-float32.gguf", 256)
+    if model.config.rope_scaling is not None and model.config.rope_scaling.kind == "longrope":
+        pytest.skip("llama.cpp reads by the long factors: its contexts are no shorter than 256")
+    tokens = random_tokens(1, 40, vocab_size=300)
+    theirs.eval(tokens[0].tolist())
+    with torch.no_grad():
+        logits = model(tokens)[0]
+    difference = (torch.tensor(theirs.scores[:40]) - logits).abs().max().item()
+    assert difference < (0.05 if model.config.norm == "layernorm" or model.config.mlp == "geglu"
+                         else 1e-3)
+    assert logits.std() > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from gpt.errors import WorkFailed
 from gpt.interop.gguf import proof as gguf_proof
 from gpt.interop.gguf import writing as gguf_writing
+from gpt.interop.gguf.architectures import LLAMA as LLAMA_TABLE
 from gpt.interop.gguf.tokens import TokenTable
 from gpt.interop.gguf.writing import DTYPES, export_gguf
 from gpt.interop.model_card import About
@@ -47,18 +49,52 @@ def refused(tmp_path, expected: str, changes: dict[str, Any], dtype: str = "floa
     assert not list(tmp_path.iterdir())
 
 
+WRONG_SHAPES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "context_length": (lambda n: n - 1, "llama.context_length is 63, the model's 64"),
+    "embedding_length": (lambda n: 2 * n, "llama.embedding_length is 64, the model's 32"),
+    "block_count": (lambda n: n - 1, "llama.block_count"),
+    "feed_forward_length": (lambda n: n + 1, "llama.feed_forward_length"),
+    "attention.head_count": (lambda n: n // 2, "llama.attention.head_count is 2, the model's 4"),
+    "attention.head_count_kv": (lambda n: n * 2, "llama.attention.head_count_kv is 4"),
+    "attention.layer_norm_rms_epsilon": (lambda x: x * 1.001,
+                                         "llama.attention.layer_norm_rms_epsilon"),
+    "rope.freq_base": (lambda x: x + 0.5, "llama.rope.freq_base is 10000.5, the model's 10000"),
+    "rope.dimension_count": (lambda n: n // 2, "llama.rope.dimension_count"),
+    "attention.key_length": (lambda n: n // 2, "llama.attention.key_length is 4, the model's 8"),
+    "attention.value_length": (lambda n: n // 2, "llama.attention.value_length"),
+}
+
+
+def change_key(monkeypatch, key: str, change: Callable[[Any], Any]) -> None:
+    """Let one of the architecture's options be written otherwise, or not at all."""
+    right = gguf_writing._add_shape
+
+    def wrong(writer, config, architecture):
+        rows = (*architecture.rows, Careless(key, change, architecture))
+        right(writer, config, dataclasses.replace(architecture, rows=rows))
+    monkeypatch.setattr(gguf_writing, "_add_shape", wrong)
+
+
+@dataclasses.dataclass(frozen=True)
+class Careless:
+    """A last line that writes another value."""
+
+    key: str
+    change: Callable[[Any], Any]
+    right: Any
+
+    def write(self, config):
+        return {self.key: self.change(self.right.write(config)[self.key])}
+
+
+@pytest.mark.parametrize("key", WRONG_SHAPES)
+def test_a_wrong_shape_in_the_file_is_noticed_and_named(key, tmp_path, monkeypatch):
+    change, expected = WRONG_SHAPES[key]
+    change_key(monkeypatch, key, change)
+    refused(tmp_path, expected, LLAMA, tokenizer=chatty())
+
+
 WRONG_OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "add_context_length": (lambda n: n - 1, "llama.context_length is 63, the model's 64"),
-    "add_embedding_length": (lambda n: 2 * n, "llama.embedding_length is 64, the model's 32"),
-    "add_block_count": (lambda n: n - 1, "llama.block_count"),
-    "add_feed_forward_length": (lambda n: n + 1, "llama.feed_forward_length"),
-    "add_head_count": (lambda n: n // 2, "llama.attention.head_count is 2, the model's 4"),
-    "add_head_count_kv": (lambda n: n * 2, "llama.attention.head_count_kv is 4"),
-    "add_layer_norm_rms_eps": (lambda x: x * 1.001, "llama.attention.layer_norm_rms_epsilon"),
-    "add_rope_freq_base": (lambda x: x + 0.5, "llama.rope.freq_base is 10000.5, the model's 10000"),
-    "add_rope_dimension_count": (lambda n: n // 2, "llama.rope.dimension_count"),
-    "add_key_length": (lambda n: n // 2, "llama.attention.key_length is 4, the model's 8"),
-    "add_value_length": (lambda n: n // 2, "llama.attention.value_length"),
     "add_eos_token_id": (lambda n: n + 1, "tokenizer.ggml.eos_token_id is 301, the model's 300"),
     "add_bos_token_id": (lambda n: n + 1, "tokenizer.ggml.bos_token_id is 302"),
     "add_add_bos_token": (lambda b: not b, "tokenizer.ggml.add_bos_token is False"),
@@ -78,15 +114,14 @@ def test_a_wrong_option_in_the_file_is_noticed_and_named(method, tmp_path, monke
 
 
 def test_a_wrong_epsilon_of_gpt2_is_noticed(tmp_path, monkeypatch):
-    right = gguf.GGUFWriter.add_layer_norm_eps
-    monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_eps", lambda self, x: right(self, 1e-6))
+    change_key(monkeypatch, "attention.layer_norm_epsilon", lambda x: 1e-6)
     refused(tmp_path, "gpt2.attention.layer_norm_epsilon is", ARCHITECTURES["gpt2"])
 
 
-@pytest.mark.parametrize("method", ["add_rope_freq_base", "add_layer_norm_rms_eps",
-                                    "add_head_count_kv", "add_context_length"])
-def test_an_option_that_is_not_written_is_noticed(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf.GGUFWriter, method, lambda self, v: None)
+@pytest.mark.parametrize("key", ["rope.freq_base", "attention.layer_norm_rms_epsilon",
+                                 "attention.head_count_kv", "context_length"])
+def test_an_option_that_is_not_written_is_noticed(key, tmp_path, monkeypatch):
+    change_key(monkeypatch, key, lambda value: None)
     refused(tmp_path, " is None, the model's", LLAMA)
 
 
@@ -141,8 +176,11 @@ def test_a_wrong_tensor_is_noticed_and_named(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_that_were_not_interleaved_are_noticed(dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_writing, "interleaved", lambda tensor, head_dim: tensor)
+    flat = dataclasses.replace(LLAMA_TABLE, names=dataclasses.replace(
+        LLAMA_TABLE.names, interleaved=False))
+    monkeypatch.setattr(gguf_writing, "standard", lambda config, target: (flat, config))
     refused(tmp_path, r"blocks\.0\.attention\.qkv_proj\.weight is not the model's", LLAMA, dtype)
+    monkeypatch.undo()
     export(tmp_path, {}, dtype)  # Qwen3 turns halves, as we do
 
 

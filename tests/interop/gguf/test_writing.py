@@ -12,9 +12,10 @@ import torch
 from gpt.configuration import ModelConfig
 from gpt.errors import UserError
 from gpt.interop.gguf import writing as gguf_writing
+from gpt.interop.gguf.architectures import LLAMA as LLAMA_TABLE
 from gpt.interop.gguf.modelfile import modelfile
 from gpt.interop.gguf.retokenizing import Reconstructed
-from gpt.interop.gguf.writing import DTYPES, export_gguf, interleaved
+from gpt.interop.gguf.writing import DTYPES, export_gguf
 from gpt.interop.model_card import About
 from gpt.interop.proof import sample_text
 from gpt.model.rope import rope_frequencies, rotate, rotations
@@ -114,16 +115,20 @@ def test_turning_neighbours_of_interleaved_rows_is_turning_halves():
     D, H = 8, 3
     torch.manual_seed(0)
     W, x = torch.randn(H * D, 5), torch.randn(6, 5)
-    config = ModelConfig(vocab_size=9, n_embd=H * D, n_head=H, n_kv_head=H)
+    config = ModelConfig(vocab_size=9, n_embd=H * D, n_head=H, n_kv_head=H, qk_norm=False)
     cos, sin = rotations(torch.arange(6), rope_frequencies(config))      # (T, 1, D/2)
     ours = rotate((x @ W.T).view(1, 6, H, D), (cos, sin))[0]
 
-    y = (x @ interleaved(W, D).T).view(6, H, D // 2, 2)
+    rule = next(one for one in LLAMA_TABLE.rules(config) if "qkv_proj" in one.ours)
+    q, k, v = rule.split(torch.cat((W, W, W))).values()
+    y = (x @ q.T).view(6, H, D // 2, 2)
     a, b = y[..., 0], y[..., 1]                                           # neighbours
     theirs = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)  # (T, H, D/2, 2)
     torch.testing.assert_close(torch.cat((theirs[..., 0], theirs[..., 1]), dim=-1), ours)
-    bias = torch.arange(H * D)
-    assert interleaved(bias, D)[:D].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert torch.equal(k, q) and torch.equal(v, W)
+    assert torch.equal(rule.join(dict(zip(
+        rule.theirs, (q, k, v), strict=True)).get), torch.cat((W, W, W)))
+    assert torch.equal(q[:D], W[[0, 4, 1, 5, 2, 6, 3, 7]])
 
 
 def test_the_scaling_of_llama_3_is_a_tensor_that_divides(tmp_path):
@@ -138,16 +143,22 @@ def test_the_scaling_of_llama_3_is_a_tensor_that_divides(tmp_path):
 
 
 REFUSED = {
-    "window": ({**LLAMA, "window": 5}, "llama.cpp's mistral.* model.window=5"),
-    "mistral by layer": ({**LLAMA, "window": 5, "window_pattern": "SF"}, "model.window_pattern=SF"),
-    "layernorm with rope": ({"norm": "layernorm", "mlp": "gelu", "qk_norm": False, "n_kv_head": 4},
-                            "model.position=rope"),
-    "yarn": ({**LLAMA, "rope_scaling": {"kind": "yarn"}}, "model.rope_scaling.kind=yarn"),
+    "window": ({**LLAMA, "window": 5}, "llama.cpp's llama.* model.window=5"),
+    "mistral by layer": ({**LLAMA, "window": 5, "window_pattern": "SF"}, "model.window=5"),
+    "another yarn": ({**LLAMA, "rope_scaling": {"kind": "yarn", "beta_fast": 16.0}},
+                     "model.rope_scaling.kind=yarn"),
+    "another scale": ({"model_type": "gemma2", "qk_norm": False, "norm": "rmsnorm_1p",
+                       "mlp": "geglu", "norm_placement": "both", "tie_embeddings": True,
+                       "attention_scale": 0.1, "embedding_scale": 32 ** 0.5},
+                      "llama.cpp's gemma2.* model.attention_scale=0.1"),
+    "half a head in starcoder2": ({"model_type": "starcoder2", "norm": "layernorm", "bias": True,
+                                   "mlp": "gelu_tanh", "qk_norm": False, "rope_dim": 4},
+                                  "llama.cpp's starcoder2.* model.rope_dim=4"),
     "qwen3 window": ({"window": 5}, "llama.cpp's qwen3.* model.window=5"),
     "gelu": ({**ARCHITECTURES["gpt2"], "mlp": "gelu"}, "model.mlp=gelu"),
     "relu": ({**ARCHITECTURES["gpt2"], "mlp": "relu"}, "model.mlp=relu"),
     "relu2": ({**ARCHITECTURES["gpt2"], "mlp": "relu2"}, "model.mlp=relu2"),
-    "qwen3 scaling": ({"rope_scaling": {}}, r"model.rope_scaling=\(given\) beside qk_norm=True")}
+    "qwen3 scaling": ({"rope_scaling": {}}, "model.rope_scaling.kind=llama3")}
 
 
 @pytest.mark.parametrize("name", REFUSED)
