@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt.tokenizer.alphabet import token_of
 from gpt.tokenizer.base import MOST_IDS, is_failure
@@ -17,8 +17,17 @@ _SPACED = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
-def opened(definition: Definition) -> Any:
-    """A `tokenizers.Tokenizer` that cuts nothing off, pads nothing and reads no control tokens.
+class Opened(NamedTuple):
+    """A definition, the `tokenizers.Tokenizer` that does it, and the id of each token."""
+
+    definition: Definition
+    library: Any
+    ids: dict[str, int]
+
+
+def opened(definition: Definition, text: str | None = None) -> Opened:
+    """What a definition makes: a library that cuts nothing off, pads nothing and reads no control
+    tokens. text: the definition as a file has it.
 
     Raises ValueError for a definition that it cannot read, or whose ids are not what it says.
     """
@@ -30,10 +39,13 @@ def opened(definition: Definition) -> Any:
     for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(affix):  # (with a prefix that some token lacks, the library would crash)
             raise ValueError(f"its model has a {affix}, as those that write no text have")
+    whole = not any(
+        part.get(name) for part, name in ((definition, "truncation"), (definition, "padding"),
+                                          (model, "dropout")))
     plain = {**definition, "truncation": None, "padding": None,
              "model": {**model, **({"dropout": None} if "dropout" in model else {})}}
     try:
-        library = Library.from_str(json.dumps(plain))
+        library = Library.from_str(text if text is not None and whole else json.dumps(plain))
     except BaseException as error:
         if not is_failure(error):
             raise
@@ -41,8 +53,9 @@ def opened(definition: Definition) -> Any:
     if (kind := type(library.model).__name__) not in ("BPE", "Unigram"):
         raise ValueError(f"its model is {kind}; BPE and Unigram can be read")
     library.encode_special_tokens = True
-    _check_ids(definition, library.get_vocab())
-    return library
+    ids = library.get_vocab()
+    _check_ids(definition, ids)
+    return Opened(definition, library, ids)
 
 
 def _check_ids(definition: Definition, vocab: dict[str, int]) -> None:

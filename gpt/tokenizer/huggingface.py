@@ -6,7 +6,10 @@ is ever unpickled, and SentencePiece's own tokenizer.model is not read.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from gpt.errors import UserError
 from gpt.tokenizer.base import CHAT_FORMAT, END_OF_TEXT, Boundaries, Tokenizer, is_failure
 from gpt.tokenizer.definition import (
     Definition,
+    Opened,
     control_tokens,
     opened,
     steps,
@@ -45,7 +49,8 @@ def read_huggingface_tokenizer(path: Path) -> Tokenizer:
     folder, file = ((path.parent, path.name) if path.is_file() else (path, "tokenizer.json"))
     try:
         hub = HubFolder(folder)
-        tokenizer = _tokenizer(str(path), hub, file)
+        with _without_collecting():
+            tokenizer = _tokenizer(str(path), hub, file)
         tokenizer.chat_format = hub.text(CHAT_FORMAT)
         tokenizer.pad_token = tokenizer.specials.get(hub.name_of("pad_token") or "")
         return tokenizer
@@ -56,11 +61,25 @@ def read_huggingface_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"cannot read the tokenizer in {path}: {what}") from error
 
 
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Python would look through the million objects of a large file for rubbish, again and again:
+    a third of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _tokenizer(spec: str, folder: HubFolder, file: str) -> Tokenizer:
     text = folder.text(file)
     given = _of_gpt2(folder) if text is None else json.loads(text)
-    library = opened(given)
-    ids = library.get_vocab()
+    made: Opened | None = opened(given, text)
+    assert made is not None
+    ids, library = made.ids, made.library
     end = _end_of_text(folder, ids, END_OF_TEXT if text is None else None)
     named = [name for name in {*folder.named_tokens(), end} if name in ids]
     definition = with_control_tokens(given, {
@@ -68,19 +87,22 @@ def _tokenizer(spec: str, folder: HubFolder, file: str) -> Tokenizer:
     first = (_put_first(folder, definition.get("post_processor")) if text is not None
              else _asked_first(folder, ids))
     boundaries = Boundaries(ids[end], first, _other_stops(folder, ids, ids[end]))
-    return tokenizer_of_definition(spec, definition, boundaries, folder.chat_template(),
-                                   text if definition is given else None)
+    if definition is not given:
+        made, text = None, None
+    return tokenizer_of_definition(spec, definition, boundaries, folder.chat_template(), text, made)
 
 
 def tokenizer_of_definition(spec: str, definition: Definition, boundaries: Boundaries,
-                            chat_template: str | None, text: str | None = None) -> Tokenizer:
-    """The tokenizer of a tokenizer.json. text: as the file has it. Raises ValueError for one that
-    cannot be used."""
-    if (found := as_ranks(definition)) is not None:
+                            chat_template: str | None, text: str | None = None,
+                            made: Opened | None = None) -> Tokenizer:
+    """The tokenizer of a tokenizer.json. text: as the file has it; made: what it makes, where that
+    is known. Raises ValueError for one that cannot be used."""
+    if text is None:
+        text = json.dumps(definition)
+    if (found := as_ranks(definition, text)) is not None:
         return RankTokenizer(spec, found.ranks, found.pattern, control_tokens(definition),
                              boundaries, chat_template)
-    return JsonTokenizer(spec, json.dumps(definition) if text is None else text, boundaries,
-                         chat_template)
+    return JsonTokenizer(spec, text, boundaries, chat_template, made)
 
 
 def _is_control(name: str, ends_text: bool, given: Definition, library: Any) -> bool:

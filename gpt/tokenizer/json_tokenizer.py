@@ -21,7 +21,7 @@ from gpt.tokenizer.alphabet import VISIBLE
 from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of, is_failure
 from gpt.tokenizer.cutting import encodes_in_pieces
 from gpt.tokenizer.definition import (
-    Definition,
+    Opened,
     control_tokens,
     is_byte_level,
     opened,
@@ -40,13 +40,14 @@ class JsonTokenizer(Tokenizer):
     kind = "tokenizer.json"
 
     def __init__(self, spec: str, definition: str, boundaries: Boundaries,
-                 chat_template: str | None = None):
+                 chat_template: str | None = None, made: Opened | None = None):
+        """made: what the definition was found to make, where it was opened already."""
         self.spec, self.chat_template = spec, chat_template
         self.definition = definition  # the text of the file
-        self.parsed: Definition = json.loads(definition)
-        self._library = opened(self.parsed)
+        if made is None:
+            made = opened(json.loads(definition), definition)
+        self.parsed, self._library, self._names = made
         self.specials = control_tokens(self.parsed)
-        self._names: dict[str, int] = self._library.get_vocab()
         self._tokens = dict(zip(self._names.values(), spelled(self.parsed, self._names),
                                 strict=True))
         self._unknown = unknown_id(self.parsed, self._names)
@@ -124,7 +125,7 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def _library_without_prefix(self) -> Any:
-        return opened(self._unprefixed) if self.prefixes_space else self._library
+        return opened(self._unprefixed).library if self.prefixes_space else self._library
 
     @cached_property
     def _single_bytes(self) -> dict[int, int]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpt.files import remembered
 from gpt.tokenizer.alphabet import token_of
+from gpt.tokenizer.base import digest_of
 from gpt.tokenizer.cutting import known_patterns
 from gpt.tokenizer.definition import Definition, control_tokens, merge_pairs
 from gpt.tokenizer.merges import merges_of
@@ -20,8 +24,11 @@ class RanksAndPattern(NamedTuple):
     pattern: str
 
 
-def as_ranks(definition: Definition) -> RanksAndPattern | None:
+def as_ranks(definition: Definition, text: str) -> RanksAndPattern | None:
     """Ranks and pattern with the definition's ids for every text; None if there are none.
+
+    text: the definition as JSON; whether its merges will do takes a second or two to see, and is
+    remembered by its hash.
 
     There are some for byte-level BPE whose pattern is known and whose merges come about in the
     order of their tokens' ids. The merges may name more pairs than ever meet, as Llama 3's do.
@@ -34,10 +41,17 @@ def as_ranks(definition: Definition) -> RanksAndPattern | None:
         return None
     try:
         ranks = _ranks(model, specials)
-        alike = ranks is not None and _merge_alike(definition, ranks)
+        alike = ranks is not None and remembered(
+            f"merges-{_hash(text)}", functools.partial(_merge_alike, definition, ranks))
     except KeyError:  # a token or a merge with a character that stands for no byte
         return None
     return RanksAndPattern(ranks, patterns[0]) if ranks is not None and alike else None
+
+
+def _hash(text: str) -> str:
+    """Of a definition, and of what judges it here."""
+    code = [Path(each.__code__.co_filename).read_bytes() for each in (_merge_alike, merges_of)]
+    return digest_of(*code, text.encode("utf-8", "surrogatepass"))
 
 
 def _ranks(model: dict[str, Any], specials: dict[str, int]) -> dict[bytes, int] | None:

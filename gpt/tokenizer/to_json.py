@@ -25,7 +25,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
         return tokenizer.definition
     assert isinstance(tokenizer, RankTokenizer)
     definition = _byte_level(tokenizer)
-    library = opened(definition)
+    library = opened(definition).library
     for name, i in tokenizer.specials.items():
         if i in library.encode(name, add_special_tokens=False).ids:
             raise UserError(f"tokenizer {tokenizer.spec}: the text {name!r} would become the "

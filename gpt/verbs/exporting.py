@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="for --format peft: the Hugging Face folder or name of the model that "
                              "the adapters change")
     parser.add_argument("--dtype", choices=GGUF_DTYPES, default="float32",
-                        help="how weights are stored; q8_0 (8 bits) in GGUF alone; default float32")
+                        help="how weights are stored; q8_0 and q4_0 (8 and 4 bits) in GGUF alone; "
+                             "default float32")
     parser.add_argument("--licence", "--license", metavar="ID",
                         help="for the model card, an SPDX identifier such as apache-2.0")
     parser.add_argument("--max-shard-gb", type=float, metavar="X",

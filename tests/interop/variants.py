@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCAB = 912  # more than any of the tokenizers has
@@ -44,7 +45,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "olmo3": ("olmo3", {"num_hidden_layers": 4, "sliding_window": 7}, "gpt2"),
     "olmo3 yarn": ("olmo3", {"num_hidden_layers": 4, "sliding_window": 7, "rope_parameters": {
         "full_attention": YARN, "sliding_attention": BASE | {"rope_type": "default"}}}, "gpt2"),
-    "gemma2": ("gemma2", {**GEMMA, "initializer_range": 0.065, "attn_logit_softcapping": 2.0,
+    "gemma2": ("gemma2", {**GEMMA, "attn_logit_softcapping": 2.0,
                           "final_logit_softcapping": 5.0}, "gemma"),
     "gemma2 without caps": ("gemma2", {**GEMMA, "query_pre_attn_scalar": 24,
                                        "tie_word_embeddings": False, "attn_logit_softcapping": None,
@@ -89,4 +90,10 @@ def variant(name: str) -> PreTrainedModel:
     model_type, changes, _ = VARIANTS[name]
     settings = {key: value for key, value in (SIZES | changes).items()
                 if key not in SIZES or value is not None or key.endswith("token_id")}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
+    if model_type.startswith("gemma") and settings.get("tie_word_embeddings", True):
+        # Else a token's own vector, which is large there, would speak for the same token again.
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.post_feedforward_layernorm.weight += 4.0
+    return model

@@ -162,7 +162,8 @@ def test_copied_commands_print_what_the_page_shows(page, kind, runs):
     if kind == "branch":
         page.all(".token")[3].click()
         page.until(lambda: page.all(".places [aria-current]"))
-        page.one(".places li:not(:has([aria-current])) button").click()
+        # In one go: the list may be drawn anew between a look and a click.
+        page.run("document.querySelector('.places li:not(:has([aria-current])) button').click()")
         page.ended()
     shown, environment = page.text(), script_environment()
     choice = page.asks_with("curl")["choices"][0]

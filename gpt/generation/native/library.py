@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gpt.files import cache_folder
 from gpt.machine.hardware import cpu_name
 
 _HERE = Path(__file__).parent
@@ -67,14 +68,10 @@ def _compiled() -> Path:
 
 
 def _folder() -> Path:
-    """Where compiled libraries are kept, which nobody else may write to; where that is not
-    possible, a folder that goes in the end."""
-    with contextlib.suppress(OSError, RuntimeError):  # which says that there is no home
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-toolkit"
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = cache.stat()
-        if about.st_uid == os.getuid() and not about.st_mode & 0o022 and os.access(cache, os.W_OK):
-            return cache
+    """Where compiled libraries are kept; where that is not possible, a folder that goes in the end.
+    """
+    if (cache := cache_folder()) is not None:
+        return cache
     own = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return Path(own)

@@ -196,6 +196,22 @@ class Sliding:
 
 
 @dataclass(frozen=True)
+class Tied:
+    """Whether the table of tokens is the output layer, by the tensors; possible: to llama.cpp."""
+
+    possible: tuple[bool, ...]
+
+    def read(self, options: Options, fields: Fields) -> Fields:
+        """The field."""
+        return {"tie_embeddings": options.take("_tied", self.possible[0])}
+
+    def write(self, config: ModelConfig) -> Fields:
+        """What tensors say."""
+        tied = config.tie_embeddings
+        return {"_tied": tied if tied in self.possible else self.possible[0]}
+
+
+@dataclass(frozen=True)
 class StoredNorms:
     """Whether both halves of a layer read the same stream, by the norms that there are."""
 
@@ -220,7 +236,7 @@ def _rows(*more: Row, heads: Row = Heads(), rope: Row = Rope(), eps: str = RMS_E
                    ("block_count", "n_layer"), ("embedding_length", "n_embd"),
                    ("feed_forward_length", "n_inner")),
             heads, Given(fixed), real(eps, "norm_eps"), biases,
-            Choice("_tied", "tie_embeddings", {each: each for each in tied}, tied[0]), *more, rope)
+            Tied(tied), *more, rope)
 
 
 OUTSIDE = {"embedding.token_embedding": "token_embd", "final_norm": "output_norm",

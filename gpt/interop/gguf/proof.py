@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.configuration import ModelConfig
@@ -46,10 +47,10 @@ def prove(path: Path, expected: GPT, tokenizer: Tokenizer, dtype: str, architect
     found = our_weights(stored, config, architecture, list(state))
     for name, weight in state.items():
         _compare_weight(name, found[name], weight, dtype, config.norm == "rmsnorm_1p")
-    difference = _logit_difference(expected, found, tokenizer, dtype)
+    difference, perplexities = _logit_difference(expected, found, tokenizer, dtype)
     return (f"read back: options and all {len(stored)} tensors are the model's"
             f"{'' if dtype == 'float32' else f', rounded to {dtype}'}; logits differ by at most "
-            f"{difference:.2g}, {prove_ids(path, reader, tokenizer)}")
+            f"{difference:.2g}{perplexities}, {prove_ids(path, reader, tokenizer)}")
 
 
 def prove_ids(path: Path, reader: Any, tokenizer: Tokenizer) -> str:
@@ -154,15 +155,18 @@ def _compare_frequencies(stored: dict[str, Tensor], config: ModelConfig) -> None
 
 
 def _compare_weight(name: str, found: Tensor, expected: Tensor, dtype: str, shifted: bool) -> None:
-    """Float formats are rounded to nearest; q8_0 is off by half a step of its block at most."""
+    """Float formats are rounded to nearest; q8_0 is off by half a step of its block at most, q4_0
+    by a whole one, at the end that it cuts off."""
     if shifted and name.endswith("norm.weight"):  # 1 was added, and taken away
         limit = 2**-23 * (1 + expected.abs())
     elif expected.dim() < 2 or dtype == "float32":
         limit = torch.zeros(())
-    elif dtype == "q8_0":
+    elif dtype in ("q8_0", "q4_0"):
         blocks = expected.reshape(-1, 32)
-        step = blocks.abs().amax(dim=1, keepdim=True) / 127
-        limit = (step * (0.5 + 127 * 2**-10)).expand_as(blocks).reshape(expected.shape)
+        largest = blocks.abs().amax(dim=1, keepdim=True)
+        eight = dtype == "q8_0" or "embedding" in name or name.startswith("lm_head")
+        limit = largest / 127 * (0.5 + 127 * 2**-10) if eight else largest / 8 * (1 + 8 * 2**-10)
+        limit = limit.expand_as(blocks).reshape(expected.shape)
     else:
         digits = {"float16": 2**-11, "bfloat16": 2**-8}[dtype]
         limit = expected.abs() * digits + 2**-24
@@ -173,8 +177,9 @@ def _compare_weight(name: str, found: Tensor, expected: Tensor, dtype: str, shif
 
 
 def _logit_difference(expected: GPT, weights: dict[str, Tensor], tokenizer: Tokenizer,
-                      dtype: str) -> float:
-    """Of the sample. What rounding does is told, not judged; without rounding there is none."""
+                      dtype: str) -> tuple[float, str]:
+    """Of the sample, and what rounding does to its perplexity: told, not judged; without rounding
+    there is no difference."""
     config = expected.config
     assert config.vocab_size is not None
     tokens = proof.sample_tokens(tokenizer, config.block_size, config.vocab_size)
@@ -183,5 +188,9 @@ def _logit_difference(expected: GPT, weights: dict[str, Tensor], tokenizer: Toke
     found.load_state_dict(weights, assign=True)
     states = proof.layer_states(expected, tokens), proof.layer_states(found, tokens)
     if dtype == "float32":
-        return proof.compare_states(*states, "the GGUF file")
-    return float((states[0]["logits"] - states[1]["logits"]).abs().max())
+        return proof.compare_states(*states, "the GGUF file"), ""
+    text = tokens[0, 1:]  # the real one
+    before, after = (math.exp(F.cross_entropy(one["logits"][0, :-1], text)) for one in states)
+    return (float((states[0]["logits"] - states[1]["logits"]).abs().max()),
+            f", the perplexity of {len(text)} tokens of the sample is {after:.5g} where it was "
+            f"{before:.5g}")

@@ -32,11 +32,12 @@ from gpt.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-DTYPES = ("float32", "float16", "bfloat16", "q8_0")
-Q8_BLOCK = 32  # numbers that share a scale
+DTYPES = ("float32", "float16", "bfloat16", "q8_0", "q4_0")
+BLOCK = 32  # numbers that share a scale, of q8_0 and q4_0
 _FILE_TYPES = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16",
-               "q8_0": "MOSTLY_Q8_0"}
-_STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
+               "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
+_STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0",
+              "q4_0": "Q4_0"}
 
 
 def export_gguf(model: GPT, tokenizer: Tokenizer, out: Path, about: About,
@@ -69,9 +70,9 @@ def refuse_narrow(config: ModelConfig, dtype: str) -> None:
     """Raise UserError for widths that a format cannot hold."""
     widths = {"n_embd": config.n_embd, "n_inner": config.n_inner,
               "n_head * head_dim": config.n_head * config.head_dim}
-    odd = [f"model.{name}={width}" for name, width in widths.items() if width % Q8_BLOCK]
-    if dtype == "q8_0" and odd:
-        raise UserError(f"q8_0 needs widths that are multiples of {Q8_BLOCK}, unlike "
+    odd = [f"model.{name}={width}" for name, width in widths.items() if width % BLOCK]
+    if dtype.startswith("q") and odd:
+        raise UserError(f"{dtype} needs widths that are multiples of {BLOCK}, unlike "
                         f"{', '.join(odd)}; export as float16")
 
 
@@ -100,13 +101,22 @@ def _write(path: Path, config: ModelConfig, architecture: Architecture, tensors:
     _add_shape(writer, config, architecture)
     table.add_to(writer)
     for tensor_name, tensor in tensors.items():
-        kind = GGMLQuantizationType["F32" if tensor.dim() < 2 else _STORED_AS[dtype]]
+        kind = GGMLQuantizationType[stored_as(tensor_name, tensor.dim(), dtype)]
         data = quants.quantize(np.ascontiguousarray(tensor.numpy()), kind)
         writer.add_tensor(tensor_name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def stored_as(name: str, dim: int, dtype: str) -> str:
+    """The library's name of how a tensor is stored. With matrices in 4 bits, the tables of tokens
+    have 8, as llama.cpp's own quantisation gives them more."""
+    if dim < 2:
+        return "F32"
+    tables = ("token_embd.weight", "output.weight", "position_embd.weight")
+    return "Q8_0" if dtype == "q4_0" and name in tables else _STORED_AS[dtype]
 
 
 def _add_shape(writer: GGUFWriter, config: ModelConfig, architecture: Architecture) -> None:

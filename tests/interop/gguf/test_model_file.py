@@ -32,7 +32,7 @@ from tests.tokenizer.hub_tokenizers import AWKWARD, KINDS, write_folder
 gguf = pytest.importorskip("gguf")
 ABOUT = About("tiny")
 TOKENS = random_tokens(2, 40, vocab_size=300)
-ROUGH = {"q8_0": 0.6, "float16": 0.2, "bfloat16": 0.2}
+ROUGH = {"q4_0": 4.0, "q8_0": 0.6, "float16": 0.2, "bfloat16": 0.2}
 
 
 def file_of(folder: Path, dtype: str = "float32", tokenizer: Tokenizer | None = None,

@@ -194,7 +194,8 @@ def test_a_number_that_is_off_by_more_than_rounding_is_noticed(dtype, tmp_path, 
         tensors = right(model, architecture)
         matrix = tensors["blk.1.attn_output.weight"] = tensors["blk.1.attn_output.weight"].clone()
         at = matrix[3].abs().argmax()
-        matrix[3, at] += (1.5 * matrix[3].abs().max() / 127 if dtype == "q8_0"
+        levels = {"q8_0": 127, "q4_0": 4}.get(dtype)
+        matrix[3, at] += (1.5 * matrix[3].abs().max() / levels if levels
                           else matrix[3, at] * steps[dtype])
         return tensors
     monkeypatch.setattr(gguf_writing, "gguf_tensors", off)

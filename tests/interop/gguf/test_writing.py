@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
@@ -77,9 +78,16 @@ def test_every_architecture_is_written_in_every_type_and_proven(name, dtype, tmp
     assert "ids of" in said and {p.name for p in (tmp_path / "out").iterdir()} == {
         f"tiny-{dtype}.gguf", "Modelfile", "SHA256SUMS"}
     kinds = {t.name: t.tensor_type.name for t in reader.tensors}
-    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}[dtype]
+    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(dtype, dtype.upper())
     assert {kind for key, kind in kinds.items() if "norm" in key or "bias" in key} == {"F32"}
-    assert kinds["token_embd.weight"] == kinds["blk.0.ffn_up.weight"] == stored
+    assert kinds["blk.0.ffn_up.weight"] == stored
+    assert kinds["token_embd.weight"] == {"Q4_0": "Q8_0"}.get(stored, stored)
+    told = re.search(r"the perplexity of 63 tokens of the sample is ([\d.]+) where it was ([\d.]+)",
+                     said)
+    assert (told is None) == (dtype == "float32")
+    if told is not None:
+        after, before = map(float, told.groups())
+        assert abs(after / before - 1) < {"q4_0": 1.0, "q8_0": 0.1}.get(dtype, 0.05)
 
 
 def test_the_options_are_those_that_llama_cpp_reads(tmp_path):
