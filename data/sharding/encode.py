@@ -109,6 +109,7 @@ def _start(tokenizer: Tokenizer) -> None:
     """Make ready a process: it leaves signals to its parent, and ends when that is gone."""
     global _tokenizer
     _tokenizer = tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core each
     for one in _LEFT_TO_THE_PARENT:
         signal.signal(one, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -134,8 +135,10 @@ def _encode(tokenizer: Tokenizer, texts: _Texts) -> _Result:
     parts: list[bytes] = []
     counts, sizes = [], []
     if tokenizer.prefixes_space:  # once a document
-        arrays = [np.asarray(tokenizer.encode(text) if starts else tokenizer.encode_behind(text))
-                  for text, starts, _ in texts]
+        first = iter(tokenizer.encode_arrays([text for text, starts, _ in texts if starts]))
+        behind = iter(tokenizer.encode_behind_arrays([text for text, starts, _ in texts
+                                                      if not starts]))
+        arrays = [next(first if starts else behind) for _, starts, _ in texts]
     else:
         arrays = tokenizer.encode_arrays([text for text, _, _ in texts])
     for (text, _, ends), ids in zip(texts, arrays, strict=True):

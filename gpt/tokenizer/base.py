@@ -158,6 +158,10 @@ class Tokenizer(ABC):
         """Token ids of a text that other text stands before: no prefix goes between them."""
         return self.encode(text)
 
+    def encode_behind_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same for each of several texts, (n,) uint32 each."""
+        return [np.asarray(self.encode_behind(text), dtype=np.uint32) for text in texts]
+
     def encode_prompt(self, prompt: str | bytes, begin: bool = False) -> list[int]:
         """Token ids as a model is given them: begin_of_text first, where there is one.
 

@@ -336,3 +336,24 @@ def test_a_chat_template_travels_along_and_changes_no_fingerprint(tmp_path):
         for again in (Tokenizer.load(tmp_path / "saved"), pickle.loads(pickle.dumps(tokenizer))):
             assert again.chat_template == tokenizer.chat_template
     assert chatty.chat_template == "é"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_texts_at_once_have_the_ids_of_each_alone(kind, tmp_path):
+    definition, end = KINDS[kind]
+    tokenizer = build_tokenizer(str(write_folder(tmp_path, definition(), end)))
+    texts = [text for text in AWKWARD if tokenizer.unwritable_in(text) is None]
+    assert len(texts) > 10
+    for at_once, alone in ((tokenizer.encode_arrays, tokenizer.encode),
+                           (tokenizer.encode_behind_arrays, tokenizer.encode_behind)):
+        found = at_once(texts)
+        assert [ids.tolist() for ids in found] == [alone(text) for text in texts]
+        assert {ids.dtype.name for ids in found} == {"uint32"}
+        assert at_once([]) == []
+
+
+def test_of_many_texts_the_one_that_cannot_be_written_is_told(tmp_path):
+    definition, end = KINDS["smollm"]
+    tokenizer = build_tokenizer(str(write_folder(tmp_path, definition(), end)))
+    with pytest.raises(UserError, match="no token for the character U\\+0004, at place 1"):
+        tokenizer.encode_arrays(["fine", "x\x04", "fine"])
