@@ -35,6 +35,11 @@ class Page:
     def one(self, selector, column=0):
         return self.all(selector)[column]
 
+    def click(self, selector, number=0):
+        """In one go with the look for it: a list may be drawn anew in between."""
+        self.until(lambda: len(self.all(selector)) > number)
+        self.run("document.querySelectorAll(arguments[0])[arguments[1]].click()", selector, number)
+
     def run(self, script, *given):
         return self.driver.execute_script(script, *given)
 

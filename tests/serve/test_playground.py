@@ -85,14 +85,14 @@ def test_text_is_what_the_model_writes_and_comes_token_by_token(page, monkeypatc
 def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(page):
     page.write("The ", max_tokens=12, seed=3, **READABLE)
     first = page.text()
-    page.all(".token")[4].click()
+    page.click(".token", 4)
     page.until(lambda: "In place of" in page.one(".place").text)
     texts, before, _ = page.until(lambda: page.all(".places [aria-current]") and likeliest(page))
     page.one("body").send_keys(Keys.ESCAPE)  # nothing is being written: nothing changes
     assert likeliest(page)[0] == texts
     assert list(before) == sorted(before, reverse=True)
     other = next(i for i, text in enumerate(texts) if text.isalpha() and text != first[4])
-    page.all(".places button")[other].click()
+    page.click(".places button", other)
     page.ended()
     second = page.text()
     assert second[:5] == first[:4] + texts[other] and len(second) == 17
@@ -104,18 +104,18 @@ def test_an_alternative_can_be_chosen_and_its_branch_is_kept_beside_the_first(pa
     assert branches[1].find_elements("xpath", "ancestor::li")[-2:]  # below the first
     branches[0].click()
     assert page.text() == first
-    page.all(".branches button")[1].click()
+    page.click(".branches button", 1)
     assert page.text() == second
-    page.all(".token")[4].click()  # again in the same place: beside the second, not below it
+    page.click(".token", 4)  # again in the same place: beside the second, not below it
     page.until(lambda: page.all(".places [aria-current]"))
-    page.one(".places li:not(:has([aria-current])) button").click()
+    page.click(".places li:not(:has([aria-current])) button")
     page.ended()
     assert len(page.all(".branches > li > ul > li > ul > li")) == 2
 
 
 def test_sliders_show_at_once_what_they_do_to_the_next_token(page):
     page.write("The ", max_tokens=5, seed=1)
-    page.all(".token")[2].click()
+    page.click(".token", 2)
     _, before, after = page.until(lambda: page.all(".places [aria-current]") and likeliest(page))
     assert before == after
     page.set(top_k=2)
@@ -160,10 +160,9 @@ def test_copied_commands_print_what_the_page_shows(page, kind, runs):
         page.one("[name=system]").send_keys("Be 'brief'.")
     page.write("It's", max_tokens=20, seed=4, **READABLE, presence_penalty=0.5)
     if kind == "branch":
-        page.all(".token")[3].click()
+        page.click(".token", 3)
         page.until(lambda: page.all(".places [aria-current]"))
-        # In one go: the list may be drawn anew between a look and a click.
-        page.run("document.querySelector('.places li:not(:has([aria-current])) button').click()")
+        page.click(".places li:not(:has([aria-current])) button")
         page.ended()
     shown, environment = page.text(), script_environment()
     choice = page.asks_with("curl")["choices"][0]
@@ -250,7 +249,7 @@ def test_nothing_is_in_the_way_of_those_who_see_or_move_otherwise(page, dark, wi
     page.open(dark, width)
     page.one("#compare").click()
     page.write("The \n", max_tokens=40, seed=6)
-    page.all(".token")[3].click()
+    page.click(".token", 3)
     page.until(lambda: page.all(".places [aria-current]"))
     serious, passes = in_the_way(page.driver)
     assert serious == {} and passes > 20

@@ -15,7 +15,8 @@ from tests.faults.warm import Started, start
 def run(short: bool, folder: Path) -> Tally:
     """50 kills of one run, 20 of them and more inside a save; short: 4 kills, 2 of them."""
     kills, inside = (4, 2) if short else (50, 20)
-    steps, tally = 15 * kills, Tally()
+    # More than enough, or the run would be over before it was killed so often.
+    steps, tally = (60 if short else 20) * kills, Tally()
     runs.dataset(folder)
     whole = runs.train(folder, "whole", steps)
     assert whole.code == 0, whole.err
