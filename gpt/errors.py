@@ -18,15 +18,25 @@ EXIT_FAILED = 1  # something broke
 EXIT_USAGE = 2  # wrong usage, configuration or data: the line says what to change
 EXIT_INTERRUPTED = 130  # by Ctrl-C, with nothing to save: as shells say it
 EXIT_STOPPED = 75  # stopped by a signal after saving: run the same command to continue
+LONGEST_LINE = 4_000  # characters of a refusal, whatever it quotes
 STOPS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")  # signals that ask for it
 
 
 class UserError(ValueError):
     """A mistake that the user can mend. Its text is one line: what, where, what to do."""
 
+    def __init__(self, line: str) -> None:
+        super().__init__(_without_its_middle(line))
+
 
 class WorkFailed(RuntimeError):
     """Something broke that no change of the command mends. Its text is one line."""
+
+
+def _without_its_middle(line: str) -> str:
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[:LONGEST_LINE * 3 // 4]} […] {line[-LONGEST_LINE // 5:]}"
 
 
 class TrainingFailed(WorkFailed):

@@ -17,6 +17,7 @@ from gpt.errors import UserError, WorkFailed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SUMS = "SHA256SUMS"  # of an export
+MOST_LEVELS = 100  # of nested JSON
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -134,10 +135,23 @@ def differing(folder: Path, tell: Callable[[int], object] = lambda read: None) -
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises UserError naming it."""
+    """Parse a JSON file. Raises UserError naming it, also for one that nests deeper than others
+    can go through it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if _nests(found):
+            raise RecursionError(f"more than {MOST_LEVELS} levels")
+        return found
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: it is not valid JSON ({error})") from error
+
+
+def _nests(value: Any) -> bool:
+    """Whether it has more than MOST_LEVELS."""
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        level = [inner for outer in level if isinstance(outer, dict | list)
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(level)

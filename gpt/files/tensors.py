@@ -123,4 +123,9 @@ def _files_in(index: Path) -> list[Path]:
 def is_file_name(value: object) -> bool:
     """Whether this is the name of a file in some folder, which may be there."""
     return (isinstance(value, str) and value not in ("", "..") and Path(value).name == value
-            and len(value) <= LONGEST_NAME)
+            and len(value) <= LONGEST_NAME and _is_unicode(value))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it holds no half of a surrogate pair, which JSON can."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -99,8 +99,10 @@ def _by_source(sources: list[dict[str, Any]]) -> list[Html | str | None]:
 
 
 def _quantiles(lengths: dict[str, dict[str, float]]) -> Html | None:
-    return table(("tokens", *lengths["train"]),
-                 [(split, *map(round, each.values())) for split, each in lengths.items()],
+    columns = max(lengths.values(), key=len)  # a split without documents has none
+    return table(("tokens", *columns),
+                 [(split, *(round(each[name]) if each else "–" for name in columns))
+                  for split, each in lengths.items()],
                  "lengths of documents in tokens")
 
 

@@ -122,11 +122,14 @@ class TokenStream:
     """A split's shards as one sequence of ids, mapped rather than read.
 
     offsets: where documents start in each part, in tokens.
+    name: what errors call it.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray], offsets: Sequence[np.ndarray] = ()):
+    def __init__(self, parts: Sequence[np.ndarray], offsets: Sequence[np.ndarray] = (),
+                 name: str = "the tokens"):
         # As plain arrays: numpy's class for mapped files makes each slice slower.
         self._parts, self._offsets = [np.asarray(part) for part in parts], offsets
+        self._name = name
         self._starts = [0, *accumulate(len(part) for part in parts)]
 
     def __len__(self) -> int:
@@ -134,10 +137,21 @@ class TokenStream:
 
     @cached_property
     def document_starts(self) -> np.ndarray:
-        """Where each document starts, (documents,) int64, in tokens from the stream's start."""
-        found = [part.astype(np.int64) + start
-                 for part, start in zip(self._offsets, self._starts[:-1], strict=True)]
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        """Where each document starts, (documents,) int64, in tokens from the stream's start.
+
+        Raises UserError for a list that can't be: the first is 0, and each is behind the last.
+        """
+        inside = [part.astype(np.int64) for part in self._offsets]
+        sizes = map(len, self._parts)
+        possible = all(not len(part) or (part[0] >= 0 and part[-1] < size
+                                         and (part[1:] > part[:-1]).all())
+                       for part, size in zip(inside, sizes, strict=True))
+        found = [part + start for part, start in zip(inside, self._starts[:-1], strict=True)]
+        starts = np.concatenate([np.empty(0, dtype=np.int64), *found])
+        if not possible or (len(self) and starts[:1].tolist() != [0]):
+            raise UserError(f"{self._name}: its list of where documents start is damaged; prepare "
+                            "the dataset again")
+        return starts
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens start to stop as int64, across shard borders."""
@@ -198,7 +212,7 @@ def map_shards(folder: Path, manifest: Manifest, split: Split,
     return TokenStream(
         [_mapped(folder / shard.file, dtype, shard.tokens) for shard in shards],
         [_mapped(folder / offsets_file(shard), np.dtype("<u8"), shard.documents)
-         for shard in shards])
+         for shard in shards], f"{folder}: {split}")
 
 
 def _mapped(path: Path, dtype: np.dtype, items: int) -> np.ndarray:

@@ -347,6 +347,8 @@ def failing(error: BaseException):
 
 @pytest.mark.parametrize(("error", "code", "line"), [
     (UserError("x is wrong;\n  write y"), 2, "error: x is wrong; write y\n"),
+    (UserError("no file " + "x" * 10**6 + "; name one"), 2,
+     "error: no file " + "x" * 2992 + " […] " + "x" * 790 + "; name one\n"),
     (TrainingFailed("the loss of step 3 is nan"), 1, "failed: the loss of step 3 is nan\n"),
     (Stopped("stopped by SIGTERM"), 75, "stopped by SIGTERM\n"),
     (KeyboardInterrupt(), 130, "interrupted\n"),

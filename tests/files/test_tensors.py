@@ -102,7 +102,8 @@ def test_tensors_of_one_file_and_of_several_are_read_alike(tmp_path):
 @pytest.mark.parametrize("index", [
     "", "[1]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": ""}}',
     '{"weight_map": {"a": "../secret.safetensors"}}', '{"weight_map": {"a": "/etc/passwd"}}',
-    '{"weight_map": {"a": ".."}}'])
+    '{"weight_map": {"a": ".."}}', '{"weight_map": {"a": "\\ud800"}}',
+    '{"a": ' + '[' * 101 + ']' * 101 + '}'])
 def test_a_damaged_index_is_one_line(tmp_path, index):
     path = in_files(tmp_path)
     index_of(path).write_text(index)

@@ -522,3 +522,14 @@ def test_a_split_that_is_empty_is_shown_as_such():
     assert found["tokens"]["unused"] == found["tokens"]["known"]
     assert [len(each) for each in found["lengths"].values()] == [0, 0]
     dataset_page(OUT).write(Path("page.html"))
+
+
+def test_a_split_without_documents_beside_another_has_no_lengths():
+    of_texts(*(prose(9, i) for i in range(40)))
+    manifest = read_manifest(OUT)
+    manifest.splits["val"].shards.clear()
+    write_manifest(OUT, manifest)
+    dataset_page(OUT).write(Path("page.html"))
+    lengths = re.search(r"lengths of documents in tokens.*?</table>",
+                        Path("page.html").read_text(), re.DOTALL)
+    assert lengths is not None and lengths[0].count("–") == 7

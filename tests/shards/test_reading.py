@@ -286,14 +286,14 @@ def test_a_recipe_of_any_depth_is_one_error(tmp_path):
     write_dataset(tmp_path / "d")
     sound = (tmp_path / "d/dataset.json").read_text()
     told = set()
-    for depth in range(900, 1000):
+    for depth in (90, 99, 100, 101, 900, 950, 1000, 100_000):
         nested = "[" * depth + "]" * depth
         (tmp_path / "d/dataset.json").write_text(
             sound.replace('"min": 1e-07', f'"min": {nested}'))
         with pytest.raises(UserError) as caught:
             read_manifest(tmp_path / "d")
         told.add(str(caught.value).partition("dataset.json")[2][:16])
-    assert told >= {" is damaged: its", " is damaged: it "}  # another hash; too deep for JSON
+    assert told >= {" is damaged: its", " is damaged: it "}  # another hash; too deep
 
 
 def test_a_manifest_that_lies_about_sizes_is_refused(tmp_path):
@@ -368,3 +368,15 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     data = bytes(range(251)) * 5_000  # more than one of the blocks it is read in
     (tmp_path / "file").write_bytes(data)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("place, value", [
+    (0, 1), (1, 0), (2, 15), (3, 39), (3, 2**63), (2, 2**63 + 15), (2, 2**64 - 1)])
+def test_a_damaged_list_of_starts_is_refused(place, value, tmp_path):
+    write_dataset(tmp_path / "d", 10**6)
+    path = tmp_path / "d" / "train-00000.offsets"
+    starts = np.fromfile(path, "<u8")
+    starts[place] = value
+    starts.tofile(path)
+    with pytest.raises(UserError, match="train: its list of where documents start is damaged"):
+        _ = Dataset(tmp_path / "d").train.document_starts

@@ -31,7 +31,7 @@ from gpt.tokenizer import Tokenizer
 SUFFIX, MAGIC = ".gguf", b"GGUF"
 MOST = 2**24  # entries of a header
 _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError, OSError,
-           AttributeError, ZeroDivisionError)
+           AttributeError, ZeroDivisionError, RecursionError)
 # What says nothing about the function that the weights compute.
 _NEUTRAL = {"attention.causal", "rope.scaling.finetuned", "expert_count", "expert_used_count",
             "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon",
@@ -55,10 +55,10 @@ class GgufFile:
             raise UserError(f"{path}: reading GGUF needs the gguf package; run: pip install "
                             "'gpt-toolkit[gguf]'")
         _refuse_hostile_header(path)
-        from gguf import GGUFReader
+        from gpt.interop.gguf.bounded_reader import BoundedReader
         self.path = path
         try:
-            reader = GGUFReader(path)
+            reader = BoundedReader(path)
             self.values = {name: _as_meant(field.contents())
                            for name, field in reader.fields.items()}
             self._tensors = {one.name: one for one in reader.tensors}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,7 +112,11 @@ def base_of(folder: Path) -> str:
         raise UserError(f"{folder / CONFIG} does not say which model its adapters change; write "
                         "that model's folder or name into base_model_name_or_path")
     beside = folder / name
-    return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    try:
+        return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    except (OSError, ValueError) as error:  # longer than any path, say
+        raise UserError(f"{folder / CONFIG}: base_model_name_or_path is neither a folder nor a "
+                        f"name: {reprlib.repr(name)}") from error
 
 
 def peft_digest(folder: Path) -> str:

@@ -36,10 +36,14 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
 
 def load_model_config(checkpoint: Path) -> ModelConfig:
     """The architecture of a checkpoint."""
+    path = checkpoint / "config.json"
     try:
-        return ModelConfig.model_validate(read_json(checkpoint / "config.json")["model"])
+        config = ModelConfig.model_validate(read_json(path)["model"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{checkpoint / 'config.json'} describes no model: {error}") from error
+        raise UserError(f"{path} describes no model: {error}") from error
+    if config.vocab_size is None:
+        raise UserError(f"{path} describes no model: it has no vocab_size")
+    return config
 
 
 def load_model(checkpoint: Path) -> GPT:

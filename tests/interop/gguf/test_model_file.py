@@ -252,6 +252,16 @@ def test_a_hostile_header_is_refused_at_once(tmp_path):
         with pytest.raises(UserError, match="no sound GGUF file"):
             GgufFile(path)
         assert time.process_time() - began < 1
+    name = struct.pack("<Q", 1) + b"x"
+    array, many = 9, struct.pack("<IQ", 4, 2**60)  # of numbers, behind the end of the file
+    nested = struct.pack("<IQ", array, 1) * 5000
+    for value in (many, nested + many):
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + name
+                         + struct.pack("<I", array) + value + bytes(64))
+        began = time.process_time()
+        with pytest.raises(UserError, match="no sound GGUF file"):
+            GgufFile(path)
+        assert time.process_time() - began < 1
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 9, 1, 1) + bytes(64))
     with pytest.raises(UserError, match="version 9"):
         GgufFile(path)

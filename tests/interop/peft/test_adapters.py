@@ -108,6 +108,10 @@ def test_a_folder_that_names_no_base_is_refused(call):
     Path("adapters/adapter_config.json").write_text("{}")
     code, _, errors = call(sample, "adapters", "--prompt", "1")
     assert code == 2 and "does not say which model its adapters change" in errors
+    Path("adapters/adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "x" * 5000}))
+    code, _, errors = call(sample, "adapters", "--prompt", "1")
+    assert code == 2 and "neither a folder nor a name" in errors and len(errors) < 500
 
 
 def test_a_model_that_reads_prompts_both_ways_is_not_exported(call):
