@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
 
     options = parse(argv, __doc__)
     # Importing torch takes longer than all before this line: help and mistakes do without it.
-    from gpt.chat import converses_in, saved_format
+    from gpt.chat import converses
     from gpt.language_model import Over, load
     from gpt.machine.ranks import joined
     from gpt.terminal.chat import converse
@@ -37,8 +37,7 @@ def main(argv: list[str]) -> None:
         prompts = [] if options.chat else ranks.first(lambda: read_prompts(options), patiently=True)
         lm = load(options.run, options.device, options.dtype, options.draft,
                   Over(ranks, options.parallel))
-        saved = saved_format(lm.tokenizer)
-        if prompts and (converses_in(saved) or (saved is None and lm.tokenizer.chat_template)):
+        if prompts and converses(lm.tokenizer):
             print("(this model was trained on conversations; --chat asks it in their format)",
                   file=sys.stderr)
         if options.chat:

@@ -92,30 +92,6 @@ FORMATS = {
 }
 
 
-def choose_format(name: str, converses: bool, tokenizer: Tokenizer) -> tuple[str, ChatFormat]:
-    """(name, format) by its name, or from a YAML file.
-
-    auto: what the model was trained with. Where that is not known, or plain: plain for prompts and
-    completions; for conversations (converses) by the control tokens that the tokenizer has, else
-    turns.
-    """
-    if name == "auto":
-        saved = saved_format(tokenizer)
-        if saved is not None and saved != FORMATS["plain"]:
-            return "the base model's", saved
-        if not converses:
-            return "plain", FORMATS["plain"]
-        name = next((known for known in ("chatml", "llama3")
-                     if set(controls_of(FORMATS[known])) <= tokenizer.specials.keys()), "turns")
-    if name in FORMATS:
-        return name, FORMATS[name]
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(f"finetune.chat: there is no chat format {name}: choose auto, "
-                        f"{', '.join(FORMATS)}, or the path of a YAML file")
-    return name, read_format(path)
-
-
 def read_format(file: Path) -> ChatFormat:
     """From YAML, or from JSON. Raises UserError."""
     return _validated(strict_yaml.load_file(file).values, str(file))

@@ -16,11 +16,18 @@ class Function(NamedTuple):
     definition: str
 
 
-class Call(NamedTuple):
-    """A function that an assistant calls. arguments: a JSON object."""
+@dataclass(frozen=True)
+class Call:
+    """A function that an assistant calls.
+
+    arguments: a JSON object; is_text: the data has it as a text, which some templates tell from an
+    object. id: what a result refers to.
+    """
 
     name: str
     arguments: str
+    is_text: bool = field(default=False, compare=False)
+    id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,8 @@ class Message:
     """One turn of a conversation. learned: whether the loss counts it.
 
     functions: what may be called, in a system message. calls: what an assistant calls, after what
-    it says. source: where the message was read, for errors.
+    it says. reasoning: what it thinks before. name: who speaks, or which function gave a result;
+    call_id: to which call. source: where the message was read, for errors.
     """
 
     role: str  # system, user, assistant, or tool: what a call gave back
@@ -37,3 +45,6 @@ class Message:
     functions: tuple[Function, ...] = ()
     calls: tuple[Call, ...] = ()
     source: str = field(default="", compare=False)
+    reasoning: str = ""
+    name: str = field(default="", compare=False)
+    call_id: str = field(default="", compare=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gpt.chat.format import ChatFormat, Turn, controls_of
 from gpt.chat.jinja import as_jinja
 from gpt.chat.messages import Message
+from gpt.chat.tools import in_words, kind_of_tool, refuse_results_of_nothing, with_tools
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer
 
@@ -27,14 +28,31 @@ class Piece(NamedTuple):
     learned: bool = False
 
 
+class Encoded(NamedTuple):
+    """A conversation in tokens. learned: those that the loss counts. turns: how many messages of
+    the conversation it holds."""
+
+    ids: list[int]
+    learned: list[bool]
+    turns: int
+
+    @property
+    def answers(self) -> list[int]:
+        """The tokens that are learned."""
+        return [i for i, counts in zip(self.ids, self.learned, strict=True) if counts]
+
+
 class Chat:
-    """A format, in the tokens of a tokenizer.
+    """A format, in the tokens of a tokenizer. name: what the format is called.
 
     Raises UserError if the format needs control tokens that the tokenizer does not have.
     """
 
-    def __init__(self, form: ChatFormat, tokenizer: Tokenizer):
-        self.format, self._names = form, tokenizer.specials
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, form: ChatFormat, tokenizer: Tokenizer, name: str = "of this model"):
+        self.format, self.name, self._names = form, name, tokenizer.specials
+        self.reads_both_ways = form.prefix == "bidirectional"
         names: dict[int | None, str] = {i: name for name, i in tokenizer.specials.items()}
         self._end, self._begin = names[tokenizer.end_of_text], names.get(tokenizer.begin_of_text)
         self.stop = form.stop or self._end
@@ -90,9 +108,50 @@ class Chat:
                 yield encode(piece.text), piece.learned
                 encode = self.tokenizer.encode_behind
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def speakable(self, messages: Sequence[Message], options: Mapping[str, Any], where: str
+                  ) -> tuple[Message, ...]:
+        """The messages with all that concerns tools in the format's words. Raises UserError for
+        what it has none for. where: what errors name."""
+        for field in options:
+            raise self._not_written(field, where)
+        for message in messages:
+            if message.reasoning:
+                raise self._not_written("reasoning_content", message.source or where)
+        if not (used := with_tools(messages)):
+            return tuple(messages)
+        if self.format.tools is None:
+            raise UserError(f"{used[0].source or where}: {kind_of_tool(used[0])} cannot be written "
+                            f"in the chat format {self.name}; choose finetune.chat=chatml, or a "
+                            "format that has `tools`, or take such records out")
+        refuse_results_of_nothing(messages, self.format.tools.call.before.strip())
+        return in_words(messages, self.format)
+
+    def _not_written(self, field: str, where: str) -> UserError:
+        return UserError(f"{where}: {field} means nothing in the chat format {self.name}: it is "
+                         "for templates that name it; take it out, or choose another finetune.chat")
+
+    def rows(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None
+             ) -> list[Encoded]:
+        """A conversation without tools in tokens."""
+        row = Encoded([], [], len(messages))
+        for ids, counts in self.encode(self.pieces(messages)):
+            row.ids.extend(ids)
+            row.learned.extend([counts] * len(ids))
+        return [row]
+
+    def prompt(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None
+               ) -> list[int]:
         """Token ids after which the model answers."""
         return [i for ids, _ in self.encode(self.pieces(messages, asks=True)) for i in ids]
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an answer, with the one that ends it."""
+        return [*self.tokenizer.encode_behind(text), self.stop_token]
+
+    def identity(self, has_tools: bool = True) -> dict[str, Any]:
+        """What training rests on."""
+        # Runs from before formats had words for tools go on.
+        return self.format.model_dump(exclude=None if has_tools else {"tools"})
 
     def own_tokenizer(self) -> Tokenizer:
         """The tokenizer as it is saved with a model that learned this format."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from gpt.chat.format import ChatFormat, ToolTexts, Turn
 from gpt.chat.messages import Message
+from gpt.errors import UserError
 
 
 def in_words(messages: Sequence[Message], form: ChatFormat) -> tuple[Message, ...]:
@@ -23,7 +25,8 @@ def in_words(messages: Sequence[Message], form: ChatFormat) -> tuple[Message, ..
             system = message.content or form.default_system or ""
             message = _text("system", [system, _functions(message, form.tools)], "\n\n", message)
         elif message.calls:
-            calls = [_around(form.tools.call, call_text(*call)) for call in message.calls]
+            calls = [_around(form.tools.call, call_text(call.name, call.arguments))
+                     for call in message.calls]
             message = _text("assistant", [message.content, *calls], "\n", message)
         elif message.role == "tool":
             before = [found.pop().content] if found and found[-1].role == "tool" else []
@@ -31,6 +34,29 @@ def in_words(messages: Sequence[Message], form: ChatFormat) -> tuple[Message, ..
         found.append(message)
     return tuple(replace(message, role="user") if message.role == "tool" else message
                  for message in found)
+
+
+def with_tools(messages: Iterable[Message]) -> list[Message]:
+    """Those that concern tools."""
+    return [each for each in messages if each.role == "tool" or each.functions or each.calls]
+
+
+def refuse_results_of_nothing(messages: Sequence[Message], call: str) -> None:
+    """Raise UserError where a result follows an answer that calls nothing, in its text either.
+
+    call: what stands before a call in text.
+    """
+    for before, message in pairwise(messages):
+        if message.role == "tool" and before.role == "assistant" and not before.calls and (
+                not call or call not in before.content):
+            raise UserError(f"{message.source}: a tool's result follows an answer that calls "
+                            "nothing; add the call, or take the record out")
+
+
+def kind_of_tool(message: Message) -> str:
+    """What of tools a message has, as the field is called."""
+    return ("tools" if message.functions else
+            "tool_calls" if message.calls else "a tool's result")
 
 
 def call_text(name: str, arguments: str) -> str:

@@ -24,10 +24,10 @@ class FinetuneSection(Section):
                     "classification", "preference"] = Field(
         "auto", description="what the fields of the examples mean; auto: by their names")
     chat: str = Field(
-        "auto", description="text around the turns: plain, turns, chatml, llama3, or a YAML file; "
-                            "auto: what the base model has; else plain for prompts and "
-                            "completions, and for conversations what its control tokens suggest, "
-                            "else turns")
+        "auto", description="text around the turns: plain, turns, chatml, llama3, a YAML file or a "
+                            ".jinja template; auto: what the base model has, as a format or as "
+                            "its own chat template; else plain for prompts and completions, and "
+                            "for conversations what its control tokens suggest, else turns")
     prefix: Literal["causal", "bidirectional"] | None = Field(
         None, description="how a prompt is read; bidirectional: all of it by each of its tokens, "
                           "in training and in sampling, for examples with one answer; null: as the "

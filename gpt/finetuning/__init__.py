@@ -8,10 +8,10 @@ from gpt.finetuning.method import choose_what_learns
 from gpt.finetuning.preview import preview
 from gpt.finetuning.rows import Row, Rows, encode_examples, padded_batches, refuse_useless
 from gpt.finetuning.splits import labels_of
-from gpt.finetuning.task_rows import TaskRows, format_for
+from gpt.finetuning.task_rows import TaskRows, chat_for
 from gpt.finetuning.tool_texts import spoken
 
 __all__ = ["Example", "Preference", "Row", "Rows", "TaskRows", "answer_figures",
-           "choose_what_learns", "encode_examples", "format_for", "label_accuracy", "labels_of",
+           "chat_for", "choose_what_learns", "encode_examples", "label_accuracy", "labels_of",
            "padded_batches", "preferences", "preview", "read_task", "refuse_useless", "run",
            "spoken", "written"]

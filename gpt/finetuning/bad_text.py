@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from gpt.chat import Message
 from gpt.errors import UserError
@@ -28,20 +29,22 @@ def written(data: TaskData, tokenizer: Tokenizer, policy: Policy) -> Written:
         return Written(data)
     kept, bad = TaskData(data.format), 0
     for example in data.examples:
-        problem = _problem([*(message.content for message in example.messages)], tokenizer)
+        problem = _problem(example.messages, tokenizer)
         bad += problem is not None
         if problem is None or _stays(example.where, problem, policy):
             kept.examples.append(_mended_example(example, tokenizer))
     for pair in data.preferences:
-        problem = _problem([*(message.content for message in pair.prompt), pair.chosen,
-                            pair.rejected], tokenizer)
+        problem = _problem([*pair.prompt, pair.chosen, pair.rejected], tokenizer)
         bad += problem is not None
         if problem is None or _stays(pair.where, problem, policy):
             kept.preferences.append(_mended_preference(pair, tokenizer))
     return Written(kept, bad)
 
 
-def _problem(texts: list[str], tokenizer: Tokenizer) -> str | None:
+def _problem(messages: Sequence[Message], tokenizer: Tokenizer) -> str | None:
+    texts = [text for message in messages for text in (
+        message.content, message.reasoning, *(each.definition for each in message.functions),
+        *(part for call in message.calls for part in (call.name, call.arguments)))]
     return next((found[1] for text in texts if (found := tokenizer.unwritable_in(text))), None)
 
 
@@ -58,11 +61,15 @@ def _mended_example(example: Example, tokenizer: Tokenizer) -> Example:
 
 
 def _mended_preference(pair: Preference, tokenizer: Tokenizer) -> Preference:
-    changes: dict[str, Any] = {name: tokenizer.writable(getattr(pair, name))
-                               for name in ("chosen", "rejected")}
-    return replace(pair, prompt=_mended(pair.prompt, tokenizer), **changes)
+    *prompt, chosen, rejected = _mended((*pair.prompt, pair.chosen, pair.rejected), tokenizer)
+    return replace(pair, prompt=tuple(prompt), chosen=chosen, rejected=rejected)
 
 
 def _mended(messages: tuple[Message, ...], tokenizer: Tokenizer) -> tuple[Message, ...]:
-    return tuple(replace(message, content=tokenizer.writable(message.content))
-                 for message in messages)
+    mend = tokenizer.writable
+    return tuple(replace(
+        message, content=mend(message.content), reasoning=mend(message.reasoning),
+        functions=tuple(each._replace(definition=mend(each.definition))
+                        for each in message.functions),
+        calls=tuple(replace(call, name=mend(call.name), arguments=mend(call.arguments))
+                    for call in message.calls)) for message in messages)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from gpt.chat import Call, Message
+from gpt.chat import Message
 
 
 @dataclass(frozen=True)
@@ -13,12 +15,14 @@ class Example:
 
     A prompt and its completion are a user's turn and an assistant's; a plain text is an
     assistant's alone. label: the class that the completion names, in classification. where: file
-    and line, for errors.
+    and line, for errors. options: what the record says to the model's chat template, such as
+    enable_thinking.
     """
 
     messages: tuple[Message, ...]
     where: str = ""
     label: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -33,11 +37,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt and two answers, of which people prefer the first; what each answer calls."""
+    """A prompt and two answers, of which people prefer the first; the rest as in Example."""
 
     prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
+    chosen: Message
+    rejected: Message
     where: str = ""
-    chosen_calls: tuple[Call, ...] = ()
-    rejected_calls: tuple[Call, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)

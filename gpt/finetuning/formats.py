@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from gpt.chat import Message
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example, Preference
-from gpt.finetuning.fields import MOST_NAMES, Fields, shown
+from gpt.finetuning.fields import MOST_NAMES, Fields, kind_of, shown
 from gpt.finetuning.task_file import read_rows
 from gpt.finetuning.tool_calls import calls_in, with_functions
 from gpt.finetuning.transcripts import transcript
@@ -80,12 +80,23 @@ def read_task(path: Path, format: str = "auto") -> TaskData:
         record.refuse_near(_OPTIONAL.get(task.format, ("system",)))
         if task.format != "text":
             record.refuse_what_is_not_text()
-        learned = _READERS[task.format](record)
+        learned = replace(_READERS[task.format](record), options=_options(record))
         if isinstance(learned, Preference):
             task.preferences.append(learned)
         else:
             task.examples.append(learned)
     return task
+
+
+def _options(record: Fields) -> dict[str, Any]:
+    """What a record says to the chat template of a model."""
+    given = record.get("chat_template_kwargs")
+    if given is not None and not isinstance(given, dict):
+        raise record.wrong("chat_template_kwargs", f"is {kind_of(given)}; it must be an object")
+    thinking = {name: record.get(name) for name in ("enable_thinking",)
+                if record.get(name) is not None}
+    return {name: value for name, value in {**(given or {}), **thinking}.items()
+            if value is not None}
 
 
 def _format_of(record: Fields) -> str:
@@ -184,11 +195,12 @@ def _read_preference(record: Fields) -> Preference:
     if not before and not question:
         raise (record.wrong(asked, "is empty; write what the user says")
                if asked in record.values else record.missing(asked))
-    if (chosen.content, chosen.calls) == (rejected.content, rejected.calls):
+    if replace(chosen, learned=rejected.learned) == rejected:
         raise record.wrong(bad, f"is the same as {good}; take the record out")
     *prompt, _, _ = _with_system(record, [*(before or question), chosen, rejected])
-    return Preference(tuple(prompt), chosen.content, rejected.content, record.where,
-                      chosen.calls, rejected.calls)
+    chosen, rejected = (replace(answer, learned=True, source=f"{record.where}: {name}")
+                        for answer, name in ((chosen, good), (rejected, bad)))
+    return Preference(tuple(prompt), chosen, rejected, record.where)
 
 
 _READERS: dict[str, Callable[[Fields], Example | Preference]] = {

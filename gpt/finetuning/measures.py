@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt.chat import Chat
+from gpt.chat import AnyChat
 from gpt.configuration import FinetuneConfig
 from gpt.finetuning.preferences import preference_figures
 from gpt.finetuning.rows import Row
 from gpt.finetuning.task_rows import TaskRows
 from gpt.machine.device import Machine
 from gpt.model import GPT, KVCache
+from gpt.tokenizer import Tokenizer
 from gpt.training.evaluate import Measured
 
 # (prompts of token ids, most tokens to write for each) -> (text, whether it came to an end) each
@@ -27,7 +28,7 @@ ROOM = 16  # tokens that an answer may be longer than the one that was expected
 def figures(model: GPT, answers: Answers, task: TaskRows, val_rows: Sequence[Row],
             config: FinetuneConfig, machine: Machine) -> Measured:
     """All that the validation data say besides the loss."""
-    found, shown = answer_figures(val_rows, config.finetune.answers, answers)
+    found, shown = answer_figures(val_rows, config.finetune.answers, answers, task.chat.tokenizer)
     if task.labels:
         found["label_accuracy"] = label_accuracy(model, val_rows, task.labels, task.chat, machine)
     if task.val.pairs:
@@ -36,34 +37,34 @@ def figures(model: GPT, answers: Answers, task: TaskRows, val_rows: Sequence[Row
     return Measured(found, shown)
 
 
-def answer_figures(rows: Sequence[Row], limit: int, answers: Answers) -> Measured:
+def answer_figures(rows: Sequence[Row], limit: int, answers: Answers,
+                   tokenizer: Tokenizer) -> Measured:
     """Of the answers to the first `limit` prompts: the shares that are exact, and that end; and
     some of them to look at.
 
     exact_match: the same text, but for blanks around it. format_rate: the stop token was reached.
     Empty where there is nothing to answer.
     """
-    asked = [row for row in rows
-             if row.example.prompt and row.example.messages[-1].learned][:limit]
+    asked = [row for row in rows if len(row.messages) > 1 and row.messages[-1].learned][:limit]
     if not asked:
         return Measured({}, [])
     starts = [row.answer_start for row in asked]
     prompts = [row.tokens[:start].tolist() for row, start in zip(asked, starts, strict=True)]
     most = [len(row) + 1 - start + ROOM for row, start in zip(asked, starts, strict=True)]
     written = answers(prompts, most)
-    exact = sum(ends and text.strip() == row.example.completion.strip()
+    exact = sum(ends and text.strip() == row.answer(tokenizer).strip()
                 for row, (text, ends) in zip(asked, written, strict=True))
-    shown = [("\n".join(message.content for message in row.example.prompt), text)
+    shown = [("\n".join(message.content for message in row.messages[:-1]), text)
              for row, (text, _) in zip(asked[:SHOWN], written[:SHOWN], strict=True)]
     return Measured({"exact_match": exact / len(asked),
                      "format_rate": sum(ends for _, ends in written) / len(asked)}, shown)
 
 
 @torch.inference_mode()
-def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat: Chat,
+def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat: AnyChat,
                    machine: Machine) -> float:
     """The share of rows whose label is the likeliest of all, each with its stop token."""
-    answers = [[*chat.tokenizer.encode_behind(label), chat.stop_token] for label in labels]
+    answers = list(map(chat.answer, labels))
     longest, block_size = max(map(len, answers)), model.config.block_size
     room = min(block_size, max(row.answer_start for row in rows) + longest)
     cache = model.new_cache(min(TOGETHER, len(labels)), room, machine.device, machine.dtype)
@@ -72,8 +73,7 @@ def label_accuracy(model: GPT, rows: Sequence[Row], labels: Sequence[str], chat:
         machine.stop.raise_if_asked()
         # All see as much of the prompt as fits before the longest of them.
         prompt = row.tokens[:row.answer_start][-(block_size + 1 - longest):]
-        both_ways = chat.format.prefix == "bidirectional"
-        scores = label_scores(model, prompt, answers, cache, machine, both_ways)
+        scores = label_scores(model, prompt, answers, cache, machine, chat.reads_both_ways)
         return labels[int(np.argmax(scores))] == row.example.label
 
     return sum(machine.replicas.dealt_out(rows, lambda share: list(map(is_right, share)))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.batches import MicroBatch, Origin
-from gpt.chat import Chat, Message
+from gpt.chat import AnyChat, Message
 from gpt.configuration import PreferenceConfig
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.rows import Row, encode_row, side_by_side
@@ -55,7 +55,7 @@ class PairBatch(MicroBatch):
     reference: Tensor | None = None
 
 
-def encode_pairs(preferences: Sequence[Preference], chat: Chat,
+def encode_pairs(preferences: Sequence[Preference], chat: AnyChat,
                  block_size: int) -> tuple[list[Pair], list[Pair]]:
     """(pairs that fit into the context, pairs of which an answer does not)"""
     pairs = [Pair(encode_row(_answered(preference, preference.chosen), chat),
@@ -66,9 +66,8 @@ def encode_pairs(preferences: Sequence[Preference], chat: Chat,
             [pair for pair, fit in zip(pairs, fits, strict=True) if not fit])
 
 
-def _answered(preference: Preference, answer: str) -> Example:
-    return Example((*preference.prompt, Message("assistant", answer, learned=True)),
-                   preference.where)
+def _answered(preference: Preference, answer: Message) -> Example:
+    return Example((*preference.prompt, answer), preference.where, options=preference.options)
 
 
 class Pairs:

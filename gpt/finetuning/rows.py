@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 
 from gpt.batches import IGNORE, MicroBatch, Origin, pack, portions
-from gpt.chat import Chat
+from gpt.chat import AnyChat, Message
 from gpt.errors import UserError
 from gpt.finetuning.examples import Example
+from gpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Row:
     """A conversation in tokens.
 
     tokens: (n,) int64. learned: (n,) bool, those that the loss counts. example: where it is from.
+    turns: how many of the example's messages it holds; None: all.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     example: Example
+    turns: int | None = None
 
     def __len__(self) -> int:
         """Inputs, and targets: the last token is no input, the first no target."""
@@ -39,6 +42,19 @@ class Row:
         """Where the tokens of the last answer that is learned begin."""
         unlearned = np.flatnonzero(~self.learned[:-1] & self.learned[1:])
         return int(unlearned[-1]) + 1 if len(unlearned) else 0
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What it holds of the example."""
+        return self.example.messages[:self.turns]
+
+    def answer(self, tokenizer: Tokenizer) -> str:
+        """The text of the last answer that is learned."""
+        controls = frozenset(tokenizer.specials.values())
+        start = self.answer_start
+        return tokenizer.decode(
+            i for i, counts in zip(self.tokens[start:].tolist(), self.learned[start:].tolist(),
+                                   strict=True) if counts and i not in controls)
 
     @property
     def prompt_tokens(self) -> int:
@@ -63,12 +79,17 @@ class Rows:
         return len({id(row.example) for row in (*self.rows, *self.dropped)})
 
     @property
+    def too_long(self) -> int:
+        """How many examples were dropped, all or some of their rows, or cut."""
+        return len({id(row.example) for row in self.dropped}) + self.cut
+
+    @property
     def long_share(self) -> float:
         """The share of examples that were dropped or cut."""
-        return (len(self.dropped) + self.cut) / max(1, self.examples)
+        return self.too_long / max(1, self.examples)
 
 
-def encode_examples(examples: Sequence[Example], chat: Chat, max_length: int,
+def encode_examples(examples: Sequence[Example], chat: AnyChat, max_length: int,
                     long_rows: Literal["drop", "cut"] = "drop",
                     text_length: int | None = None) -> Rows:
     """Rows of at most max_length tokens.
@@ -78,9 +99,8 @@ def encode_examples(examples: Sequence[Example], chat: Chat, max_length: int,
     so; one whose last answer does not fit is dropped.
     """
     found, cut = Rows([], [], 0), 0
-    for example in examples:
-        row = encode_row(example, chat)
-        is_text = len(example.messages) == 1
+    for row in (row for example in examples for row in encode_rows(example, chat)):
+        is_text = len(row.example.messages) == 1
         if len(row) <= (text_length or max_length if is_text else max_length):
             found.rows.append(row)
         elif is_text:
@@ -93,27 +113,32 @@ def encode_examples(examples: Sequence[Example], chat: Chat, max_length: int,
     return Rows(found.rows, found.dropped, cut)
 
 
-def encode_row(example: Example, chat: Chat) -> Row:
-    """An example of any length."""
-    tokens: list[int] = []
-    learned: list[bool] = []
-    for ids, counts in chat.encode(chat.pieces(example.messages)):
-        tokens += ids
-        learned += [counts] * len(ids)
-    return Row(np.array(tokens), np.array(learned), example)
+def encode_rows(example: Example, chat: AnyChat) -> list[Row]:
+    """An example of any length; a row for each answer where the chat's template needs that."""
+    try:
+        rows = chat.rows(example.messages, example.options)
+    except UserError as error:
+        raise UserError(f"{example.where}: {error}" if example.where else str(error)) from error
+    return [Row(np.array(row.ids), np.array(row.learned), example, row.turns) for row in rows]
+
+
+def encode_row(example: Example, chat: AnyChat) -> Row:
+    """An example with one answer to learn."""
+    (row,) = encode_rows(example, chat)
+    return row
 
 
 def _pieces(row: Row, length: int) -> Iterator[Row]:
     """Rows of so many targets; each begins with the last token of the one before."""
     for start in range(0, len(row), length):
         part = slice(start, start + length + 1)
-        yield Row(row.tokens[part], row.learned[part], row.example)
+        yield Row(row.tokens[part], row.learned[part], row.example, row.turns)
 
 
 def _without_beginning(row: Row, length: int) -> Row:
     """The last of its targets, so many."""
     kept = slice(len(row.tokens) - length - 1, None)
-    return Row(row.tokens[kept], row.learned[kept], row.example)
+    return Row(row.tokens[kept], row.learned[kept], row.example, row.turns)
 
 
 class PaddedRows:
@@ -229,7 +254,7 @@ def refuse_useless(rows: Rows, name: str, limit: str, max_long_share: float) -> 
                         f"shortest has {shortest}); shorten them, or allow longer ones")
     if rows.long_share > max_long_share:
         raise UserError(
-            f"{len(rows.dropped) + rows.cut} of the {rows.examples} examples in {name} are longer "
+            f"{rows.too_long} of the {rows.examples} examples in {name} are longer "
             f"than {limit} ({rows.long_share:.0%}; finetune.max_long_share allows "
             f"{max_long_share:.0%}); shorten them, or allow more or longer ones")
     for row in rows.rows:

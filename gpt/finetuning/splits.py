@@ -84,5 +84,5 @@ def labels_of(examples: Sequence[Example]) -> set[str]:
 
 def _name(example: Example | Preference) -> str:
     """What tells an example from others: its prompt, or all of it where there is none."""
-    answer = example.completion if isinstance(example, Example) else example.chosen
+    answer = example.completion if isinstance(example, Example) else example.chosen.content
     return "\n".join(message.content for message in example.prompt) or answer

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from gpt.batches import Endless, Mixture, Sequences, Shuffled, TokenizedText, Windows
-from gpt.chat import FORMATS, Chat, ChatFormat, Message, choose_format, saved_format
-from gpt.configuration import FinetuneConfig, FinetuneSection, PreferenceConfig
+from gpt.chat import AnyChat, Chat, Message, choose_chat
+from gpt.configuration import FinetuneConfig, FinetuneSection, PreferenceConfig, RunConfig
 from gpt.errors import UserError
 from gpt.files import sha256_of
 from gpt.finetuning.bad_text import DONE, written
@@ -30,6 +32,7 @@ from gpt.finetuning.splits import held_out_fraction, labels_of, load_splits
 from gpt.finetuning.tool_texts import has_tools, spoken
 from gpt.machine.device import Machine
 from gpt.model import GPT
+from gpt.runs.folder import started_with
 from gpt.shards import Dataset
 from gpt.tokenizer import Tokenizer
 
@@ -48,7 +51,7 @@ class Split:
     bad: str = ""  # what was done about text that the tokenizer cannot write
 
     @classmethod
-    def of(cls, data: TaskData, chat: Chat, lengths: Lengths, section: FinetuneSection,
+    def of(cls, data: TaskData, chat: AnyChat, lengths: Lengths, section: FinetuneSection,
            name: str, bad: int) -> Split:
         """Encode. Raises UserError if too little of the data is left."""
         said = f"; {bad:,} with characters that have no token {DONE[section.on_bad_text]}"
@@ -83,15 +86,14 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """Training and validation data, and the chat format that they are in.
+    """Training and validation data, and the chat format or template that they are in.
 
     labels: the classes, where the task is to name one. has_tools: whether some of what is learned
     calls functions, or could.
     """
 
     format: str
-    chat_name: str
-    chat: Chat
+    chat: AnyChat
     train: Split
     val: Split
     labels: tuple[str, ...]
@@ -105,14 +107,11 @@ class TaskRows:
         section, lengths = config.finetune, Lengths.of(config.finetune, block_size)
         train, val = load_splits(section, config.run.seed)
         _refuse_what_has_no_use(config, train)
-        name, form = format_for(section.chat, train, tokenizer)
-        if section.prefix is not None:
-            form = form.model_copy(update={"prefix": section.prefix})
-        chat, tools = Chat(form, tokenizer), has_tools(train)
-        (train, bad), (val, bad_val) = (
-            written(spoken(one, name, form), tokenizer, section.on_bad_text)
-            for one in (train, val))
-        if form.prefix == "bidirectional":
+        chat = with_prefix(chat_for(section.chat, train, tokenizer, date_of(config.run)), section)
+        tools = has_tools(train)
+        (train, bad), (val, bad_val) = (written(spoken(one, chat), tokenizer, section.on_bad_text)
+                                        for one in (train, val))
+        if chat.reads_both_ways:
             _refuse_several_answers([*train.examples, *val.examples])
         labels = labels_of(train.examples)
         for example in val.examples:
@@ -121,7 +120,7 @@ class TaskRows:
                                 f"{example.label}; they have {', '.join(sorted(labels)[:8])}; add "
                                 "some, or take it out of the validation data")
         chat.tokenizer = chat.own_tokenizer()
-        return cls(train.format, name, chat,
+        return cls(train.format, chat,
                    Split.of(train, chat, lengths, section, "training", bad),
                    Split.of(val, chat, lengths, section, "validation", bad_val),
                    tuple(sorted(labels)), lengths, block_size, tools)
@@ -129,7 +128,7 @@ class TaskRows:
     @property
     def marks_prompts(self) -> bool:
         """Whether prompts are read in both directions."""
-        return self.chat.format.prefix == "bidirectional"
+        return self.chat.reads_both_ways
 
     def longest(self, section: FinetuneSection) -> int:
         """Tokens of the longest sequence that training reads."""
@@ -194,8 +193,7 @@ class TaskRows:
             own["val_fraction"] = held_out_fraction(section)
         for name, file in (("data", section.data), ("val_data", section.val_data)):
             own[name] = file and sha256_of(Path(file))
-        unused = None if self.has_tools else {"tools"}  # runs from before formats had them go on
-        own |= {"format": self.format, "chat": self.chat.format.model_dump(exclude=unused)}
+        own |= {"format": self.format, "chat": self.chat.identity(self.has_tools)}
         if section.method != "full":
             own["lora"] = config.lora.model_dump()
         if section.on_bad_text != "error":
@@ -211,8 +209,9 @@ class TaskRows:
 
     def opening_lines(self) -> Iterator[str]:
         """What was read."""
-        yield (f"examples: {self.format}; chat format: {self.chat_name}; answers end with "
+        yield (f"examples: {self.format}; chat format: {self.chat.name}; answers end with "
                f"{self.chat.stop}")
+        yield from self.chat.notes
         yield f"training: {self.train.describe()}"
         yield f"validation: {self.val.describe() if self.val.rows.rows else 'none'}"
         seen = {row.tokens.tobytes() for row in self.train.rows.rows}
@@ -245,18 +244,31 @@ def _refuse_several_answers(examples: Sequence[Example]) -> None:
                             "finetune.prefix=causal, or one example for each answer")
 
 
-def format_for(name: str, data: TaskData, tokenizer: Tokenizer) -> tuple[str, ChatFormat]:
-    """(name, format), in which plain texts stay plain."""
+def chat_for(name: str, data: TaskData, tokenizer: Tokenizer, today: str = "") -> AnyChat:
+    """What the data are written in; plain texts stay plain. today: as templates are told it."""
     if name == "auto" and data.format == "text":
         name = "plain"
-    chosen, form = choose_format(name, converses(data), tokenizer)
-    saved = saved_format(tokenizer)
-    if saved is not None and saved not in (form, FORMATS["plain"]):
-        chosen += " (instead of the base model's)"
-    elif name == "auto" and saved is None and tokenizer.chat_template is not None:
-        chosen += (" (warning: the base model's own chat template, in Jinja, is not used; where "
-                   "they differ, give finetune.chat)")
-    return chosen, form
+    return choose_chat(name, converses(data), tokenizer, today)
+
+
+def date_of(run: RunConfig) -> str:
+    """The day that chat templates are told: today, or that on which the run began."""
+    began = started_with(run, "finetune.chat")
+    if isinstance(began, dict) and isinstance(began.get("date"), str):
+        with contextlib.suppress(ValueError):
+            return date.fromisoformat(began["date"]).isoformat()
+    return date.today().isoformat()
+
+
+def with_prefix(chat: AnyChat, section: FinetuneSection) -> AnyChat:
+    """The chat with prompts read as finetune.prefix says."""
+    if section.prefix is None or (section.prefix == "causal" and not chat.reads_both_ways):
+        return chat
+    if not isinstance(chat, Chat):
+        raise UserError(f"finetune.prefix={section.prefix} is for formats that are data, and this "
+                        f"is {chat.name}; choose finetune.chat")
+    form = chat.format.model_copy(update={"prefix": section.prefix})
+    return Chat(form, chat.tokenizer, chat.name)
 
 
 def converses(data: TaskData) -> bool:

@@ -84,14 +84,15 @@ def _call(one: Fields) -> Call:
     name, arguments = named.full_text("name"), named.get("arguments")
     if "arguments" not in named.values:
         raise named.missing("arguments")
-    if isinstance(arguments, str):  # as it is written: other tools render it so, too
+    is_text, called = isinstance(arguments, str), one.get("id")
+    if is_text:  # as it is written: other tools render it so, too
         said = _parsed(named, "arguments")
     else:
         said, arguments = arguments, _json(arguments, named.where)
     if not isinstance(said, dict):
         raise named.wrong("arguments", f"is {kind_of(said)}; it must be an object, {{}} if empty, "
                                        "or one as JSON in a text")
-    return Call(name, arguments)
+    return Call(name, arguments, is_text, called if isinstance(called, str) else "")
 
 
 def _unwrapped(one: Fields) -> Fields:

@@ -18,6 +18,7 @@ _ROLES = {**dict.fromkeys(SYSTEM_ROLES, "system"), "user": "user", "human": "use
           "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
           "bard": "assistant", "bing": "assistant", **dict.fromkeys(_CALLS, "assistant"),
           **dict.fromkeys((*TOOL_ROLES, "observation", "tool_response"), "tool")}
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _ROUNDS = (("input", "output"), ("human", "assistant"))  # as Capybara and MOSS have them
 
 
@@ -43,7 +44,7 @@ def unlearned(turns: Iterable[Message]) -> list[Message]:
 def _messages(turn: Fields) -> Iterator[Message]:
     """A message in OpenAI's words or in ShareGPT's, or a round that is a question and an answer."""
     turn.refuse_what_is_not_text()
-    turn.refuse_near(("weight", "tool_calls", "function_call"))
+    turn.refuse_near(("weight", "tool_calls", "function_call", "reasoning_content"))
     for asked, answered in _ROUNDS:
         if turn.values.keys() >= {asked, answered} and not turn.values.keys() & {"role", "from"}:
             learned = _has_weight(turn)
@@ -75,7 +76,24 @@ def _message(turn: Fields, role: str, said: str, learned: bool) -> Message:
     content = "" if calls and turn.get(said) is None else _content(turn, said)
     if role in ("user", "assistant") and not calls and not content.strip():
         raise turn.wrong(said, "is empty; write something there, or take the record out")
-    return Message(role, content, learned, functions, calls, turn.where)
+    return Message(role, content, learned, functions, calls, turn.where, _reasoning(turn, role),
+                   _word(turn, "name"), _word(turn, "tool_call_id"))
+
+
+def _word(turn: Fields, name: str) -> str:
+    """A text that nothing depends on."""
+    value = turn.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _reasoning(turn: Fields, role: str) -> str:
+    """What was thought before an answer, as templates and APIs call it."""
+    name = next((name for name in _REASONING if turn.holds(name)), None)
+    if name is None:
+        return ""
+    if role != "assistant":
+        raise turn.wrong(name, f"is the {role}'s; only the assistant thinks")
+    return turn.text(name)
 
 
 def _goes_on(found: list[Message], turn: Any) -> bool:

@@ -22,7 +22,7 @@ from gpt.interop.reading import HuggingFaceFolder, is_huggingface_folder
 from gpt.model import GPT
 from gpt.model.lora import adapt, load_adapter_state, merge
 from gpt.runs import checkpoint
-from gpt.tokenizer import CHAT_FORMAT, Tokenizer
+from gpt.tokenizer import CHAT_FORMAT, HubFolder, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ class SavedModel:
         if tokenizer.vocab_size > rows:
             raise UserError(f"{self.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
                             f"{rows}; they belong to different models")
-        if self.peft is not None and (file := self.peft / CHAT_FORMAT).is_file():
-            tokenizer = Chat(read_format(file), tokenizer).own_tokenizer()
-        return tokenizer
+        return tokenizer if self.peft is None else _in_the_words_of(self.peft, tokenizer)
 
     def weight_hash(self) -> str:
         """SHA-256 that says which weights these are."""
@@ -99,6 +97,18 @@ class SavedModel:
         if self.peft is None:
             return digest
         return hashlib.sha256(f"{digest} {peft_digest(self.peft)}".encode()).hexdigest()
+
+
+def _in_the_words_of(adapters: Path, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the chat format or template that lies beside adapters, if one does."""
+    if (file := adapters / CHAT_FORMAT).is_file():
+        return Chat(read_format(file), tokenizer).own_tokenizer()
+    text, source = HubFolder(adapters).chat_template()
+    if text in (None, tokenizer.chat_template):
+        return tokenizer
+    found = copy.copy(tokenizer)
+    found.chat_template, found.template_source, found.chat_format = text, source, None
+    return found
 
 
 def sharing(model: GPT) -> GPT:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gpt.chat import Chat, Message, choose_format, converses_in, saved_format
+from gpt.chat import Message, converses, own_chat
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation import Request, Writer
@@ -39,12 +40,7 @@ class Served:
         self.name, self.limits = name, limits
         self.run, self.checkpoint, self.watched = run, checkpoint, watched
         self.context = min(lm.block_size, limits.max_tokens)
-        form, self.notice = saved_format(lm.tokenizer), None
-        if form is None and lm.tokenizer.chat_template is not None:
-            chosen, form = choose_format("auto", True, lm.tokenizer)
-            self.notice = (f"{name}: turns are written as {chosen}, as its control tokens suggest: "
-                           "its own chat template, in Jinja, is not run here")
-        self._chat = Chat(form, lm.tokenizer) if form and converses_in(form) else None
+        self._chat = own_chat(lm.tokenizer) if converses(lm.tokenizer) else None
         self.lm = lm.with_tokenizer(self._chat.tokenizer) if self._chat else lm
         self.kept_bytes = self._kept_bytes({} if taken is None else taken)
         self.writer = self.lm.writer(limits.rows, self.context, in_turns=True,
@@ -112,20 +108,27 @@ class Served:
                             f"{vocab_size - 1}")
         return list(text) or self.lm.prompt_tokens("")
 
-    def asked(self, messages: Sequence[tuple[str, str]]) -> tuple[list[int], int]:
+    def asked(self, messages: Sequence[tuple[str, str]],
+              options: Mapping[str, Any] = MappingProxyType({})) -> tuple[list[int], int]:
         """(token ids of a conversation, how many of them its first answer comes after).
 
-        messages: (role, text) each. Raises UserError if the model has no chat format.
+        messages: (role, text) each. options: what the model's template is told. Raises UserError
+        if the model has no chat format, or one that knows no such options.
         """
         if self._chat is None:
             raise UserError(
                 f"the model {self.name} does not converse: it was not trained on conversations, or "
-                "its folder has no chat_format.json; ask /v1/completions")
+                "its folder has neither a chat template nor a chat_format.json; ask "
+                "/v1/completions")
         self._refuse_if_long("".join(text for _, text in messages))
-        turns = [Message("system" if role == "developer" else role, text)
-                 for role, text in messages]
+        turns = self._chat.speakable(
+            [Message("system" if role == "developer" else role, text) for role, text in messages],
+            options, "chat_template_kwargs")
+        tokens = self._chat.prompt(turns, options)
+        if not self._chat.reads_both_ways:
+            return tokens, len(tokens)
         first = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
-        return self._chat.prompt(turns), len(self._chat.prompt(turns[:first]))
+        return tokens, len(self._chat.prompt(turns[:first]))
 
     def request(self, prompt: Sequence[int], config: SamplingConfig, prefix: int | None = None,
                 **asks: Any) -> Request:

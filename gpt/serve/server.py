@@ -96,8 +96,6 @@ def run(models: dict[str, Served], place: Place, watched: Opening | None = None)
     for name, served in models.items():
         print(f"{name}: {served.limits.rows} texts of up to {served.context:,} tokens at once; "
               f"keys and values take up to {served.kept_bytes / 2**20:,.0f} MiB", file=sys.stderr)
-        if served.notice:
-            print(f"note: {served.notice}", file=sys.stderr)
     scheme = "https" if place.certificate else "http"
     host = f"[{place.host}]" if ":" in place.host else place.host
     print(f"serving {', '.join(models)} at {scheme}://{host}:{listening.getsockname()[1]}/v1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from gpt.chat import Chat, Message, choose_format, saved_format
+from gpt.chat import FORMATS, Chat, Message, choose_chat, saved_format
 from gpt.configuration import SamplingConfig
 from gpt.errors import UserError
 from gpt.generation import Request
@@ -20,19 +20,16 @@ class Conversation:
     """What was said so far, in the model's chat format."""
 
     def __init__(self, lm: LanguageModel, config: SamplingConfig, system: str | None):
-        name, form = choose_format("auto", True, lm.tokenizer)
-        self._chat, self._config = Chat(form, lm.tokenizer), config
+        chat = choose_chat("auto", True, lm.tokenizer)
+        self._chat, self._config = chat, config
         self._lm = lm.with_tokenizer(self._chat.tokenizer)
         self.notice = None
-        if form != (saved := saved_format(lm.tokenizer)):
-            self.notice = (
-                f"turns are written as {name}, as the model's control tokens suggest: its own chat "
-                "template, in Jinja, is not run here; a chat_format.json in its folder would say "
-                "the same as data" if saved is None and lm.tokenizer.chat_template is not None else
-                f"this model was not trained to converse: turns are written as {name}")
-            if name == "turns":  # it may not know how to end one
+        if isinstance(chat, Chat) and chat.format != saved_format(lm.tokenizer):
+            self.notice = ("this model was not trained to converse: turns are written as "
+                           f"{chat.name}")
+            if chat.format == FORMATS["turns"]:  # it may not know how to end one
                 self._config = config.model_copy(update={
-                    "stop": [*config.stop, "\n" + form.user.before.strip()]})
+                    "stop": [*config.stop, "\n" + chat.format.user.before.strip()]})
         self._system = [Message("system", system)] if system else []
         self.turns: list[Message] = []
 

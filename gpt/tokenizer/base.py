@@ -45,6 +45,8 @@ class Tokenizer(ABC):
     specials: dict[str, int]  # control tokens
     chat_template: str | None  # a Jinja text that travels along
     chat_format: str | None = None  # the same as data, in JSON: gpt/chat/format.py
+    template_source: str = ""  # where the template stands, in words
+    roles: dict[str, str] | None = None  # what a base model calls tokens, such as bos_token
     pad_token: int | None = None  # a base model's own, which exports keep; nothing here pads
     unwritable: re.Pattern[str] | None = None  # characters that no token stands for
     prefixes_space: bool = False  # whether a text is encoded as if a space stood before it
@@ -62,7 +64,8 @@ class Tokenizer(ABC):
 
     def _travelling(self) -> dict[str, Any]:
         """What a copy has, beside what it is made of."""
-        return {"chat_format": self.chat_format, "pad_token": self.pad_token}
+        return {"chat_format": self.chat_format, "pad_token": self.pad_token,
+                "template_source": self.template_source, "roles": self.roles}
 
     def stopping_at(self, token: int) -> Tokenizer:
         """The same tokenizer, with which generation ends at this control token, too."""
@@ -89,6 +92,22 @@ class Tokenizer(ABC):
     def stop_tokens(self) -> tuple[int, ...]:
         """The ids that end generation, end_of_text first."""
         return (self.end_of_text, *self.boundaries.other_stops)
+
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The tokens that have a role, by its name in Hugging Face's files, as chat templates call
+        them."""
+        if self.roles is not None:
+            return self.roles
+        found = {"eos_token": self.end_of_text, "bos_token": self.begin_of_text,
+                 "pad_token": self.pad_token}
+        return {role: self.token_text(i) for role, i in found.items() if i is not None}
+
+    @property
+    def stripping(self) -> dict[str, tuple[bool, bool]]:
+        """Control tokens that take the blanks before or behind them away, as some do in Hugging
+        Face's files: (before, behind) by name."""
+        return {}
 
     @cached_property
     def vocab_size(self) -> int:
@@ -158,6 +177,11 @@ class Tokenizer(ABC):
         """Token ids of a text that other text stands before: no prefix goes between them."""
         return self.encode(text)
 
+    def encode_after_control(self, text: str) -> list[int]:
+        """Token ids of a text that a control token stands before, as Hugging Face's tokenizers give
+        them: some put their prefix there."""
+        return self.encode_behind(text)
+
     def encode_behind_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The same for each of several texts, (n,) uint32 each."""
         return [np.asarray(self.encode_behind(text), dtype=np.uint32) for text in texts]
@@ -201,6 +225,8 @@ class Tokenizer(ABC):
         meta, files = self._meta(), self._files()
         if self.pad_token is not None:
             meta["pad_token"] = self.pad_token
+        if self.roles is not None:
+            meta["roles"] = self.roles
         files["encoding.json"] = (json.dumps(meta, indent=2) + "\n").encode()
         for name, text in ((CHAT_TEMPLATE, self.chat_template), (CHAT_FORMAT, self.chat_format)):
             if text is not None:
@@ -232,6 +258,8 @@ class Tokenizer(ABC):
             kind = cls._kinds[meta.get("kind", "ranks")]
             tokenizer = kind._read(folder, meta, template)
             tokenizer.chat_format, tokenizer.pad_token = form, meta.get("pad_token")
+            tokenizer.roles = _roles_of(meta)
+            tokenizer.template_source = str(folder / CHAT_TEMPLATE)
             intact = tokenizer.fingerprint == meta["sha256"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
                 RecursionError) as error:
@@ -248,6 +276,13 @@ class Tokenizer(ABC):
 def is_failure(error: BaseException) -> bool:
     """Whether a library failed: one that is written in Rust may panic, which is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _roles_of(saved: dict[str, Any]) -> dict[str, str] | None:
+    roles = saved.get("roles")
+    if roles is not None and not all(isinstance(name, str) for name in roles.values()):
+        raise ValueError("a token's name must be text")
+    return roles
 
 
 def boundaries_of(saved: dict[str, Any]) -> Boundaries:

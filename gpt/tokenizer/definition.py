@@ -76,6 +76,13 @@ def control_tokens(definition: Definition) -> dict[str, int]:
             if token["special"]}
 
 
+def stripping(definition: Definition) -> dict[str, tuple[bool, bool]]:
+    """Control tokens that take blanks before or behind them away: (before, behind) by name."""
+    added = [token for token in definition.get("added_tokens", ()) if token["special"]]
+    return {token["content"]: (bool(token.get("lstrip")), bool(token.get("rstrip")))
+            for token in added if token.get("lstrip") or token.get("rstrip")}
+
+
 def with_control_tokens(definition: Definition, ids: dict[str, int]) -> Definition:
     """The same definition, with these tokens among its control tokens."""
     if ids.keys() <= control_tokens(definition).keys():
@@ -126,6 +133,20 @@ def _unprefixed(part: Any) -> Any:
     if part["type"] == "Metaspace":
         part = {**part, "prepend_scheme": "never"}
     return {**part, "add_prefix_space": False} if part.get("add_prefix_space") else part
+
+
+def prefixes_after_controls(definition: Definition) -> bool:
+    """Whether something is put before a text that a control token stands before, and not only at
+    the beginning."""
+    parts = [*steps(definition.get("normalizer")), *steps(definition.get("pre_tokenizer"))]
+    for part in parts:
+        if part["type"] == "Metaspace":
+            always = "always" if part.get("add_prefix_space", True) else "never"
+            if part.get("prepend_scheme", always) == "always":
+                return True
+        elif part["type"] == "Prepend" or part.get("add_prefix_space"):
+            return True
+    return False
 
 
 def unknown_id(definition: Definition, vocab: dict[str, int]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt.errors import UserError
 from gpt.files import read_json
+from gpt.tokenizer.base import CHAT_TEMPLATE
 
 _NAMED = ("eos_token", "bos_token", "unk_token", "sep_token", "pad_token", "cls_token",
           "mask_token")
@@ -57,6 +58,11 @@ class HubFolder:
         """tokenizer_config.json, with what special_tokens_map.json adds to it."""
         return self.json("special_tokens_map.json") | self.json("tokenizer_config.json")
 
+    def roles(self) -> dict[str, str]:
+        """The names of tokens by what they are there for, such as bos_token."""
+        found = {key: self.name_of(key) for key in _NAMED}
+        return {key: name for key, name in found.items() if name is not None}
+
     def named_tokens(self) -> set[str]:
         """All tokens that the settings give a role of their own: most are control tokens."""
         settings = self.settings()
@@ -79,12 +85,21 @@ class HubFolder:
                             "tokenizer_config.json or special_tokens_map.json)")
         return value
 
-    def chat_template(self) -> str | None:
-        """The Jinja text of chat_template.jinja, or else of the settings."""
-        if (text := self.text("chat_template.jinja")) is not None:
-            return text
+    def chat_template(self) -> tuple[str | None, str]:
+        """The Jinja text of chat_template.jinja, or else of the settings, and where it stands.
+
+        Of several by name, in a list or an object, the one that is called default.
+        """
+        if (text := self.text(CHAT_TEMPLATE)) is not None:
+            return text, str(self.path / CHAT_TEMPLATE)
         value = self.settings().get("chat_template")
+        if isinstance(value, list):  # [{"name": …, "template": …}, …]
+            value = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)
+                     and isinstance(one.get("name"), str)}
+        if isinstance(value, dict):
+            value = value.get("default")
         if isinstance(value, str) and _SURROGATE.search(value):
             raise UserError(f"{self.path}: the chat_template in its tokenizer_config.json is no "
                             "text: it has half of a surrogate pair")
-        return value if isinstance(value, str) else None
+        found = value if isinstance(value, str) else None
+        return found, "" if found is None else str(self.path / "tokenizer_config.json")

@@ -51,7 +51,8 @@ def read_huggingface_tokenizer(path: Path) -> Tokenizer:
         hub = HubFolder(folder)
         with _without_collecting():
             tokenizer = _tokenizer(str(path), hub, file)
-        tokenizer.chat_format = hub.text(CHAT_FORMAT)
+        tokenizer.chat_format, tokenizer.roles = hub.text(CHAT_FORMAT), hub.roles()
+        tokenizer.chat_template, tokenizer.template_source = hub.chat_template()
         tokenizer.pad_token = tokenizer.specials.get(hub.name_of("pad_token") or "")
         return tokenizer
     except UserError:
@@ -89,7 +90,7 @@ def _tokenizer(spec: str, folder: HubFolder, file: str) -> Tokenizer:
     boundaries = Boundaries(ids[end], first, _other_stops(folder, ids, ids[end]))
     if definition is not given:
         made, text = None, None
-    return tokenizer_of_definition(spec, definition, boundaries, folder.chat_template(), text, made)
+    return tokenizer_of_definition(spec, definition, boundaries, None, text, made)
 
 
 def tokenizer_of_definition(spec: str, definition: Definition, boundaries: Boundaries,

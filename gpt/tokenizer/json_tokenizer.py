@@ -25,7 +25,9 @@ from gpt.tokenizer.definition import (
     control_tokens,
     is_byte_level,
     opened,
+    prefixes_after_controls,
     spelled,
+    stripping,
     unknown_id,
     without_prefix,
 )
@@ -135,6 +137,17 @@ class JsonTokenizer(Tokenizer):
     def encode_behind(self, text: str) -> list[int]:
         """Ids of a text that other text stands before, so that no prefix goes between."""
         return self._encode_with(self._library_without_prefix, text)
+
+    def encode_after_control(self, text: str) -> list[int]:
+        """Ids of a text that a control token stands before."""
+        if prefixes_after_controls(self.parsed):
+            return self.encode(text)
+        return self.encode_behind(text)
+
+    @cached_property
+    def stripping(self) -> dict[str, tuple[bool, bool]]:
+        """Control tokens that take blanks away: (before, behind) by name."""
+        return stripping(self.parsed)
 
     def _encode_invalid(self, data: bytes) -> list[int]:
         """Single-byte tokens where there are some; otherwise U+FFFD for each byte."""

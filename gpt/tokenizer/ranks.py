@@ -10,7 +10,7 @@ from gpt.files import remembered
 from gpt.tokenizer.alphabet import token_of
 from gpt.tokenizer.base import digest_of
 from gpt.tokenizer.cutting import known_patterns
-from gpt.tokenizer.definition import Definition, control_tokens, merge_pairs
+from gpt.tokenizer.definition import Definition, control_tokens, merge_pairs, stripping
 from gpt.tokenizer.merges import merges_of
 from gpt.tokenizer.patterns import ALONE
 
@@ -37,7 +37,7 @@ def as_ranks(definition: Definition, text: str) -> RanksAndPattern | None:
     patterns = known_patterns(definition)
     only_control = len(specials) == len(definition.get("added_tokens", ()))
     if (patterns is None or len(patterns) != 1 or patterns[0] not in ALONE
-            or definition.get("normalizer") or not only_control):
+            or definition.get("normalizer") or not only_control or stripping(definition)):
         return None
     try:
         ranks = _ranks(model, specials)

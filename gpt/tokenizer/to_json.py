@@ -42,6 +42,8 @@ def tokenizer_config(tokenizer: Tokenizer, block_size: int) -> dict[str, Any]:
               "model_max_length": block_size, "clean_up_tokenization_spaces": False}
     if tokenizer.begin_of_text is not None:
         config["bos_token"] = _name(tokenizer, names, tokenizer.begin_of_text)
+    elif (begin := tokenizer.named_tokens.get("bos_token")) is not None:
+        config["bos_token"] = begin  # which chat templates write
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
     return config

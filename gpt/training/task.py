@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from gpt.batches import Batches, ReadAhead, SizedBatches
-from gpt.chat import converses_in, saved_format
+from gpt.chat import converses
 from gpt.configuration import ModelConfig, RunSections, SamplingConfig, fields
 from gpt.errors import UserError, WorkFailed
 from gpt.language_model import LanguageModel
@@ -217,7 +217,7 @@ def _what_changed(run: RunFolder, before: dict[str, Any], config: RunSections, b
 
 def _sample_command(run: RunFolder, tokenizer: Tokenizer) -> str:
     """How the trained model is asked: in the format that it learned."""
-    chat = " --chat" if converses_in(saved_format(tokenizer)) else ""
+    chat = " --chat" if converses(tokenizer) else ""
     return f"python sample.py {run.path}{chat}"
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from gpt.batches import EvaluationWindows, TokenizedText
-from gpt.chat import Chat
 from gpt.configuration import WAYS, find_places
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.finetuning import (
     answer_figures,
+    chat_for,
     encode_examples,
-    format_for,
     label_accuracy,
     labels_of,
     padded_batches,
@@ -101,21 +100,21 @@ def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
     if data.preferences:
         raise UserError(f"{file} holds preferences, which are scored against the model that "
                         "training started from; finetune.py does that")
-    name, form = format_for("auto", data, lm.tokenizer)
-    data, _ = written(spoken(data, name, form), lm.tokenizer, "error")
-    chat, both_ways = Chat(form, lm.tokenizer), form.prefix == "bidirectional"
+    chat = chat_for("auto", data, lm.tokenizer)
+    data, _ = written(spoken(data, chat), lm.tokenizer, "error")
     lm = lm.with_tokenizer(chat.own_tokenizer())  # which ends where answers do
     found = encode_examples(data.examples, chat, lm.block_size,
                             text_length=min(lm.block_size, LONGEST_WINDOW))
     refuse_useless(found, str(file), f"the model's context of {lm.block_size} tokens",
                    max_long_share=1.0)
-    batches = padded_batches(found.rows, BATCH_TOKENS, both_ways)
+    batches = padded_batches(found.rows, BATCH_TOKENS, chat.reads_both_ways)
     score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
-    yield (f"{len(found.rows):,} examples ({data.format}; chat format: {name}), "
+    yield (f"{len(found.rows):,} examples ({data.format}; chat format: {chat.name}), "
            f"{len(found.dropped):,} longer than the context left out")
+    yield from chat.notes
     yield (f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
            f"{score.tokens:,} tokens of answers{beside}")
-    figures = answer_figures(found.rows, len(found.rows), lm.answers).figures
+    figures = answer_figures(found.rows, len(found.rows), lm.answers, lm.tokenizer).figures
     if labels := sorted(labels_of(data.examples)):
         figures["label_accuracy"] = label_accuracy(lm.model, found.rows, labels, chat, lm.machine)
     for name, value in figures.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from gpt.chat import FORMATS, Chat, ChatFormat, Message, choose_format, converses_in, saved_format
+from gpt.chat import FORMATS, Chat, ChatFormat, Message, choose_chat, converses_in, saved_format
 from gpt.chat.format import Turn
 from gpt.errors import UserError
 from gpt.finetuning import Example
@@ -138,19 +138,19 @@ def test_a_format_that_needs_other_control_tokens_is_refused():
 
 
 def test_auto_is_plain_for_pairs_and_follows_the_tokenizer_for_conversations():
-    assert choose_format("auto", False, with_controls())[0] == "plain"
-    assert choose_format("auto", True, BYTES)[0] == "turns"
-    assert choose_format("auto", True, with_controls())[0] == "chatml"
+    assert choose_chat("auto", False, with_controls()).name == "plain"
+    assert choose_chat("auto", True, BYTES).name == "turns"
+    assert choose_chat("auto", True, with_controls()).name == "chatml"
     only_llama3 = with_controls(["<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>",
                                  "<|eot_id|>"])
-    assert choose_format("auto", True, only_llama3)[0] == "llama3"
+    assert choose_chat("auto", True, only_llama3).name == "llama3"
 
 
 def test_auto_goes_on_with_the_base_models_own_format():
     tokenizer, form = with_controls(), ChatFormat(user=Turn(before="Q: "))
     tokenizer.chat_format = form.model_dump_json()
-    assert choose_format("auto", True, tokenizer) == ("the base model's", form)
-    assert choose_format("auto", False, tokenizer) == ("the base model's", form)
+    for chat in (choose_chat("auto", True, tokenizer), choose_chat("auto", False, tokenizer)):
+        assert (chat.name, chat.format) == ("the base model's", form)
     assert saved_format(with_controls()) is None
 
 
@@ -158,7 +158,7 @@ def test_auto_keeps_how_the_base_model_reads_prompts():
     tokenizer = with_controls()
     form = FORMATS["plain"].model_copy(update={"prefix": "bidirectional"})
     tokenizer.chat_format = form.model_dump_json()
-    assert choose_format("auto", False, tokenizer)[1] == form
+    assert choose_chat("auto", False, tokenizer).format == form
 
 
 def test_a_format_around_turns_is_told_from_none():
@@ -185,8 +185,8 @@ def test_the_template_takes_developers_for_the_system_and_refuses_other_roles(na
 def test_a_format_comes_from_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text('user: {before: "Q: ", after: "\\n"}\nstop: "<|im_end|>"\n')
-    name, form = choose_format(str(path), True, with_controls())
-    assert (name, form.user.before, form.stop) == (str(path), "Q: ", "<|im_end|>")
+    chat = choose_chat(str(path), True, with_controls())
+    assert (chat.name, chat.format.user.before, chat.stop) == (str(path), "Q: ", "<|im_end|>")
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -195,12 +195,12 @@ def test_a_wrong_format_is_named_with_its_field(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=rf"mine\.yaml is no chat format: {message}"):
-        choose_format(str(path), True, BYTES)
+        choose_chat(str(path), True, BYTES)
 
 
 def test_an_unknown_format_is_refused_with_those_that_exist():
     with pytest.raises(UserError, match="no chat format chat_ml: choose auto, plain, turns"):
-        choose_format("chat_ml", True, BYTES)
+        choose_chat("chat_ml", True, BYTES)
 
 
 def opened(folder: Path, tokenizer: Tokenizer):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt.chat import FORMATS, Call, Chat, ChatFormat, Function, Message, choose_format, in_words
+from gpt.chat import FORMATS, Call, Chat, ChatFormat, Function, Message, choose_chat, in_words
 from gpt.chat.format import HERMES, ToolTexts, Turn
 from gpt.errors import UserError
 from gpt.finetuning import Example
@@ -179,7 +179,7 @@ def test_a_result_that_is_in_these_words_already_stays_as_it_is():
 def test_a_format_of_ones_own_says_how_tools_are_written(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text('user: {before: "Q: "}\ntools: {call: {before: "CALL "}}\n')
-    form = choose_format(str(path), True, BYTES)[1]
+    form = choose_chat(str(path), True, BYTES).format
     (said,) = in_words([Message("assistant", "Let me see.", calls=(Call("f", "{}"),))], form)
     assert said.content == 'Let me see.\nCALL {"name": "f", "arguments": {}}'
 
@@ -192,15 +192,15 @@ def test_words_for_tools_that_are_none_are_refused_with_their_field(tmp_path, te
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=rf"mine\.yaml is no chat format: {message}"):
-        choose_format(str(path), True, BYTES)
+        choose_chat(str(path), True, BYTES)
 
 
 def test_a_format_is_saved_with_its_words_and_one_from_before_there_were_any_is_read():
     assert '"tools"' not in str(Chat(FORMATS["turns"], BYTES).own_tokenizer().chat_format)
     tokenizer = Chat(FORMATS["chatml"], with_controls()).own_tokenizer()
-    assert choose_format("auto", True, tokenizer)[1].tools == HERMES
+    assert choose_chat("auto", True, tokenizer).format.tools == HERMES
     old = json.loads(str(tokenizer.chat_format))
     del old["tools"]
     tokenizer.chat_format = json.dumps(old)
-    assert choose_format("auto", True, tokenizer)[1] == FORMATS["chatml"].model_copy(
+    assert choose_chat("auto", True, tokenizer).format == FORMATS["chatml"].model_copy(
         update={"tools": None})

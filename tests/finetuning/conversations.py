@@ -34,6 +34,11 @@ def pair(prompt: str, completion: str, where: str = "") -> Example:
     return Example((*asked, Message("assistant", completion, learned=True)), where)
 
 
+def answers_of(*texts: str) -> tuple[Message, ...]:
+    """Answers to one prompt, as preferences hold them."""
+    return tuple(Message("assistant", text, learned=True) for text in texts)
+
+
 CONTENTS = st.one_of(st.text(min_size=1, max_size=12),
                      st.sampled_from([*CONTROLS, "User:\n", "Assistant:\n", "\n\n", " a"]))
 

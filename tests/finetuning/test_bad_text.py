@@ -77,8 +77,10 @@ def test_what_replaces_a_character_is_no_control_token(tokenizer):
 def test_preferences_and_labels_go_by_the_same_policy(tokenizer):
     pairs, texts = read_task(Path("pairs.jsonl")), read_task(Path("texts.jsonl"))
     mended, bad = written(pairs, tokenizer, "replace")
-    assert bad == 1 and [one.rejected for one in mended.preferences] == ["c\ufffd", "d"]
-    assert [one.rejected for one in written(pairs, tokenizer, "skip").data.preferences] == ["d"]
+    assert bad == 1 and [one.rejected.content for one in mended.preferences] == [
+        "c\ufffd", "d"]
+    skipped = written(pairs, tokenizer, "skip").data.preferences
+    assert [one.rejected.content for one in skipped] == ["d"]
     mended, bad = written(texts, tokenizer, "replace")
     assert bad == 1 and [one.label for one in mended.examples] == ["x\ufffd", "y"]
     assert [one.completion for one in mended.examples] == ["x\ufffd", "y"]

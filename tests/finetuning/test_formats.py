@@ -20,6 +20,7 @@ from gpt.errors import UserError
 from gpt.finetuning import read_task
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import FORMATS, TaskData, detect
+from tests.finetuning.conversations import answers_of
 
 SEEDED = settings(max_examples=300, derandomize=True, database=None, deadline=None)
 
@@ -226,7 +227,7 @@ PROMPT = (user("Q"), answer("A", learned=False), user("R"))
     ({"conversations": [said("human", "Q"), said("gpt", "A"), said("human", "R")],
       "chosen": said("gpt", "good"), "rejected": said("gpt", "bad")}, PROMPT)])
 def test_preferences_are_texts_messages_or_whole_conversations(record, prompt):
-    expected = Preference(prompt, "good", "bad", "task.jsonl, line 1")
+    expected = Preference(prompt, *answers_of("good", "bad"), "task.jsonl, line 1")
     assert read(record) == TaskData("preference", [], [expected])
 
 

@@ -23,7 +23,7 @@ from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
 from gpt.machine.signals import Interrupted
 from gpt.model import KVCache
-from tests.finetuning.conversations import chat_of, pair, with_controls
+from tests.finetuning.conversations import BYTES, answers_of, chat_of, pair, with_controls
 from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_gpt
 
 ROWS = [encode_row(pair(prompt, answer), chat_of())
@@ -43,28 +43,28 @@ def test_exact_answers_and_answers_that_end_are_counted():
         asked.extend(zip(prompts, most, strict=True))
         return [said[tuple(prompt)] for prompt in prompts]
 
-    found = answer_figures(ROWS, 3, answers)
+    found = answer_figures(ROWS, 3, answers, BYTES)
     assert found.figures == {"exact_match": 2 / 3, "format_rate": 2 / 3}
     assert found.texts == [("a", "one"), ("b", "two")]
     assert asked == [([97], 4 + ROOM), ([98], 4 + ROOM), ([99], 7 + ROOM)]
 
 
 def test_no_more_prompts_are_answered_than_asked_for():
-    found = answer_figures(ROWS, 1, lambda prompts, most: [("one", True)])
+    found = answer_figures(ROWS, 1, lambda prompts, most: [("one", True)], BYTES)
     assert found.figures["exact_match"] == 1.0
-    assert answer_figures(ROWS, 0, lambda prompts, most: []) == ({}, [])
+    assert answer_figures(ROWS, 0, lambda prompts, most: [], BYTES) == ({}, [])
 
 
 def test_a_text_without_a_prompt_is_not_answered():
     rows = [encode_row(pair("", "text"), chat_of())]
-    assert answer_figures(rows, 5, lambda prompts, most: []) == ({}, [])
+    assert answer_figures(rows, 5, lambda prompts, most: [], BYTES) == ({}, [])
 
 
 def test_an_answer_that_is_not_learned_is_not_asked_for():
     example = Example((Message("user", "a"), Message("assistant", "b", learned=True),
                        Message("user", "c"), Message("assistant", "d")))
     rows = [encode_row(example, chat_of())]
-    assert answer_figures(rows, 5, lambda prompts, most: []) == ({}, [])
+    assert answer_figures(rows, 5, lambda prompts, most: [], BYTES) == ({}, [])
 
 
 @pytest.mark.parametrize("prompt", ["abcdefgh" * 4, "ab"])
@@ -167,7 +167,8 @@ def test_a_signal_ends_what_is_measured():
     machine = Machine(CPU.device, CPU.dtype)
     model, rows = tiny_gpt(vocab_size=262), [encode_row(labelled("ab", "yes"), chat_of())]
     lm = LanguageModel(model, with_controls(), machine)
-    pairs, _ = encode_pairs([Preference((Message("user", "a"),), "b", "c")], chat_of(), 32)
+    preference = Preference((Message("user", "a"),), *answers_of("b", "c"))
+    pairs, _ = encode_pairs([preference], chat_of(), 32)
     pairs = with_reference(pairs, model, machine)
     works = (lambda: label_accuracy(model, rows, ["no", "yes"], chat_of(), machine),
              lambda: lm.answers([[97]], [5]), lambda: with_reference(pairs, model, machine),

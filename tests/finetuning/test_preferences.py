@@ -25,13 +25,13 @@ from gpt.model import GPT
 from gpt.training.evaluate import evaluate
 from gpt.training.objective import token_losses
 from gpt.training.step import Step
-from tests.finetuning.conversations import chat_of
+from tests.finetuning.conversations import answers_of, chat_of
 from tests.tiny import CPU, tiny_gpt
 from tests.tiny_runs import accumulate_gradients, optimizer_of
 
 
 def prefers(prompt: str, chosen: str, rejected: str) -> Preference:
-    return Preference((Message("user", prompt),), chosen, rejected)
+    return Preference((Message("user", prompt),), *answers_of(chosen, rejected))
 
 
 PREFERENCES = [prefers("ab", "xyz", "q"), prefers("c", "d", "efgh"), prefers("long one", "a", "b"),
@@ -196,4 +196,4 @@ def test_the_preferred_answers_are_validated_as_text():
     model, pairs = tiny_gpt(vocab_size=262), pairs_of()
     score = evaluate(model, padded_batches([pair.chosen for pair in pairs], 20), torch.ones(262),
                      CPU)
-    assert score.tokens == sum(len(each.chosen) + 1 for each in PREFERENCES)
+    assert score.tokens == sum(len(each.chosen.content) + 1 for each in PREFERENCES)

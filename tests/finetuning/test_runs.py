@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import shutil
@@ -517,16 +516,6 @@ def test_a_signal_during_a_dry_run_is_one_line(tune, monkeypatch):
     monkeypatch.setattr("gpt.finetuning.run.figures", measured)
     code, _, stderr = tune("train.steps=2", "--dry-run")
     assert code == 75 and "stopped by SIGINT before the first step" in stderr
-
-
-def test_a_template_of_the_base_that_is_not_used_is_announced_unless_a_format_is_given(tune):
-    tokenizer = copy.copy(BYTES)
-    tokenizer.chat_template = "{{ messages }}"
-    checkpoint.save_model(Path("jinja"), tiny_gpt(vocab_size=257, block_size=48), tokenizer, "test")
-    out = done(tune("finetune.from=jinja", "--preview", "1"))
-    assert "warning: the base model's own chat template, in Jinja, is not used" in out
-    assert "Jinja" not in done(tune("finetune.from=jinja", "finetune.chat=turns", "--preview", "1"))
-    assert "Jinja" not in done(tune("--preview", "1"))
 
 
 def test_an_evaluation_ends_answers_where_the_chosen_format_does(tune, monkeypatch, capsys):

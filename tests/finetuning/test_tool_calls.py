@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.chat import FORMATS, Call, Function, Message
+from gpt.chat import FORMATS, Call, Chat, Function, Message
 from gpt.errors import UserError
 from gpt.finetuning import read_task
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.tool_texts import spoken
+from tests.finetuning.conversations import answers_of, with_controls
 from tests.finetuning.test_formats import ANYTHING, SEEDED, damaged, said, turn
 
 DEFINITION = {"name": "weather", "description": "Of a place.", "parameters": {"type": "object"}}
@@ -102,7 +103,7 @@ def test_where_there_are_no_tools_nothing_is_said_of_any(nothing):
 
 def test_arguments_in_a_text_stay_as_they_are_written():
     found = messages_of(openai({"name": "weather", "arguments": '{"a":1,\n "b": "\\u00e9"}'}))
-    assert found[2].calls == (Call("weather", '{"a":1,\n "b": "\\u00e9"}'),)
+    assert found[2].calls == (Call("weather", '{"a":1,\n "b": "\\u00e9"}', is_text=True),)
 
 
 def test_what_is_null_in_an_object_is_as_good_as_not_there():
@@ -141,7 +142,7 @@ def test_a_talk_may_end_with_calls_and_a_prompt_with_what_they_gave_back():
     expected = (TALK[1], Message("assistant", "", calls=CALLS), TALK[3])
     assert messages_of({"prompt": asked, "completion": "A"}) == (*expected, TALK[4])
     assert read({"prompt": asked, "chosen": "A", "rejected": "B"}) == Preference(
-        expected, "A", "B", "task.jsonl, line 1")
+        expected, *answers_of("A", "B"), "task.jsonl, line 1")
 
 
 def test_the_calls_of_xlam_are_its_answers():
@@ -162,8 +163,9 @@ def test_answers_of_preferences_may_be_calls():
     record = {"prompt": [turn("user", "Q")], "tools": [WRAPPED],
               "chosen": [turn("assistant", None, tool_calls=[CALL])],
               "rejected": [turn("assistant", "No.")]}
-    assert read(record) == Preference((Message("system", "", functions=FUNCTIONS), TALK[1]), "",
-                                      "No.", "task.jsonl, line 1", CALLS)
+    assert read(record) == Preference((Message("system", "", functions=FUNCTIONS), TALK[1]),
+                                      Message("assistant", "", True, calls=CALLS),
+                                      *answers_of("No."), "task.jsonl, line 1")
     record["rejected"] = record["chosen"]
     assert refusal(record) == "rejected is the same as chosen; take the record out"
     record["chosen"] = [turn("assistant", None, tool_calls=[{**CALL, "name": "f"}])]
@@ -228,7 +230,8 @@ def test_tools_out_of_place_are_refused(record, problem):
 
 def spoken_in(name: str, record: Any) -> tuple[Message, ...]:
     Path("task.jsonl").write_text(json.dumps(record))
-    (example,) = spoken(read_task(Path("task.jsonl")), name, FORMATS[name]).examples
+    chat = Chat(FORMATS[name], with_controls(), name)
+    (example,) = spoken(read_task(Path("task.jsonl")), chat).examples
     return example.messages
 
 

@@ -14,6 +14,7 @@ from gpt.chat import Message
 from gpt.errors import UserError
 from gpt.finetuning import read_task
 from gpt.finetuning.examples import Preference
+from tests.finetuning.conversations import answers_of
 
 BEFORE = "\n\nHuman: Why?\n\nAssistant: So.\n\n Even more.\n\nHuman: And\n\nthen?\n\nAssistant: "
 PROMPT = (Message("user", "Why?"), Message("assistant", "So.\n\n Even more."),
@@ -42,7 +43,8 @@ def refusal(chosen: Any, rejected: Any, **more: Any) -> str:
 @pytest.mark.parametrize("more", [{}, {"prompt": None}, {"prompt": ""}])
 def test_a_record_of_hh_rlhf_is_split_before_the_last_answer(more):
     found = read(BEFORE + "Good.", BEFORE + "Bad.\n\nReally.", **more)
-    assert found == Preference(PROMPT, "Good.", "Bad.\n\nReally.", "task.jsonl, line 1")
+    assert found == Preference(PROMPT, *answers_of("Good.", "Bad.\n\nReally."),
+                               "task.jsonl, line 1")
 
 
 @pytest.mark.parametrize("answer", [
@@ -50,7 +52,7 @@ def test_a_record_of_hh_rlhf_is_split_before_the_last_answer(more):
     "They wrote:\nAssistant: hello", "\n\nhuman: no", "the end.\n\nHumans: many"])
 def test_a_name_elsewhere_than_after_an_empty_line_is_what_somebody_says(answer):
     found = read(BEFORE + "Good.", BEFORE + "So: " + answer)
-    assert found == Preference(PROMPT, "Good.", "So: " + answer, "task.jsonl, line 1")
+    assert found == Preference(PROMPT, *answers_of("Good.", "So: " + answer), "task.jsonl, line 1")
 
 
 @pytest.mark.parametrize(("user", "assistant"), [
@@ -59,8 +61,8 @@ def test_a_name_elsewhere_than_after_an_empty_line_is_what_somebody_says(answer)
 def test_others_write_other_names_and_no_empty_lines(user, assistant, between):
     before = f"{user}: Q{between}{assistant}:\nA{between}{user}: R{between}{assistant}:"
     assert read(before + " good", before + " bad") == Preference(
-        (Message("user", "Q"), Message("assistant", "A"), Message("user", "R")), "good", "bad",
-        "task.jsonl, line 1")
+        (Message("user", "Q"), Message("assistant", "A"), Message("user", "R")),
+        *answers_of("good", "bad"), "task.jsonl, line 1")
 
 
 def test_a_transcript_may_have_a_system_message_beside_it():
@@ -96,8 +98,8 @@ def test_transcripts_that_are_none_or_differ_too_early_are_refused(chosen, rejec
 
 def test_answers_to_a_prompt_are_texts_even_if_they_look_like_transcripts():
     found = read(BEFORE + "good", BEFORE + "bad", prompt="Continue.")
-    assert found == Preference((Message("user", "Continue."),), BEFORE + "good", BEFORE + "bad",
-                               "task.jsonl, line 1")
+    assert found == Preference((Message("user", "Continue."),),
+                               *answers_of(BEFORE + "good", BEFORE + "bad"), "task.jsonl, line 1")
 
 
 SAID = st.text("Qa: \n", min_size=1, max_size=6).map(str.strip).filter(bool)
@@ -110,6 +112,6 @@ def test_any_conversation_comes_out_of_its_transcript(rounds, last, answers):
     before = "".join(f"\n\nHuman: {asked}\n\nAssistant: {said}" for asked, said in rounds)
     good, bad = (f"{before}\n\nHuman: {last}\n\nAssistant: {answer}" for answer in answers)
     found = read(good, bad)
-    assert (found.chosen, found.rejected) == answers
+    assert (found.chosen.content, found.rejected.content) == answers
     assert [message.content for message in found.prompt] == [
         *(said for pair in rounds for said in pair), last]

@@ -316,13 +316,14 @@ def test_a_model_without_a_format_talks_in_turns_and_stops_before_the_next(form)
     assert talk._config.stop == ["x", "\nUser:"]
 
 
-def test_a_model_with_a_template_of_another_tool_is_not_said_to_be_untrained():
+def test_a_model_is_asked_in_its_own_template():
     lm = lm_of()
-    lm.tokenizer.chat_template = "{{ messages }}"
-    notice = Conversation(lm, SamplingConfig(), None).notice
-    assert notice == ("turns are written as turns, as the model's control tokens suggest: its own "
-                      "chat template, in Jinja, is not run here; a chat_format.json in its folder "
-                      "would say the same as data")
+    lm.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role ~ ': ' ~ m.content }}\n{% endfor %}")
+    talk = Conversation(lm, SamplingConfig(max_new_tokens=4), "be kind")
+    assert talk.notice is None and talk._config.stop == []
+    request, _ = talk.prompt("hi")
+    assert lm.tokenizer.decode(request.prompt) == "system: be kind\nuser: hi\n"
 
 
 def test_a_talk_on_standard_input(capsys, folder, monkeypatch):

@@ -42,6 +42,7 @@ def their_tokenizer(values: dict[str, Any], where: str) -> Tokenizer:
         definition["added_tokens"] = _added(said)
         tokenizer = tokenizer_of_definition(where, definition, _boundaries(said, kind),
                                             said.get("tokenizer.chat_template"))
+        tokenizer.template_source, tokenizer.roles = where, _roles(said)
         pad = said.get("padding_token_id")
         tokenizer.pad_token = pad if pad in tokenizer.specials.values() else None
         return tokenizer
@@ -59,6 +60,13 @@ def _boundaries(said: dict[str, Any], kind: str) -> Boundaries:
                   if said.get(name) not in (None, end))
     return Boundaries(end, int(begin) if begins and begin is not None else None,
                       tuple(dict.fromkeys(stops)))
+
+
+def _roles(said: dict[str, Any]) -> dict[str, str]:
+    """What chat templates call some tokens."""
+    ids = {"bos_token": said.get("bos_token_id"), "eos_token": said.get("eos_token_id"),
+           "unk_token": said.get("unknown_token_id"), "pad_token": said.get("padding_token_id")}
+    return {role: said["tokens"][i] for role, i in ids.items() if i is not None}
 
 
 def _kinds(said: dict[str, Any]) -> list[tuple[str, int, int]]:

@@ -17,7 +17,8 @@ class ChatAnswer:
 
     def __init__(self, body: ChatCompletion, served: Served, worker: Worker):
         self._body, self._tokenizer = body, served.lm.tokenizer
-        tokens, prefix = served.asked([(turn.role, turn.text) for turn in body.messages])
+        tokens, prefix = served.asked([(turn.role, turn.text) for turn in body.messages],
+                                      body.chat_template_kwargs or {})
         most = (body.max_tokens if body.max_completion_tokens is None
                 else body.max_completion_tokens)
         config = config_of(body.drawing(), served.context if most is None else most)

@@ -213,6 +213,9 @@ class ChatCompletion(Sampling):
     tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
+    # For the model's own template, as other servers take it: {"enable_thinking": false}
+    chat_template_kwargs: dict[Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")],
+                               bool | int | Annotated[str, Field(max_length=1000)]] | None = None
 
     @model_validator(mode="after")
     def _tells_alternatives(self) -> ChatCompletion:

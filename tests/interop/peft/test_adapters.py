@@ -158,3 +158,18 @@ def test_an_export_keeps_the_chat_format(kind, call):
     form = saved_format(find_model("out").tokenizer())
     assert form == saved_format(find_model("runs/m").tokenizer())
     assert form.user.before == "Q> " and find_model("base").tokenizer().chat_format is None
+
+
+@pytest.mark.parametrize("kind", ["hf", "peft"])
+def test_an_export_keeps_the_chat_template(kind, call):
+    text = "{% for m in messages %}{{ m.role[0] ~ '> ' ~ m.content ~ eos_token }}{% endfor %}"
+    Path("mine.jinja").write_text(text)
+    code, _, errors = call(finetune, "finetune.from=base", "finetune.data=task.jsonl",
+                           "run.name=m", "finetune.method=lora", "train.steps=1",
+                           "finetune.chat=mine.jinja", "finetune.answers=0", "run.dtype=float32")
+    assert code == 0, errors
+    base = ["--base", "base"] if kind == "peft" else []
+    assert call(verbs, "export", "runs/m", "out", "--format", kind, *base)[0] == 0
+    assert find_model("out").tokenizer().chat_template == text
+    assert find_model("out").tokenizer().template_source == "out/chat_template.jinja"
+    assert find_model("base").tokenizer().chat_template is None
