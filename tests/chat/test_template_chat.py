@@ -385,6 +385,10 @@ def test_what_templates_call_tokens_is_kept_in_runs(tmp_path):
     talk = ours(TALKS[1])
     assert chat_of(Tokenizer.load(tmp_path / "saved")).rows(talk) == chat_of(tokenizer).rows(talk)
     assert tokenizer.named_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    folder = folder_of(tmp_path / "u", name, "gpt2", unk_token="<|endoftext|>")
+    build_tokenizer(str(folder)).save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").named_tokens == {
+        "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 
 
 # ----- What a template cannot do
@@ -433,6 +437,13 @@ def test_a_template_reaches_nothing_but_what_it_is_given(name, tmp_path, monkeyp
     assert not (tmp_path / "owned").exists()
 
 
+def test_namespaces_hold_no_names_that_python_would_look_for():
+    for text in ("{% set ns = namespace(_x=1) %}", "{% set ns = namespace({'__html__': 1}) %}",
+                 "{% set ns = namespace() %}{% set ns.__html__ = 1 %}"):
+        with pytest.raises(UserError, match="a namespace cannot hold '_"):
+            renderer_of(text).render([{}])
+
+
 def test_a_template_that_is_none_is_refused_where_it_is_used(tmp_path):
     tokenizer = with_controls()
     tokenizer.chat_template = "{% if %}"
@@ -461,16 +472,24 @@ def test_a_template_is_told_the_time_it_is_to_tell():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_that_is_forked_renders_for_itself():
-    renderer = renderer_of("{{ a }}")
-    assert renderer.render([{"a": 1}]) == ["1"]
+    assert FORKED.render([{"a": 1}]) == ["1"]
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(_rendered, [(renderer.template, n) for n in range(6)]) == [
-            [str(n)] for n in range(6)]
-    assert renderer.render([{"a": 2}]) == ["2"]
+        found = pool.map(_rendered, range(6), chunksize=1)
+        assert [text for text, _ in found] == [[str(n)] for n in range(6)]
+        assert FORKED._process.pid not in {pid for _, pid in found}
+    assert FORKED.render([{"a": 2}]) == ["2"]
 
 
-def _rendered(asked: tuple[ChatTemplate, int]) -> list[str]:
-    return Renderer(asked[0]).render([{"a": asked[1]}])
+FORKED = renderer_of("{{ a }}")
+
+
+def _rendered(number: int) -> tuple[list[str], int]:
+    return FORKED.render([{"a": number}]), FORKED._process.pid
+
+
+def test_lines_of_a_template_that_only_command_leave_no_line_behind():
+    text = "{% if true %}\n  {% for a in 'bc' %}\n{{ a }}\n  {% endfor %}\n{% endif %}\nd"
+    assert renderer_of(text).render([{}]) == ["b\nc\nd"]
 
 
 # ----- Marks

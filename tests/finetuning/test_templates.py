@@ -14,12 +14,13 @@ import pytest
 import finetune
 import sample
 from gpt import __main__ as verbs
-from gpt.chat import Call, Message
+from gpt.chat import Call, Message, own_chat
 from gpt.errors import UserError
-from gpt.finetuning import read_task
+from gpt.finetuning import Example, answer_figures, read_task
+from gpt.finetuning.rows import encode_rows
 from gpt.runs import checkpoint
 from tests.chat.templates import TEMPLATES, WRITTEN
-from tests.finetuning.conversations import with_controls
+from tests.finetuning.conversations import pair, with_controls
 from tests.tiny import call_main, tiny_gpt
 
 TALKS = [{"messages": [
@@ -95,6 +96,33 @@ def test_prompts_classes_and_preferences_are_written_by_the_template(tune, data)
         name for name in ("completion", "label", "chosen") if name in data[0])]
     assert f"user\n0<|im_end|>\n<|im_start|>assistant\n⟦{answer}<|im_end|>⟧" in shown
     done(tune(*arguments, *SHORT, "run.name=r", "finetune.answers=2"))
+
+
+def test_an_answer_is_exact_if_it_is_what_the_template_makes_of_it():
+    tokenizer = with_controls()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' }}{% if m.role == 'assistant' %}<t></t>"
+        "{% endif %}{{ m.content | upper }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}")
+    chat = own_chat(tokenizer)
+    (row,) = encode_rows(pair("a", "b"), chat)
+    for said, share in (("<t></t>B", 1.0), ("b", 0.0)):
+        found = answer_figures([row], 1, lambda prompts, most, said=said: [(said, True)],
+                               chat.tokenizer)
+        assert found.figures["exact_match"] == share
+
+
+def test_each_row_of_a_conversation_is_asked_for_its_own_answer():
+    tokenizer = with_controls()
+    tokenizer.chat_template = TEMPLATES["thoughts of earlier answers dropped"][0]
+    chat = own_chat(tokenizer)
+    talk = tuple(Message(turn["role"], turn["content"], learned=turn["role"] == "assistant")
+                 for turn in TALKS[7]["messages"])
+    rows = encode_rows(Example(talk), chat)
+    said = [("<think>y</think>n", True), (" k", True)]
+    found = answer_figures(rows, 2, lambda prompts, most: said, chat.tokenizer)
+    assert found.figures["exact_match"] == 1.0
+    assert [asked for asked, _ in found.texts] == ["7", "7\n<think>y</think>n\nm"]
 
 
 def test_plain_texts_stay_plain(tune):
