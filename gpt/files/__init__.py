@@ -13,10 +13,10 @@ from gpt.files.atomic import (
     write_json,
     write_sums,
 )
-from gpt.files.cache import cache_folder, remembered
+from gpt.files.cache import cache_folder, kept
 from gpt.files.lock import LOCK, InUse, locked, worked_in
 from gpt.files.tables import separator_of
 
 __all__ = ["LOCK", "SUMS", "InUse", "as_json", "cache_folder", "differing", "flush_to_disk",
-           "locked", "make_folder", "naming", "read_json", "remembered", "separator_of",
+           "kept", "locked", "make_folder", "naming", "read_json", "separator_of",
            "sha256_of", "tensors", "worked_in", "write_atomically", "write_json", "write_sums"]

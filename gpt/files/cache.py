@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from gpt.errors import WorkFailed
 from gpt.files.atomic import write_atomically
+
+_DIGEST = 32  # bytes of a SHA-256, which stands before what is kept
 
 
 def cache_folder() -> Path | None:
@@ -22,19 +25,20 @@ def cache_folder() -> Path | None:
     return None
 
 
-def remembered(key: str, found: Callable[[], bool]) -> bool:
-    """An answer that takes long to find, from the cache where it is known.
+def kept(key: str, make: Callable[[], bytes]) -> bytes:
+    """What takes long to make, from the cache where it lies there whole.
 
-    key: a file name that says all that the answer depends on, as a hash does.
+    key: a file name that says all that it depends on, as a hash does.
     """
     folder = cache_folder()
     if folder is None:
-        return found()
+        return make()
     file = folder / key
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if (known := file.read_text(encoding="ascii")) in ("yes", "no"):
-            return known == "yes"
-    answer = found()
-    with contextlib.suppress(OSError, WorkFailed):  # of a full disk: it is found again next time
-        write_atomically(file, "yes" if answer else "no")
-    return answer
+    with contextlib.suppress(OSError):
+        data = file.read_bytes()
+        if data[:_DIGEST] == hashlib.sha256(data[_DIGEST:]).digest():
+            return data[_DIGEST:]
+    made = make()
+    with contextlib.suppress(OSError, WorkFailed):  # of a full disk: it is made again next time
+        write_atomically(file, hashlib.sha256(made).digest() + made)
+    return made

@@ -26,10 +26,22 @@ class Opened(NamedTuple):
 
 
 def opened(definition: Definition, text: str | None = None) -> Opened:
-    """What a definition makes: a library that cuts nothing off, pads nothing and reads no control
-    tokens. text: the definition as a file has it.
+    """What a definition makes. text: as a file has it.
 
-    Raises ValueError for a definition that it cannot read, or whose ids are not what it says.
+    Raises ValueError for a definition that the library cannot read, or whose ids are not what it
+    says.
+    """
+    library = library_of(definition, json.dumps(definition) if text is None else text)
+    ids = library.get_vocab()
+    _check_ids(definition, ids)
+    return Opened(definition, library, ids)
+
+
+def library_of(definition: Definition, text: str) -> Any:
+    """The `tokenizers.Tokenizer` of a text: it cuts nothing off, pads nothing and reads no control
+    tokens. definition: what the text says, with or without its vocabulary.
+
+    Raises ValueError for a definition that it cannot read.
     """
     from tokenizers import Tokenizer as Library
 
@@ -42,10 +54,8 @@ def opened(definition: Definition, text: str | None = None) -> Opened:
     whole = not any(
         part.get(name) for part, name in ((definition, "truncation"), (definition, "padding"),
                                           (model, "dropout")))
-    plain = {**definition, "truncation": None, "padding": None,
-             "model": {**model, **({"dropout": None} if "dropout" in model else {})}}
     try:
-        library = Library.from_str(text if text is not None and whole else json.dumps(plain))
+        library = Library.from_str(text if whole else _plain(text))
     except BaseException as error:
         if not is_failure(error):
             raise
@@ -53,9 +63,15 @@ def opened(definition: Definition, text: str | None = None) -> Opened:
     if (kind := type(library.model).__name__) not in ("BPE", "Unigram"):
         raise ValueError(f"its model is {kind}; BPE and Unigram can be read")
     library.encode_special_tokens = True
-    ids = library.get_vocab()
-    _check_ids(definition, ids)
-    return Opened(definition, library, ids)
+    return library
+
+
+def _plain(text: str) -> str:
+    """The same without what cuts, pads and forgets."""
+    definition = json.loads(text)
+    forgets = {"dropout": None} if "dropout" in definition["model"] else {}
+    return json.dumps({**definition, "truncation": None, "padding": None,
+                       "model": {**definition["model"], **forgets}})
 
 
 def _check_ids(definition: Definition, vocab: dict[str, int]) -> None:

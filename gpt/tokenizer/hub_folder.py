@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class HubFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """tokenizer_config.json, with what special_tokens_map.json adds to it."""
         return self.json("special_tokens_map.json") | self.json("tokenizer_config.json")
@@ -65,7 +67,7 @@ class HubFolder:
 
     def named_tokens(self) -> set[str]:
         """All tokens that the settings give a role of their own: most are control tokens."""
-        settings = self.settings()
+        settings = self.settings
         found = [settings.get(key) for key in _NAMED]
         for key in _LISTED:
             value = settings.get(key) or []
@@ -74,7 +76,7 @@ class HubFolder:
 
     def name_of(self, key: str) -> str | None:
         """The name of the token that has this role; None if none has."""
-        return self._name_in(self.settings().get(key))
+        return self._name_in(self.settings.get(key))
 
     def _name_in(self, value: Any) -> str | None:
         """A token's name, given as such or in an object that describes it; None for null."""
@@ -92,7 +94,7 @@ class HubFolder:
         """
         if (text := self.text(CHAT_TEMPLATE)) is not None:
             return text, str(self.path / CHAT_TEMPLATE)
-        value = self.settings().get("chat_template")
+        value = self.settings.get("chat_template")
         if isinstance(value, list):  # [{"name": …, "template": …}, …]
             value = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)
                      and isinstance(one.get("name"), str)}

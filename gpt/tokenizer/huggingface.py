@@ -15,18 +15,11 @@ from typing import Any
 
 from gpt.errors import UserError
 from gpt.tokenizer.base import CHAT_FORMAT, END_OF_TEXT, Boundaries, Tokenizer, is_failure
-from gpt.tokenizer.definition import (
-    Definition,
-    Opened,
-    control_tokens,
-    opened,
-    steps,
-    with_control_tokens,
-)
+from gpt.tokenizer.contents import Contents, contents_of
+from gpt.tokenizer.definition import Definition, steps, with_control_tokens
 from gpt.tokenizer.hub_folder import HubFolder
 from gpt.tokenizer.json_tokenizer import JsonTokenizer
 from gpt.tokenizer.rank_tokenizer import RankTokenizer
-from gpt.tokenizer.ranks import as_ranks
 
 _FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _SAVE = ("open it once with transformers' AutoTokenizer, and its save_pretrained(FOLDER) writes a "
@@ -77,43 +70,44 @@ def _without_collecting() -> Iterator[None]:
 
 def _tokenizer(spec: str, folder: HubFolder, file: str) -> Tokenizer:
     text = folder.text(file)
-    given = _of_gpt2(folder) if text is None else json.loads(text)
-    made: Opened | None = opened(given, text)
-    assert made is not None
-    ids, library = made.ids, made.library
-    end = _end_of_text(folder, ids, END_OF_TEXT if text is None else None)
-    named = [name for name in {*folder.named_tokens(), end} if name in ids]
-    definition = with_control_tokens(given, {
-        name: ids[name] for name in named if _is_control(name, name == end, given, library)})
-    first = (_put_first(folder, definition.get("post_processor")) if text is not None
-             else _asked_first(folder, ids))
-    boundaries = Boundaries(ids[end], first, _other_stops(folder, ids, ids[end]))
-    if definition is not given:
-        made, text = None, None
-    return tokenizer_of_definition(spec, definition, boundaries, None, text, made)
+    contents = contents_of(json.dumps(_of_gpt2(folder)) if text is None else text)
+    end = _end_of_text(folder, contents, END_OF_TEXT if text is None else None)
+    named = {name: i for name in {*folder.named_tokens(), end}
+             if (i := contents.id_of(name)) is not None}
+    controls = {name: i for name, i in named.items() if _is_control(name, name == end, contents)}
+    first = (_put_first(folder, contents.outline.get("post_processor")) if text is not None
+             else _asked_first(folder, contents))
+    boundaries = Boundaries(named[end], first, _other_stops(folder, contents, named[end]))
+    if not controls.keys() <= contents.specials.keys():
+        changed = with_control_tokens(contents.definition, controls)
+        contents = contents_of(json.dumps(changed), changed)
+    return _tokenizer_of(spec, contents, boundaries)
 
 
 def tokenizer_of_definition(spec: str, definition: Definition, boundaries: Boundaries,
-                            chat_template: str | None, text: str | None = None,
-                            made: Opened | None = None) -> Tokenizer:
-    """The tokenizer of a tokenizer.json. text: as the file has it; made: what it makes, where that
-    is known. Raises ValueError for one that cannot be used."""
-    if text is None:
-        text = json.dumps(definition)
-    if (found := as_ranks(definition, text)) is not None:
-        return RankTokenizer(spec, found.ranks, found.pattern, control_tokens(definition),
-                             boundaries, chat_template)
-    return JsonTokenizer(spec, text, boundaries, chat_template, made)
+                            chat_template: str | None) -> Tokenizer:
+    """The tokenizer of a tokenizer.json. Raises ValueError for one that cannot be used."""
+    tokenizer = _tokenizer_of(spec, contents_of(json.dumps(definition), definition), boundaries)
+    tokenizer.chat_template = chat_template
+    return tokenizer
 
 
-def _is_control(name: str, ends_text: bool, given: Definition, library: Any) -> bool:
+def _tokenizer_of(spec: str, contents: Contents, boundaries: Boundaries) -> Tokenizer:
+    """tiktoken's, where it gives the same ids."""
+    if contents.pattern is not None:
+        return RankTokenizer(spec, contents.ranks, contents.pattern, contents.specials, boundaries)
+    return JsonTokenizer(spec, contents.text, boundaries, contents=contents)
+
+
+def _is_control(name: str, ends_text: bool, contents: Contents) -> bool:
     """Whether a token that the settings name is no text.
 
     A token that merges end in is text: a `!` may be named as what pads, say. An added token is
     what the definition says, unless it ends texts.
     """
-    if name in {token["content"] for token in given.get("added_tokens", ())}:
+    if name in {token["content"] for token in contents.outline.get("added_tokens", ())}:
         return ends_text
+    library = contents.library
     try:
         ids: list[int] = library.encode(name, add_special_tokens=False).ids
     except BaseException as error:
@@ -125,7 +119,7 @@ def _is_control(name: str, ends_text: bool, given: Definition, library: Any) -> 
 
 def _of_gpt2(folder: HubFolder) -> Definition:
     """A tokenizer.json made from the vocab.json and merges.txt of GPT-2's kind."""
-    merges, settings = folder.text("merges.txt"), folder.settings()
+    merges, settings = folder.text("merges.txt"), folder.settings
     if folder.file("vocab.json") is None or merges is None:
         raise UserError(f"{folder.path} has neither a tokenizer.json nor GPT-2's vocab.json and "
                         f"merges.txt; if it is another kind of tokenizer, {_SAVE}")
@@ -144,47 +138,47 @@ def _of_gpt2(folder: HubFolder) -> Definition:
             "model": {"type": "BPE", "vocab": folder.json("vocab.json"), "merges": lines}}
 
 
-def _end_of_text(folder: HubFolder, ids: dict[str, int], default: str | None) -> str:
+def _end_of_text(folder: HubFolder, contents: Contents, default: str | None) -> str:
     """The name of the token that ends texts."""
     name = folder.name_of("eos_token")
     for file in ("generation_config.json", "config.json"):
-        if name is None and (found := _ids_in(folder, file, ids)):
-            name = next(known for known, i in ids.items() if i == found[0])
-    if name is None and default in ids:
+        if name is None and (found := _ids_in(folder, file, contents)):
+            name = contents.name_of(found[0])
+    if name is None and default is not None and contents.id_of(default) is not None:
         name = default
     if name is None:
         raise UserError(f"{folder.path} does not say which token ends a text: it needs an "
                         "eos_token in tokenizer_config.json, or an eos_token_id in "
                         "generation_config.json")
-    if name not in ids:
+    if contents.id_of(name) is None:
         raise UserError(f"{folder.path}: its eos_token {name!r} is no token of its tokenizer")
     return name
 
 
-def _ids_in(folder: HubFolder, file: str, known: dict[str, int]) -> list[int]:
+def _ids_in(folder: HubFolder, file: str, contents: Contents) -> list[int]:
     """eos_token_id of a file, which is one id or several."""
     value = folder.json(file).get("eos_token_id")
     found = value if isinstance(value, list) else [] if value is None else [value]
     for i in found:
-        if type(i) is not int or i not in known.values():
+        if type(i) is not int or i not in contents.tokens:
             raise UserError(f"{folder.path / file}: its eos_token_id {i!r} is no token's id")
     return found
 
 
-def _other_stops(folder: HubFolder, ids: dict[str, int], end: int) -> tuple[int, ...]:
-    found = _ids_in(folder, "generation_config.json", ids)
+def _other_stops(folder: HubFolder, contents: Contents, end: int) -> tuple[int, ...]:
+    found = _ids_in(folder, "generation_config.json", contents)
     return tuple(i for i in dict.fromkeys(found) if i != end)
 
 
-def _asked_first(folder: HubFolder, ids: dict[str, int]) -> int | None:
+def _asked_first(folder: HubFolder, contents: Contents) -> int | None:
     """The id that the settings put before a text. Beside a tokenizer.json they do not count."""
-    settings = folder.settings()
+    settings = folder.settings
     name = folder.name_of("bos_token") or END_OF_TEXT  # as of GPT2Tokenizer
     if not settings.get("add_bos_token"):
         return None
-    if name not in ids:
+    if (first := contents.id_of(name)) is None:
         raise UserError(f"{folder.path}: its bos_token {name!r} is no token of its tokenizer")
-    return ids[name]
+    return first
 
 
 def _put_first(folder: HubFolder, processor: Any) -> int | None:

@@ -19,16 +19,14 @@ import numpy as np
 from gpt.errors import UserError
 from gpt.tokenizer.alphabet import VISIBLE
 from gpt.tokenizer.base import Boundaries, Tokenizer, boundaries_of, digest_of, is_failure
+from gpt.tokenizer.contents import Contents, contents_of
 from gpt.tokenizer.cutting import encodes_in_pieces
 from gpt.tokenizer.definition import (
-    Opened,
-    control_tokens,
+    Definition,
     is_byte_level,
-    opened,
+    library_of,
     prefixes_after_controls,
-    spelled,
     stripping,
-    unknown_id,
     without_prefix,
 )
 from gpt.tokenizer.unwritable import characters_with
@@ -42,21 +40,21 @@ class JsonTokenizer(Tokenizer):
     kind = "tokenizer.json"
 
     def __init__(self, spec: str, definition: str, boundaries: Boundaries,
-                 chat_template: str | None = None, made: Opened | None = None):
-        """made: what the definition was found to make, where it was opened already."""
-        self.spec, self.chat_template = spec, chat_template
-        self.definition = definition  # the text of the file
-        if made is None:
-            made = opened(json.loads(definition), definition)
-        self.parsed, self._library, self._names = made
-        self.specials = control_tokens(self.parsed)
-        self._tokens = dict(zip(self._names.values(), spelled(self.parsed, self._names),
-                                strict=True))
-        self._unknown = unknown_id(self.parsed, self._names)
+                 chat_template: str | None = None, contents: Contents | None = None):
+        """definition: the text of the file. contents: what it holds, where that is known."""
+        self.spec, self.chat_template, self.definition = spec, chat_template, definition
+        self._contents = contents or contents_of(definition)
+        self._outline, self._library = self._contents.outline, self._contents.library
+        self.specials, self._tokens = self._contents.specials, self._contents.tokens
+        self._unknown = self._contents.unknown
         self._never_text = frozenset(self.specials.values()) - {self._unknown}
-        self._unprefixed = without_prefix(self.parsed)
-        self.prefixes_space = self._unprefixed != self.parsed
+        self.prefixes_space = without_prefix(self._outline) != self._outline
         self._set_boundaries(boundaries)
+
+    @property
+    def parsed(self) -> Definition:
+        """All that the definition says."""
+        return self._contents.definition
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For processes that encode: what it is made of."""
@@ -105,9 +103,10 @@ class JsonTokenizer(Tokenizer):
 
         What takes their place in the library may be the token that ends texts, or nothing.
         """
-        if not is_byte_level(self.parsed):
+        if not is_byte_level(self._outline):
             return None
-        return characters_with([b for b, name in VISIBLE.items() if name not in self._names])
+        return characters_with([b for b, name in VISIBLE.items()
+                                if self._library.token_to_id(name) is None])
 
     def _encode_with(self, library: Any, text: str) -> list[int]:
         if found := self.unwritable_in(text):
@@ -140,14 +139,14 @@ class JsonTokenizer(Tokenizer):
 
     def encode_after_control(self, text: str) -> list[int]:
         """Ids of a text that a control token stands before."""
-        if prefixes_after_controls(self.parsed):
+        if prefixes_after_controls(self._outline):
             return self.encode(text)
         return self.encode_behind(text)
 
     @cached_property
     def stripping(self) -> dict[str, tuple[bool, bool]]:
         """Control tokens that take blanks away: (before, behind) by name."""
-        return stripping(self.parsed)
+        return stripping(self._outline)
 
     def _encode_invalid(self, data: bytes) -> list[int]:
         """Single-byte tokens where there are some; otherwise U+FFFD for each byte."""
@@ -157,7 +156,10 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def _library_without_prefix(self) -> Any:
-        return opened(self._unprefixed).library if self.prefixes_space else self._library
+        if not self.prefixes_space:
+            return self._library
+        unprefixed = without_prefix(self.parsed)
+        return library_of(unprefixed, json.dumps(unprefixed))
 
     @cached_property
     def _single_bytes(self) -> dict[int, int]:

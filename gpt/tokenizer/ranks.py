@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt.files import remembered
 from gpt.tokenizer.alphabet import token_of
-from gpt.tokenizer.base import digest_of
 from gpt.tokenizer.cutting import known_patterns
 from gpt.tokenizer.definition import Definition, control_tokens, merge_pairs, stripping
 from gpt.tokenizer.merges import merges_of
@@ -24,14 +20,12 @@ class RanksAndPattern(NamedTuple):
     pattern: str
 
 
-def as_ranks(definition: Definition, text: str) -> RanksAndPattern | None:
+def as_ranks(definition: Definition) -> RanksAndPattern | None:
     """Ranks and pattern with the definition's ids for every text; None if there are none.
 
-    text: the definition as JSON; whether its merges will do takes a second or two to see, and is
-    remembered by its hash.
-
     There are some for byte-level BPE whose pattern is known and whose merges come about in the
-    order of their tokens' ids. The merges may name more pairs than ever meet, as Llama 3's do.
+    order of their tokens' ids; large ones take a second or two to see that. The merges may name
+    more pairs than ever meet, as Llama 3's do.
     """
     model, specials = definition["model"], control_tokens(definition)
     patterns = known_patterns(definition)
@@ -41,17 +35,10 @@ def as_ranks(definition: Definition, text: str) -> RanksAndPattern | None:
         return None
     try:
         ranks = _ranks(model, specials)
-        alike = ranks is not None and remembered(
-            f"merges-{_hash(text)}", functools.partial(_merge_alike, definition, ranks))
+        alike = ranks is not None and _merge_alike(definition, ranks)
     except KeyError:  # a token or a merge with a character that stands for no byte
         return None
     return RanksAndPattern(ranks, patterns[0]) if ranks is not None and alike else None
-
-
-def _hash(text: str) -> str:
-    """Of a definition, and of what judges it here."""
-    code = [Path(each.__code__.co_filename).read_bytes() for each in (_merge_alike, merges_of)]
-    return digest_of(*code, text.encode("utf-8", "surrogatepass"))
 
 
 def _ranks(model: dict[str, Any], specials: dict[str, int]) -> dict[bytes, int] | None:

@@ -92,11 +92,10 @@ def _byte_level(said: dict[str, Any], where: str) -> dict[str, Any]:
     if pre not in _PATTERNS:
         raise UserError(f"{where}: it cuts text by {pre!r}, which is not known here; the model's "
                         "Hugging Face folder can be read instead")
-    added = {i for _, i, kind in _kinds(said) if kind in (CONTROL, USER_DEFINED)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     cuts = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
              "invert": False} for pattern in _PATTERNS[pre] if pattern != GPT2_PATTERN]
-    vocab = {name: i for name, i, _ in _kinds(said) if i not in added}
+    vocab = {name: i for name, i, _ in _kinds(said)}
     merges = [merge for merge in said["merges"] if merge.replace(" ", "", 1) in vocab]
     by_gpt2 = GPT2_PATTERN in _PATTERNS[pre]
     return {"version": "1.0", "normalizer": {"type": "NFC"} if pre in _NORMALISED else None,
