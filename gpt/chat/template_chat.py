@@ -162,9 +162,13 @@ class TemplateChat:
     def _render(self, wanted: Sequence[tuple[list[dict[str, Any]], bool]],
                 tools: list[Any] | None, options: Mapping[str, Any]) -> list[str]:
         """Turns, each with or without what asks for the next answer."""
-        return self._renderer.render([
+        texts = self._renderer.render([
             {"messages": turns, "add_generation_prompt": asks, "tools": tools, "documents": None,
              **options} for turns, asks in wanted])
+        if not texts[0].strip():
+            raise UserError(f"{self.name} writes nothing of this conversation; choose another "
+                            "finetune.chat")
+        return texts
 
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None
                ) -> list[int]:
@@ -177,6 +181,9 @@ class TemplateChat:
     def answer(self, text: str) -> list[int]:
         """Token ids of an answer, with the one that ends it."""
         (row,) = self.rows([Message("user", "A"), Message("assistant", text, learned=True)])
+        if not row.answers:
+            raise UserError(f"{self.name} writes nothing of an answer; choose another "
+                            "finetune.chat")
         return row.answers
 
     def identity(self, has_tools: bool = True) -> dict[str, Any]:

@@ -453,6 +453,20 @@ def test_a_template_that_is_none_is_refused_where_it_is_used(tmp_path):
         chat.prompt([Message("user", "a")])
 
 
+@pytest.mark.parametrize(("text", "problem"), [
+    ("", "writes nothing of this conversation"), ("{{ ' ' }}", "writes nothing of this conversation"),
+    ("{{ messages[0].content }}", "writes nothing of an answer")])
+def test_a_template_that_writes_nothing_is_refused(text, problem):
+    tokenizer = with_controls()
+    tokenizer.chat_template = text
+    chat = chat_of(tokenizer)
+    with pytest.raises(UserError, match=problem):
+        chat.answer("a")
+    if "messages" not in text:
+        with pytest.raises(UserError, match=problem):
+            chat.prompt([Message("user", "a")])
+
+
 def test_renderings_go_on_after_one_that_was_ended(monkeypatch):
     renderer = renderer_of("{% if go %}{{ 'a' * 3 }}{% else %}{{ 'a' * 10 ** 11 }}{% endif %}")
     assert renderer.render([{"go": True}]) == ["aaa"]

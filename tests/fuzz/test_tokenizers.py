@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.chat import FORMATS, Chat, saved_format
+from gpt.chat import FORMATS, Call, Chat, Message, own_chat, saved_format
 from gpt.tokenizer import Tokenizer, build_tokenizer
+from tests.chat.templates import WRITTEN
+from tests.finetuning.conversations import with_controls
 from tests.fuzz.inputs import as_json, damaged, fuzzed, is_read, json_files, mutated
 from tests.tokenizer.hub_tokenizers import gpt2, llama2, llama3, two_files, unigram, write_folder
 
@@ -68,6 +70,34 @@ def test_any_saved_tokenizer_is_used_or_refused(name, saved):
 
     tried()
     assert False in seen and (True in seen or name == "ranks.tiktoken")
+
+
+TALK = [Message("system", "a"), Message("user", "b <|im_end|>\n"),
+        Message("assistant", "c", learned=True, calls=(Call("f", '{"d": [1]}'),), reasoning="f"),
+        Message("tool", "g", call_id="h"), Message("assistant", "i", learned=True)]
+
+
+@pytest.mark.parametrize("name", ["tools in a macro", "reasoning, and whether to think",
+                                  "loop controls and generation tags"])
+def test_any_template_writes_conversations_or_refuses_them(name):
+    tokenizer = with_controls()
+    seen = set()
+
+    def talk() -> None:
+        chat = own_chat(tokenizer)
+        assert all(0 <= i < tokenizer.vocab_size for i in chat.prompt(TALK[:2]))
+        for row in chat.rows(TALK):
+            assert len(row.ids) == len(row.learned)
+
+    @fuzzed(25)
+    @given(damaged(WRITTEN[name][0].encode(), [b"{%", b"%}", b"{{", b"}}", b"loop", b"namespace",
+                                               b"{% for a in messages %}", b"| list", b"[::-1]"]))
+    def tried(data):
+        tokenizer.chat_template = data.decode("utf-8", "replace")
+        seen.add(is_read(talk))
+
+    tried()
+    assert seen == {True, False}
 
 
 RANKS = [b"AAE= 256\n", b"AAE= 257", b"  257\n", b"= 257\n", b"AAE= -1\n", b"AAE= 9999999\n",
