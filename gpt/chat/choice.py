@@ -43,7 +43,7 @@ def _instead_of(tokenizer: Tokenizer) -> str:
     """What is said of a choice beside what a model was trained with."""
     saved = saved_format(tokenizer)
     if saved is None:
-        return "" if tokenizer.chat_template is None else " (instead of the base model's template)"
+        return "" if not tokenizer.chat_template else " (instead of the base model's template)"
     return "" if saved == FORMATS["plain"] else " (instead of the base model's)"
 
 
@@ -53,7 +53,7 @@ def own_chat(tokenizer: Tokenizer, now: str = "") -> AnyChat | None:
     if saved is not None:
         plain = saved == FORMATS["plain"]
         return None if plain else Chat(saved, tokenizer, "the base model's")
-    if tokenizer.chat_template is None:
+    if not tokenizer.chat_template:
         return None
     source = tokenizer.template_source
     template = _template_of(tokenizer, tokenizer.chat_template, source, now)
@@ -64,7 +64,7 @@ def own_chat(tokenizer: Tokenizer, now: str = "") -> AnyChat | None:
 def converses(tokenizer: Tokenizer) -> bool:
     """Whether a model is asked in conversations, so that a bare text is no question to it."""
     saved = saved_format(tokenizer)
-    return tokenizer.chat_template is not None if saved is None else converses_in(saved)
+    return bool(tokenizer.chat_template) if saved is None else converses_in(saved)
 
 
 def _template_of(tokenizer: Tokenizer, text: str, source: str, now: str) -> ChatTemplate:

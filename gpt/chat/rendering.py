@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from gpt.chat.format import ChatFormat, Turn, controls_of
 from gpt.chat.jinja import as_jinja
 from gpt.chat.messages import Message
+from gpt.chat.protection import any_of
 from gpt.chat.tools import in_words, kind_of_tool, refuse_results_of_nothing, with_tools
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer
@@ -61,8 +62,7 @@ class Chat:
                             f"model's tokenizer ({_some(self._names)})")
         self.stop_token = self._names[self.stop]
         self.tokenizer = tokenizer.stopping_at(self.stop_token)
-        self._controls = re.compile(
-            "(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")")
+        self._controls = re.compile(f"({any_of(self._names)})")
 
     def pieces(self, messages: Sequence[Message], asks: bool = False) -> list[Piece]:
         """A conversation without tools (gpt/chat/tools.py puts them in words).

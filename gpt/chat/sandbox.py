@@ -1,7 +1,7 @@
 """Renders a chat template, as a program of its own: gpt/chat/template.py runs it.
 
 jinja2's sandbox bounds what a template can reach; the process, which holds nothing else, how much
-memory it takes and how long. A line of JSON in, a line of JSON out. The environment is that of
+memory it takes and how long. Lines of JSON in, lines of JSON out. The environment is that of
 transformers.utils.chat_template_utils, in which templates are written.
 """
 
@@ -9,12 +9,14 @@ import sys
 
 del sys.path[0]  # this folder, where jinja2 would look for modules of its own
 
+import contextlib  # noqa: E402
 import json  # noqa: E402
+import signal  # noqa: E402
 from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
-from jinja2 import TemplateError, nodes  # noqa: E402
+from jinja2 import Template, TemplateError, nodes  # noqa: E402
 from jinja2.exceptions import SecurityError  # noqa: E402
 from jinja2.ext import Extension, LoopControlExtension  # noqa: E402
 from jinja2.parser import Parser  # noqa: E402
@@ -23,6 +25,7 @@ from jinja2.utils import Namespace  # noqa: E402
 
 MEMORY_BYTES = 512 << 20  # beside what Python and jinja2 take
 MOST_CHARACTERS = 20_000_000  # of a rendering
+ABANDONED_SECONDS = 60  # where nobody is left who would end it sooner
 
 
 class Generation(Extension):
@@ -55,14 +58,12 @@ def _refuse_inner(name: str) -> None:
         raise SecurityError(f"a namespace cannot hold {name!r}")
 
 
-def environment(now: str) -> ImmutableSandboxedEnvironment:
-    """What templates are written for. now: the time that they are told, in ISO format."""
+def environment() -> ImmutableSandboxedEnvironment:
+    """What templates are written for."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                          extensions=[Generation, LoopControlExtension])
     made.filters["tojson"] = _to_json
-    made.globals.update(
-        raise_exception=_refuse, namespace=SafeNamespace,
-        strftime_now=lambda form: datetime.fromisoformat(now).strftime(form))
+    made.globals.update(raise_exception=_refuse, namespace=SafeNamespace)
     return made
 
 
@@ -77,41 +78,54 @@ def _refuse(message: object) -> NoReturn:
 
 
 def _bound_memory() -> None:
-    try:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has no such
         import resource
-    except ImportError:  # no such thing on this system
-        return
-    try:
+
         used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-    except (OSError, ValueError):
-        return
 
 
 def main() -> None:
     """Read a template, then what to render by it, until standard input ends."""
+    print("ready", flush=True)
     given = json.loads(sys.stdin.readline())
     _bound_memory()
-    template, failure = None, ""
+    template: Template | None = None
     try:
-        template = environment(given["now"]).from_string(given["template"])
+        template = environment().from_string(given)
     except Exception as error:
         failure = _words(error)
     for line in sys.stdin:
+        if hasattr(signal, "alarm"):
+            signal.alarm(ABANDONED_SECONDS)
+        if template is None:
+            print(json.dumps({"error": failure}), flush=True)
+            continue
+        _render(template, json.loads(line))
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+
+
+def _render(template: Template, asked: dict[str, Any]) -> None:
+    """A line for each rendering, up to the first that fails."""
+    now = datetime.fromisoformat(asked["now"])
+    for one in asked["wanted"]:
         try:
-            if template is None:
-                raise TemplateError(failure)
-            texts = [template.render(**one) for one in json.loads(line)]
-            if sum(map(len, texts)) > MOST_CHARACTERS:
+            text = template.render(
+                **asked["variables"], messages=[asked["turns"][i] for i in one["turns"]],
+                add_generation_prompt=one["asks"], strftime_now=now.strftime)
+            if len(text) > MOST_CHARACTERS:
                 raise TemplateError(f"it writes more than {MOST_CHARACTERS:,} characters")
-            answer = json.dumps({"texts": texts})
+            answer = json.dumps({"text": text})
         except Exception as error:
-            answer = json.dumps({"error": _words(error)})
+            print(json.dumps({"error": _words(error)}), flush=True)
+            return
         print(answer, flush=True)
 
 
 def _words(error: Exception) -> str:
     said = " ".join(str(error).split())[:1000]
+    said = "".join(c for c in said if c.isprintable())
     return said if isinstance(error, TemplateError) and said else f"{type(error).__name__}: {said}"
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from gpt.chat.protection import without
-from gpt.tokenizer import Tokenizer
+from gpt.chat.protection import any_of, without
+from gpt.tokenizer import BLANKS, Tokenizer
 
 Span = tuple[int, int]  # characters
 Encoder = Callable[[int], list[int]]
@@ -29,8 +29,7 @@ class Segments:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer, self._ids = tokenizer, tokenizer.specials
         self._stripping = tokenizer.stripping
-        names = sorted(filter(None, self._ids), key=len, reverse=True)
-        self._controls = re.compile("(" + "|".join(map(re.escape, names)) + ")")
+        self._controls = re.compile(f"({any_of(self._ids)})")
 
     def of(self, text: str) -> list[Segment]:
         """The segments of a text."""
@@ -85,8 +84,8 @@ def _encoded(segment: Segment, mark: str, encode: Callable[[str], list[int]], le
              right: bool, length: int) -> list[int]:
     """The first characters of a text, without the blanks that its neighbours take away."""
     text = without(mark, segment.text[:length])
-    text = text.lstrip() if left else text
-    text = text.rstrip() if right else text
+    text = text.lstrip(BLANKS) if left else text
+    text = text.rstrip(BLANKS) if right and length == len(segment.text) else text
     return encode(text) if text else []
 
 

@@ -11,16 +11,16 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt.errors import UserError
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-SECONDS = 10  # for all that is rendered at once; a conversation takes a thousandth
+SECONDS = 10  # for what is rendered at once; a conversation takes a thousandth
 START_SECONDS = 60  # beside others, on a machine that is busy
 
 
@@ -52,6 +52,13 @@ class ChatTemplate:
         return any(re.search(rf"\b{re.escape(name)}\b", self.text) for name in names)
 
 
+class Wanted(NamedTuple):
+    """A rendering of some turns, by their places; asks: with what stands before the next answer."""
+
+    turns: Sequence[int]
+    asks: bool = False
+
+
 class Renderer:
     """Renders a template. Raises UserError for what the template refuses, and for a template that
     takes too long or too much memory."""
@@ -60,20 +67,30 @@ class Renderer:
         self.template = template
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._owner = 0
+        self._owner = os.getpid()
 
-    def render(self, wanted: Sequence[dict[str, Any]]) -> list[str]:
-        """A text for each of several sets of variables (`messages`, `add_generation_prompt`, …)."""
-        named = [{**self.template.names, **one} for one in wanted]
+    def render(self, turns: Sequence[Any], wanted: Sequence[Wanted],
+               variables: Mapping[str, Any] | None = None) -> list[str]:
+        """A text for each of those that are wanted. variables: what the template is told besides.
+        """
+        if self._owner != os.getpid():  # we were forked: the process and the lock are not ours
+            self._process, self._lock, self._owner = None, threading.Lock(), os.getpid()
+        asked = {"now": self.template.now or datetime.now().isoformat(), "turns": turns,
+                 "wanted": [{"turns": [*one.turns], "asks": one.asks} for one in wanted],
+                 "variables": {**self.template.names, **(variables or {})}}
         with self._lock:
-            fresh = self._process is None or self._owner != os.getpid()
-            answer = self._ask(self._started() if fresh else self._process, named,
-                               START_SECONDS if fresh else SECONDS)
-        if "error" in answer:
+            if self._process is None:
+                self._process = self._started()
+            try:
+                answers = self._ask(self._process, asked, len(wanted))
+            except BaseException:  # what it still says belongs to nothing that comes later
+                _end(self._process, self._owner)
+                self._process = None
+                raise
+        if "error" in answers[-1]:
             raise UserError(f"the chat template{self._where} refuses this conversation: "
-                            f"{answer['error']}")
-        texts: list[str] = answer["texts"]
-        return texts
+                            f"{answers[-1]['error']}")
+        return [answer["text"] for answer in answers]
 
     @property
     def _where(self) -> str:
@@ -84,30 +101,45 @@ class Renderer:
         process = subprocess.Popen([sys.executable, str(SANDBOX)], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                    encoding="ascii", start_new_session=True)
-        self._process, self._owner = process, os.getpid()
         weakref.finalize(self, _end, process, os.getpid())
-        _write(process, {"template": self.template.text,
-                         "now": self.template.now or datetime.now().isoformat()})
+        with _limited(process, START_SECONDS):
+            ready = _line(process)
+        if not ready:
+            raise UserError(f"the chat template{self._where} cannot be rendered: the process that "
+                            f"would do it does not start ({sys.executable} {SANDBOX}); is jinja2 "
+                            "installed?")
+        _write(process, self.template.text)
         return process
 
-    def _ask(self, process: subprocess.Popen[str] | None, wanted: list[dict[str, Any]],
-             seconds: float) -> dict[str, Any]:
-        assert process is not None and process.stdout is not None
-        late = threading.Timer(seconds, process.kill)
-        late.start()
-        try:
-            _write(process, wanted)
-            line = process.stdout.readline()
-        finally:
-            late.cancel()
-        if not line:
-            self._process = None
-            _end(process, os.getpid())
-            raise UserError(f"the chat template{self._where} takes more than {SECONDS} seconds or "
-                            "too much memory; it is no sound one: give finetune.chat, or a "
-                            "chat_format.json beside the model")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+    def _ask(self, process: subprocess.Popen[str], asked: dict[str, Any], count: int
+             ) -> list[dict[str, str]]:
+        """So many answers, or as many as there are up to one that is an error."""
+        answers: list[dict[str, str]] = []
+        with _limited(process, SECONDS):
+            _write(process, asked)
+            while len(answers) < count and not (answers and "error" in answers[-1]):
+                if not (line := _line(process)):
+                    raise UserError(
+                        f"the chat template{self._where} takes more than {SECONDS} seconds or too "
+                        "much memory; it is no sound one: give finetune.chat, or a "
+                        "chat_format.json beside the model")
+                answers.append(json.loads(line))
+        return answers
+
+
+@contextlib.contextmanager
+def _limited(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
+    late = threading.Timer(seconds, process.kill)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 def _write(process: subprocess.Popen[str], value: Any) -> None:

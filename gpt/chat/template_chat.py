@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from gpt.chat.answers import Answer, alike, answer_in
 from gpt.chat.messages import Message
 from gpt.chat.protection import Protection
 from gpt.chat.rendering import Encoded
-from gpt.chat.segments import Segments, Span
-from gpt.chat.template import ChatTemplate, Renderer
+from gpt.chat.segments import Segments
+from gpt.chat.talk import REASONING, Talk
+from gpt.chat.template import ChatTemplate, Renderer, Wanted
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer
 
-_ASKS_FOR_NONE = re.compile(r"\bcontent\b['\"\]]*\s+is\s+none")  # of an answer that only calls
+TOGETHER, SHORT = 16, 100_000  # answers rendered at once, in talks of fewer characters
 _SAID_ELSEWHERE = ("messages", "tools", "documents", "add_generation_prompt")
-_REASONING = ("reasoning_content", "thinking")  # two names of one
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Where an answer that is learned stands. turns: messages up to it. text: these, rendered.
-    span: its characters there. opens: whether the text begins as what asks for the answer does."""
-
-    turns: int
-    text: str
-    span: Span
-    opens: bool
 
 
 class TemplateChat:
@@ -38,29 +25,32 @@ class TemplateChat:
 
     Texts of users never become control tokens: they go into the template with a mark in what they
     spell, which is taken out again between the control tokens. What is learned of an answer is
-    what the template writes with it behind what it writes to ask for it, up to the last control
-    token.
+    what the template writes with it behind what it writes to ask for it, up to the control token
+    that ends it.
     """
 
     reads_both_ways = False
-    _in_rows = _parted = _endless = 0
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, name: str = "the template"):
         self.template, self.name = template, name
         self._renderer, self._segments = Renderer(template), Segments(tokenizer)
         self._protection = Protection(tokenizer.specials)
+        self._in_rows = self._parted = self._endless = 0
+        self._stop: str | None = None
         self.stop_token, self.stop = self._stops_at(tokenizer)
         self.tokenizer = tokenizer.stopping_at(self.stop_token)
         self._in_rows = self._parted = self._endless = 0
 
     def _stops_at(self, tokenizer: Tokenizer) -> tuple[int, str]:
-        """The control token that ends an answer, and its name; end-of-text, if the template asks
-        for another conversation than a question and its answer."""
+        """The control token that ends an answer, and its name; end-of-text, if the template has
+        none, or asks for another conversation than a question and its answer."""
         try:
             last = self.answer("A")[-1]
         except UserError:
             last = tokenizer.end_of_text
-        stop = last if last in tokenizer.specials.values() else tokenizer.end_of_text
+        named = {i: name for name, i in tokenizer.specials.items()}
+        self._stop = named.get(last)
+        stop = last if last in named else tokenizer.end_of_text
         return stop, tokenizer.token_text(stop)
 
     def speakable(self, messages: Sequence[Message], options: Mapping[str, Any], where: str
@@ -70,7 +60,7 @@ class TemplateChat:
             for field, given, names in (
                     ("tools", message.functions, ("tools",)),
                     ("tool_calls", message.calls, ("tool_calls",)),
-                    ("reasoning_content", message.reasoning, _REASONING)):
+                    ("reasoning_content", message.reasoning, REASONING)):
                 if given and not self.template.knows(*names):
                     raise self._not_written(field, message.source or where)
         for option in options:
@@ -82,90 +72,103 @@ class TemplateChat:
         return tuple(messages)
 
     def _not_written(self, field: str, where: str) -> UserError:
-        return UserError(f"{where}: {field} means nothing to {self.name}, which does not name it; "
-                         "choose another finetune.chat, or take it out")
+        return UserError(f"{where}{': ' if where else ''}{field} means nothing to {self.name}, "
+                         "which does not write it; choose another finetune.chat, or take it out")
 
     def rows(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None
              ) -> list[Encoded]:
         """A conversation in tokens; several times, one for each answer that is learned, if the
         template writes earlier answers differently (without their thoughts, say)."""
-        mark, turns, whole, answers = self._rendered(messages, options or {})
-        ends = len(messages) - len(turns)
-        if all(whole.startswith(answer.text) for answer in answers):
-            spans = [answer.span for answer in answers]
-            return [Encoded(*self._segments.encode(whole, mark, spans), len(messages))]
-        self._in_rows += 1
-        return [Encoded(*self._segments.encode(answer.text, mark, [answer.span]),
-                        answer.turns + ends) for answer in answers]
+        talk = Talk(messages, options or {}, self.template.text, self._protection)
+        learned = [i for i, message in enumerate(talk.messages) if message.learned]
+        together = TOGETHER if talk.characters < SHORT else 1
+        whole, answers = "", list[Answer]()
+        for first in range(0, max(1, len(learned)), together):
+            part = learned[first:first + together]
+            *texts, whole = self._render(talk, [*_renderings(part, len(talk.messages)),
+                                                Wanted(range(len(talk.messages)))],
+                                         [talk.turn(i, marked=True) for i in part])
+            answers += [self._answer(talk, i, *texts[3 * n:3 * n + 3]) for n, i in enumerate(part)]
+        self._refuse_made_controls(talk, whole)
+        self._refuse_lost_tools(talk)
+        if all(one.in_place and whole.startswith(one.row[:one.span[1]]) for one in answers):
+            spans = [one.span for one in answers]
+            return [Encoded(*self._segments.encode(whole, talk.mark, spans), len(messages))]
+        self._in_rows += len(answers) > 1
+        skipped = len(messages) - len(talk.messages)
+        return [Encoded(*self._segments.encode(one.row, talk.mark, [one.span]), skipped + i + 1)
+                for i, one in zip(learned, answers, strict=True)]
 
-    def _rendered(self, messages: Sequence[Message], options: Mapping[str, Any]
-                  ) -> tuple[str, list[dict[str, Any]], str, list[_Answer]]:
-        """(mark, the turns, all of them rendered, the answers that are learned)"""
-        mark, tools, turns, options = self._variables(messages, options)
-        skipped = len(messages) - len(turns)
-        learned = [i - skipped for i, message in enumerate(messages) if message.learned]
-        wanted = [(turns, False)]
-        for i in learned:
-            wanted += [(turns[:i], True), (turns[:i + 1], False)]
-        whole, *texts = self._render(wanted, tools, options)
-        answers = [self._answer(i + 1, asked, text)
-                   for i, asked, text in zip(learned, texts[::2], texts[1::2], strict=True)]
-        return mark, turns, whole, answers
+    def _answer(self, talk: Talk, i: int, asked: str, text: str, marked: str) -> Answer:
+        """Where the answer stands that is message i, in what `_renderings` want."""
+        self._refuse_unwritten(talk, talk.messages[i], marked)
+        behind = len(marked) - 1 - max(map(marked.rfind, talk.ends))
+        behind = min(behind, alike(text[::-1], marked[::-1]))
+        found = answer_in(text, asked, behind, self._segments, self._stop,
+                          lambda: self._tails(talk, i, asked, text))
+        self._parted += not found.opens
+        self._endless += not found.ends
+        return found
 
-    def _answer(self, turns: int, asked: str, text: str) -> _Answer:
-        """From where the rendering goes on behind what asks for the answer."""
-        opens = text.startswith(asked)
-        start = len(asked) if opens else self._parting(asked, text)
-        stops = [segment.start + len(segment.text) for segment in self._segments.of(text)
-                 if segment.control and segment.start >= start]
-        self._parted += not opens
-        self._endless += not stops
-        return _Answer(turns, text, (start, stops[-1] if stops else len(text)), opens)
+    def _tails(self, talk: Talk, i: int, asked: str, text: str) -> tuple[str, str]:
+        """What follows the words before answer i, where it is asked for and where it is given."""
+        if i == 0:
+            return asked, text
+        last = len(talk.messages)
+        texts = self._render(talk, [Wanted([*range(i - 1), last], asks=True),
+                                    Wanted([*range(i - 1), last, i])],
+                             [talk.turn(i - 1, marked=True)])
+        places = [max(map(one.rfind, talk.ends)) for one in texts]
+        if min(places) < 0:
+            raise UserError(f"{self.name} does not write what the {talk.messages[i - 1].role} says "
+                            "before an answer; choose another finetune.chat")
+        asks, answers = (one[place + 1:] for one, place in zip(texts, places, strict=True))
+        return asks, answers
 
-    def _parting(self, asked: str, text: str) -> int:
-        """Where both are alike up to, at the beginning of a line or behind a control token."""
-        same = next((i for i, (a, b) in enumerate(zip(asked, text, strict=False)) if a != b),
-                    min(len(asked), len(text)))
-        places = [segment.start + len(segment.text) for segment in self._segments.of(text)
-                  if segment.control] + [text.rfind("\n", 0, same) + 1]
-        return max(place for place in places if place <= same)
+    def _refuse_unwritten(self, talk: Talk, message: Message, marked: str) -> None:
+        """Raise UserError for what the template leaves out of an answer."""
+        where = message.source
+        if message.reasoning and talk.thoughts not in marked:
+            raise self._not_written("reasoning_content", where)
+        if marked.count(talk.calls) < len(message.calls):
+            raise self._not_written("tool_calls", where)
+        if message.content.strip() and talk.words not in marked:
+            raise UserError(f"{self.name} writes nothing of an answer; choose another "
+                            "finetune.chat")
 
-    def _variables(self, messages: Sequence[Message], options: Mapping[str, Any]
-                   ) -> tuple[str, list[Any] | None, list[dict[str, Any]], Mapping[str, Any]]:
-        """(mark, functions, turns, options), as the template is given them."""
-        functions = [json.loads(each.definition) for message in messages
-                     for each in message.functions]
-        turns = [self._turn(message) for message in messages
-                 if message.content or not message.functions]
-        mark = self._protection.mark_for([turns, functions, options], self.template.text)
-        return (mark, self._protection.protected(functions, mark) or None,
-                self._protection.protected(turns, mark),
-                self._protection.protected(dict(options), mark))
+    def _refuse_lost_tools(self, talk: Talk) -> None:
+        """Raise UserError for functions, or for results of calls, that the template leaves out."""
+        results = [i for i, message in enumerate(talk.messages) if message.role == "tool"]
+        if not results and not talk.has_functions:
+            return
+        turns = [talk.turn(i, marked=i in results) for i in range(len(talk.messages))]
+        (marked,) = self._renderer.render(turns, [Wanted(range(len(turns)))],
+                                          talk.variables(marked=True))
+        if talk.has_functions and talk.calls not in marked:
+            raise self._not_written("tools", "")
+        if marked.count(talk.words) < len(results):
+            raise self._not_written("a tool's result", talk.messages[results[0]].source)
 
-    def _turn(self, message: Message) -> dict[str, Any]:
-        given = dict.fromkeys(_REASONING, message.reasoning) if message.reasoning else {}
-        turn: dict[str, Any] = {"role": message.role, "content": message.content, **given}
-        if message.name:
-            turn["name"] = message.name
-        if message.call_id:
-            turn["tool_call_id"] = message.call_id
-        if message.calls:
-            turn["tool_calls"] = [
-                {**({"id": call.id} if call.id else {}), "type": "function", "function": {
-                    "name": call.name,
-                    "arguments": call.arguments if call.is_text else json.loads(call.arguments)}}
-                for call in message.calls]
-            if not message.content and _ASKS_FOR_NONE.search(self.template.text):
-                turn["content"] = None
-        return turn
+    def _refuse_made_controls(self, talk: Talk, whole: str, asks: bool = False) -> None:
+        """Raise UserError where users' texts spell a control token once the template has taken
+        them apart: where it writes others as soon as that is impossible."""
+        if not talk.could_spell_controls:
+            return
+        other = talk.impossible()
+        (text,) = self._renderer.render(
+            other.turns, [Wanted(range(len(other.turns)), asks)], other.variables())
+        if self._controls(whole) != self._controls(text):
+            raise UserError(f"in {self.name}, texts of this conversation would become control "
+                            "tokens, which they spell in parts; take it out")
 
-    def _render(self, wanted: Sequence[tuple[list[dict[str, Any]], bool]],
-                tools: list[Any] | None, options: Mapping[str, Any]) -> list[str]:
-        """Turns, each with or without what asks for the next answer."""
-        texts = self._renderer.render([
-            {"messages": turns, "add_generation_prompt": asks, "tools": tools, "documents": None,
-             **options} for turns, asks in wanted])
-        if not texts[0].strip():
+    def _controls(self, text: str) -> list[str]:
+        return [one.text for one in self._segments.of(text) if one.control]
+
+    def _render(self, talk: Talk, wanted: Sequence[Wanted],
+                others: Sequence[dict[str, Any]] = ()) -> list[str]:
+        """Renderings. others: turns beside those of the conversation, behind them."""
+        texts = self._renderer.render([*talk.turns, *others], wanted, talk.variables())
+        if not texts[-1].strip():
             raise UserError(f"{self.name} writes nothing of this conversation; choose another "
                             "finetune.chat")
         return texts
@@ -173,17 +176,15 @@ class TemplateChat:
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None
                ) -> list[int]:
         """Token ids after which the model answers."""
-        mark, tools, turns, options = self._variables(messages or [Message("user", "")],
-                                                      options or {})
-        (text,) = self._render([(turns, True)], tools, options)
-        return self._segments.encode(text, mark)[0]
+        talk = Talk(messages or [Message("user", "")], options or {}, self.template.text,
+                    self._protection)
+        (text,) = self._render(talk, [Wanted(range(len(talk.messages)), asks=True)])
+        self._refuse_made_controls(talk, text, asks=True)
+        return self._segments.encode(text, talk.mark)[0]
 
     def answer(self, text: str) -> list[int]:
         """Token ids of an answer, with the one that ends it."""
         (row,) = self.rows([Message("user", "A"), Message("assistant", text, learned=True)])
-        if not row.answers:
-            raise UserError(f"{self.name} writes nothing of an answer; choose another "
-                            "finetune.chat")
         return row.answers
 
     def identity(self, has_tools: bool = True) -> dict[str, Any]:
@@ -209,5 +210,14 @@ class TemplateChat:
                          "opening a thought, say): what is learned begins where both part")
         if self._endless:
             found.append(f"warning: the template ends {self._endless:,} answers with no control "
-                         "token, so the model does not learn where to stop")
+                         "token, or with another one, so the model does not learn where to stop")
         return found
+
+
+def _renderings(answers: Sequence[int], last: int) -> list[Wanted]:
+    """Of each answer: what asks for it; all up to it; and the same with the answer marked, as turns
+    from `last` on have it."""
+    found = []
+    for n, i in enumerate(answers):
+        found += [Wanted(range(i), asks=True), Wanted(range(i + 1)), Wanted([*range(i), last + n])]
+    return found

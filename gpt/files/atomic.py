@@ -139,7 +139,7 @@ def read_json(path: Path) -> Any:
     can go through it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if _nests(found):
+        if nests(found, MOST_LEVELS):
             raise RecursionError(f"more than {MOST_LEVELS} levels")
         return found
     except OSError as error:
@@ -148,10 +148,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged: it is not valid JSON ({error})") from error
 
 
-def _nests(value: Any) -> bool:
-    """Whether it has more than MOST_LEVELS."""
+def nests(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other more than so many times."""
     level = [value]
-    for _ in range(MOST_LEVELS + 1):
+    for _ in range(levels + 1):
         level = [inner for outer in level if isinstance(outer, dict | list)
                  for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return bool(level)

@@ -15,6 +15,7 @@ from typing import Any
 
 from gpt.chat import Message
 from gpt.errors import UserError
+from gpt.files import nests
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.fields import MOST_NAMES, Fields, kind_of, shown
 from gpt.finetuning.task_file import read_rows
@@ -93,6 +94,8 @@ def _options(record: Fields) -> dict[str, Any]:
     given = record.get("chat_template_kwargs")
     if given is not None and not isinstance(given, dict):
         raise record.wrong("chat_template_kwargs", f"is {kind_of(given)}; it must be an object")
+    if nests(given, 20):
+        raise record.wrong("chat_template_kwargs", "is nested too deeply; a few levels will do")
     thinking = {name: record.get(name) for name in ("enable_thinking",)
                 if record.get(name) is not None}
     return {name: value for name, value in {**(given or {}), **thinking}.items()

@@ -17,6 +17,7 @@ from gpt.tokenizer.building import (
     needs_corpus,
     train_bpe_with_tokenizers,
 )
+from gpt.tokenizer.fast_encoding import BLANKS
 from gpt.tokenizer.hub_folder import HubFolder
 from gpt.tokenizer.huggingface import read_huggingface_tokenizer, tokenizer_of_definition
 from gpt.tokenizer.json_tokenizer import JsonTokenizer
@@ -26,7 +27,7 @@ from gpt.tokenizer.rank_file import read_ranks
 from gpt.tokenizer.rank_tokenizer import RankTokenizer
 from gpt.tokenizer.to_json import padding, tokenizer_config, tokenizer_json
 
-__all__ = ["BPE_PATTERN", "CHAT_FORMAT", "CHAT_TEMPLATE", "CL100K_PATTERN", "END_OF_TEXT",
+__all__ = ["BLANKS", "BPE_PATTERN", "CHAT_FORMAT", "CHAT_TEMPLATE", "CL100K_PATTERN", "END_OF_TEXT",
            "GPT2_PATTERN", "KNOWN_FILES", "NAMED", "O200K_PATTERN", "SPECIFICATIONS", "Boundaries",
            "HubFolder", "JsonTokenizer", "RankTokenizer", "Tokenizer", "alphabet", "bpe_ranks",
            "build_tokenizer", "cutting", "definition", "digest_of", "hub_folder", "merges",

@@ -27,13 +27,13 @@ _FAST = {GPT2_PATTERN: (r"|\s++$|\s+(?!\S)|\s", True),
          O200K_PATTERN: (r"|\s+(?!\S)|\s+", False)}
 
 # Unicode's White_Space, which is what \s means to tiktoken. (Python's adds four separators.)
-_BLANKS = ("\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+BLANKS = ("\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
            "\u200a\u2028\u2029\u202f\u205f\u3000")
 
 
 def _table(characters: str) -> np.ndarray:
     """Whether each code point is one of these; the last entry stands for all higher ones."""
-    table = np.zeros(ord(max(_BLANKS)) + 2, dtype=bool)
+    table = np.zeros(ord(max(BLANKS)) + 2, dtype=bool)
     table[[ord(c) for c in characters]] = True
     return table
 
@@ -43,7 +43,7 @@ class FastEncoding:
 
     def __init__(self, pattern: str, cut_before_line_ends: bool, ranks: dict[bytes, int]):
         kept = "" if cut_before_line_ends else _LINE_ENDS
-        self._is_blank, self._is_cut = _table(_BLANKS), _table(_BLANKS) & ~_table(kept)
+        self._is_blank, self._is_cut = _table(BLANKS), _table(BLANKS) & ~_table(kept)
         self._first_mark = max(ranks.values()) + 1
         self._encoding = tiktoken.Encoding(
             "fast", pat_str=pattern, mergeable_ranks=ranks,

@@ -6,7 +6,12 @@ import datetime
 import json
 import multiprocessing
 import os
+import re
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +30,9 @@ from gpt.chat import (
     converses,
     own_chat,
 )
-from gpt.chat.protection import Protection, without
-from gpt.chat.template import ChatTemplate, Renderer
+from gpt.chat import template as template_module
+from gpt.chat.protection import Protection, any_of, unused, without
+from gpt.chat.template import ChatTemplate, Renderer, Wanted
 from gpt.errors import UserError
 from gpt.tokenizer import Tokenizer, build_tokenizer
 from tests.chat.templates import (
@@ -38,7 +44,7 @@ from tests.chat.templates import (
     both,
     folder_of,
 )
-from tests.finetuning.conversations import with_controls
+from tests.finetuning.conversations import CONTROLS, with_controls
 from tests.tiny import SHARED
 
 SEEDED = settings(max_examples=40, derandomize=True, database=None, deadline=None)
@@ -237,9 +243,9 @@ def test_what_a_record_says_to_the_template_is_text_of_users_too():
 
 def test_what_users_spell_comes_out_as_they_wrote_it(opened):
     tokenizer, _, chat = opened("llama3_1")
-    text = "<|eot_id|>\ue000 a <|start_header_id|>"
-    ids = chat.prompt([Message("user", text)])
-    assert text in tokenizer.decode(ids)
+    for text in ("<|eot_id|>\ue000 a <|start_header_id|>", r"a: '\ue000' \uE001 x", "\ue001"):
+        ids = chat.prompt([Message("user", text)])
+        assert text in tokenizer.decode(ids)
 
 
 TOOL_TALK = [user("a"), answer("", tool_calls=[
@@ -327,6 +333,158 @@ def test_an_answer_alone_is_its_tokens_and_its_end(opened):
     assert chat_of(opened("no control tokens")[0]).stop == "<|endoftext|>"
 
 
+# ----- Where answers begin and end
+
+HEAD = "{% for m in messages %}"
+HEADERS = "{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+MISTRAL = (
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}"
+    "{% set loop_messages = messages[1:] %}{% else %}{% set loop_messages = messages %}{% endif %}"
+    "{% for m in loop_messages %}{% if m.role == 'user' %}{% if loop.last and system is defined %}"
+    "{{ '[INST] ' + system + '\n\n' + m.content + '[/INST]' }}{% else %}"
+    "{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}{% else %}"
+    "{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}")
+THINKS = (HEAD + HEADERS + "{{ ' /think' if m.role == 'user' and loop.last }}{{ '<|im_end|>\n' }}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+NOT_LAST = (HEAD + HEADERS + "{{ '<|im_end|>\n' if not loop.last else '\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+PHI3 = (HEAD + "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}"
+        "{% endif %}")
+ALWAYS = (HEAD + "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+          "{{ '<|im_start|>assistant\n' }}")
+NO_END = (HEAD + "{{ '<|im_start|>' + m.role + '\n' }}{{ '<|eot_id|>' if m.role == 'assistant' }}"
+          "{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+          "{% endif %}")
+
+
+def chat_by(text: str, tokenizer: Tokenizer | None = None) -> TemplateChat:
+    tokenizer = tokenizer or with_controls()
+    tokenizer.chat_template = text
+    return chat_of(tokenizer)
+
+
+@pytest.mark.parametrize(("text", "learned", "stop"), [
+    (MISTRAL, [" b<|endoftext|>", " d<|endoftext|>"], "<|endoftext|>"),
+    (THINKS, ["b<|im_end|>", "d<|im_end|>"], "<|im_end|>"),
+    (NOT_LAST, ["b\n", "d\n"], "<|endoftext|>"),
+    (PHI3, ["b<|im_end|>", "d<|im_end|>"], "<|im_end|>"),
+    (ALWAYS, ["b<|im_end|>", "d<|im_end|>"], "<|im_end|>"),
+    (NO_END, ["<|eot_id|>b", "<|eot_id|>d"], "<|endoftext|>")])
+def test_no_more_than_an_answer_is_learned_and_it_stands_behind_what_asks_for_it(text, learned,
+                                                                                 stop):
+    chat = chat_by(text)
+    assert chat.stop == stop
+    for system in ([], [Message("system", "s")]):
+        for asked in ("a", "c\n\nc", "<|im_end|>", "b"):
+            talk = [*system, *ours([user(asked), answer("b"), user(asked), answer("d")])]
+            rows = chat.rows(talk)
+            assert [text for row in rows for text in learned_texts(chat.tokenizer, row)] == learned
+            for row in rows:
+                first = row.learned.index(True)
+                asks = chat.prompt(talk[:next(i for i, one in enumerate(talk) if one.learned)])
+                assert len(rows) == 1 or row.turns > 2 + len(system) or row.ids[:first] == asks
+
+
+@pytest.mark.parametrize(("text", "rows", "notes"), [
+    (PHI3, 1, []), (ALWAYS, 1, []), (MISTRAL, 1, []), (NO_END, 1, ["no control token"]),
+    (THINKS, 2, ["a row for each answer", "do not begin as"])])
+def test_what_is_not_as_usual_is_said(text, rows, notes):
+    chat = chat_by(text)
+    assert len(chat.rows(ours([user("a"), answer("b"), user("c"), answer("d")]))) == rows
+    assert len(chat.notes) == len(notes)
+    assert all(some in note for some, note in zip(notes, chat.notes, strict=True))
+
+
+def test_a_system_message_that_is_written_before_the_last_question_alone_is_read_there():
+    chat = chat_by(MISTRAL)
+    talk = [Message("system", "s"), *ours([user("a"), answer("b"), user("c"), answer("d")])]
+    texts = ["".join(map(chat.tokenizer.token_text, row.ids)) for row in chat.rows(talk)]
+    assert texts == ["[INST] s\n\na[/INST] b<|endoftext|>",
+                     "[INST] a[/INST] b<|endoftext|>[INST] s\n\nc[/INST] d<|endoftext|>"]
+
+
+@pytest.mark.parametrize("talk", [
+    [user("q" * 20), answer("a" * 20)] * 300, [user("a" * 300_000), answer("b")] * 12,
+    [user("a" * 600_000), answer("b"), *[user("c"), answer("d")] * 20]])
+def test_long_conversations_are_written_like_short_ones(talk):
+    chat = chat_by(WRITTEN["default system"][0])
+    (row,) = chat.rows(ours(talk))
+    assert len(learned_texts(chat.tokenizer, row)) == len(talk) // 2
+
+
+def test_texts_that_spell_control_tokens_once_the_template_takes_them_apart_are_refused():
+    text = WRITTEN["default system"][0].replace("m.content +", "m.content.replace('/think', '') +")
+    chat = chat_by(text)
+    with pytest.raises(UserError, match="texts of this conversation would become control tokens"):
+        chat.prompt([Message("user", "<|im_/thinkend|>")])
+    assert chat.prompt([Message("user", "a </think> <b> /think <|im_end|>")])
+    keys = chat_by("{{ messages[0].content }}{% for k, v in options.items() %}{{ k }}{{ v }}"
+                   "{% endfor %}")
+    with pytest.raises(UserError, match="would become control tokens"):
+        keys.prompt([Message("user", "a")], {"options": {"<|": "im", "_end|>": ""}})
+
+
+CALLED = Message("assistant", "said", True, calls=(Call("f", "{}"),))
+
+
+@pytest.mark.parametrize(("name", "talk", "field"), [
+    ("deepseek_v3", [Message("user", "a"), CALLED], "tool_calls"),
+    ("{{ thinking }}" + WRITTEN["default system"][0],
+     [Message("user", "a"), Message("assistant", "b", True, reasoning="c")], "reasoning_content"),
+    ("{# tools #}" + WRITTEN["default system"][0],
+     [Message("system", "", functions=(Function("f", json.dumps(DEFINITION)),)),
+      Message("user", "a"), Message("assistant", "b", True)], "tools"),
+    ("{# tool_calls #}" + PHI3.replace("{% for m in messages %}",
+                                       "{% for m in messages if m.role != 'tool' %}"),
+     [Message("user", "a"), Message("assistant", "b"), Message("tool", "1"),
+      Message("assistant", "c", True)], "a tool's result")])
+def test_what_a_template_leaves_out_is_refused_by_name(opened, name, talk, field):
+    chat = opened(name)[2] if name in BOUNDARIES else chat_by(name)
+    assert chat.speakable(talk, {}, "")
+    with pytest.raises(UserError, match=f"{field} means nothing to the base model's own template"):
+        chat.rows(talk)
+
+
+def test_control_tokens_whose_names_are_words_change_no_roles():
+    tokenizer = with_controls((*CONTROLS, "system", "user", "mask"))
+    chat = chat_by(WRITTEN["namespaces and exceptions"][0], tokenizer)
+    ids = chat.prompt([Message("system", "a mask"), Message("user", "b")])
+    assert tokenizer.specials["mask"] not in ids and "a mask\nb" in tokenizer.decode(ids)
+
+
+def test_thousands_of_control_tokens_and_a_megabyte_that_nearly_spells_them_take_no_second():
+    tokenizer = with_controls((*CONTROLS, *(f"<SPECIAL_{i}>" for i in range(3000))))
+    chat = chat_by(WRITTEN["default system"][0], tokenizer)
+    begin = time.process_time()
+    chat.prompt([Message("user", "<SPE <SPECIAL_ " * 70_000)])
+    assert time.process_time() - begin < 3  # 17 s where each place is tried with each name
+
+
+@SEEDED
+@given(names=st.lists(st.text("<|ab>", min_size=1, max_size=5), max_size=8),
+       text=st.text("<|ab>", max_size=20))
+def test_the_expression_for_names_finds_the_longest_of_them(names, text):
+    plain = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    expected = re.findall(plain, text) if names else []
+    assert (re.findall(any_of(names), text) if names else []) == expected
+
+
+def test_blanks_that_an_end_takes_away_are_not_learned_nor_those_that_are_none(tmp_path):
+    folder = folder_of(tmp_path / "t", "control tokens that take blanks away")
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    for token in definition["added_tokens"]:
+        token["lstrip"] = token["content"] == "<|end|>"
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    mine, library = both(folder)
+    chat = chat_of(mine)
+    for said in ("hello", "hello \n", "hello\x1c", "hello\x85\u3000"):
+        talk = [user("a"), answer(said)]
+        (row,) = chat.rows(ours(talk))
+        assert row.ids == theirs_of(library, talk)
+        assert learned_texts(mine, row) == [said.rstrip(" \n\x85\u3000") + "<|end|>"]
+
+
 # ----- Which is chosen
 
 def test_auto_takes_the_template_and_a_format_by_its_name_says_that_it_does_not(tmp_path):
@@ -397,6 +555,11 @@ def renderer_of(text: str, **more: Any) -> Renderer:
     return Renderer(ChatTemplate(text, source="hostile.jinja", **more))
 
 
+def rendered(renderer: Renderer, *turns: dict[str, Any], **variables: Any) -> str:
+    (text,) = renderer.render(turns, [Wanted(range(len(turns)))], variables)
+    return text
+
+
 HOSTILE = {
     "endless": "{% for i in range(10 ** 5) %}{% for j in range(10 ** 5) %}{% endfor %}{% endfor %}",
     "doubling": "{% set ns = namespace(a='aaaaaaaa') %}{% for i in range(60) %}"
@@ -419,7 +582,7 @@ def test_a_template_that_takes_too_long_or_too_much_is_ended(name, monkeypatch):
     renderer = renderer_of(HOSTILE[name])
     begin = time.monotonic()
     with pytest.raises(UserError) as caught:
-        renderer.render([{"messages": []}])
+        rendered(renderer)
     assert time.monotonic() - begin < 30
     message = str(caught.value)
     assert "\n" not in message and "hostile.jinja" in message
@@ -429,7 +592,7 @@ def test_a_template_that_takes_too_long_or_too_much_is_ended(name, monkeypatch):
 def test_a_template_reaches_nothing_but_what_it_is_given(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
-        (text,) = renderer_of(FORBIDDEN[name]).render([{"messages": [user("a")]}])
+        text = rendered(renderer_of(FORBIDDEN[name]), user("a"))
     except UserError as error:
         assert "refuses this conversation" in str(error)
     else:
@@ -441,7 +604,7 @@ def test_namespaces_hold_no_names_that_python_would_look_for():
     for text in ("{% set ns = namespace(_x=1) %}", "{% set ns = namespace({'__html__': 1}) %}",
                  "{% set ns = namespace() %}{% set ns.__html__ = 1 %}"):
         with pytest.raises(UserError, match="a namespace cannot hold '_"):
-            renderer_of(text).render([{}])
+            rendered(renderer_of(text))
 
 
 def test_a_template_that_is_none_is_refused_where_it_is_used(tmp_path):
@@ -454,12 +617,10 @@ def test_a_template_that_is_none_is_refused_where_it_is_used(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "problem"), [
-    ("", "writes nothing of this conversation"), ("{{ ' ' }}", "writes nothing of this conversation"),
+    ("{{ ' ' }}", "writes nothing of this conversation"),
     ("{{ messages[0].content }}", "writes nothing of an answer")])
 def test_a_template_that_writes_nothing_is_refused(text, problem):
-    tokenizer = with_controls()
-    tokenizer.chat_template = text
-    chat = chat_of(tokenizer)
+    chat = chat_by(text)
     with pytest.raises(UserError, match=problem):
         chat.answer("a")
     if "messages" not in text:
@@ -469,16 +630,65 @@ def test_a_template_that_writes_nothing_is_refused(text, problem):
 
 def test_renderings_go_on_after_one_that_was_ended(monkeypatch):
     renderer = renderer_of("{% if go %}{{ 'a' * 3 }}{% else %}{{ 'a' * 10 ** 11 }}{% endif %}")
-    assert renderer.render([{"go": True}]) == ["aaa"]
+    assert rendered(renderer, go=True) == "aaa"
     with pytest.raises(UserError):
-        renderer.render([{"go": False}])
-    assert renderer.render([{"go": True}, {"go": True}]) == ["aaa", "aaa"]
+        rendered(renderer, go=False)
+    assert rendered(renderer, go=True) == "aaa"
+
+
+def test_what_is_rendered_after_an_interruption_is_what_is_asked_for(monkeypatch):
+    renderer = renderer_of("{% for i in range(n) %}{% for j in range(10 ** 5) %}{% endfor %}"
+                           "{% endfor %}{{ a }}")
+    assert rendered(renderer, n=0, a="first") == "first"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            rendered(renderer, n=10 ** 4, a="old")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rendered(renderer, n=0, a="new") == "new"
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="this system has no alarm")
+def test_a_process_that_nobody_waits_for_ends_by_itself(tmp_path):
+    sandbox = Path(template_module.SANDBOX).read_text()
+    (tmp_path / "sandbox.py").write_text(sandbox.replace("ABANDONED_SECONDS = 60",
+                                                         "ABANDONED_SECONDS = 1"))
+    asked = {"now": "2024-01-01", "turns": [], "variables": {}, "wanted": [
+        {"turns": [], "asks": False}]}
+    with subprocess.Popen([sys.executable, str(tmp_path / "sandbox.py")], encoding="ascii",
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(f"{json.dumps(HOSTILE['endless'])}\n{json.dumps(asked)}\n")
+        process.stdin.flush()
+        assert process.wait(30) == -signal.SIGALRM
+
+
+def test_a_refusal_is_printable_and_the_process_goes_on():
+    renderer = renderer_of("{{ raise_exception('\x1b[31mred\n' ~ a) if a else 'b' }}")
+    with pytest.raises(UserError) as caught:
+        rendered(renderer, a="!")
+    assert str(caught.value).endswith("refuses this conversation: [31mred !")
+    first = renderer._process
+    assert rendered(renderer, a="") == "b" and renderer._process is first
+
+
+def test_where_no_process_starts_it_is_said(monkeypatch, tmp_path):
+    (tmp_path / "none.py").write_text("raise SystemExit")
+    monkeypatch.setattr("gpt.chat.template.SANDBOX", tmp_path / "none.py")
+    with pytest.raises(UserError, match=r"does not start .* is jinja2 installed"):
+        rendered(renderer_of("a"))
 
 
 def test_a_template_is_told_the_time_it_is_to_tell():
     told = renderer_of("{{ strftime_now('%Y-%m-%d') }}", now="2024-02-29")
-    assert told.render([{}]) == ["2024-02-29"]
-    today = renderer_of("{{ strftime_now('%Y-%m-%d') }}").render([{}])[0]
+    assert rendered(told) == "2024-02-29"
+    today = rendered(renderer_of("{{ strftime_now('%Y-%m-%d') }}"))
     assert today == datetime.date.today().isoformat()
     assert ChatTemplate("{{ strftime_now('%d') }}").tells_the_time
     assert not ChatTemplate("{{ strftime_nowhere }}").tells_the_time
@@ -486,24 +696,24 @@ def test_a_template_is_told_the_time_it_is_to_tell():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_that_is_forked_renders_for_itself():
-    assert FORKED.render([{"a": 1}]) == ["1"]
+    assert rendered(FORKED, a=1) == "1"
     with multiprocessing.get_context("fork").Pool(2) as pool:
         found = pool.map(_rendered, range(6), chunksize=1)
-        assert [text for text, _ in found] == [[str(n)] for n in range(6)]
+        assert [text for text, _ in found] == [str(n) for n in range(6)]
         assert FORKED._process.pid not in {pid for _, pid in found}
-    assert FORKED.render([{"a": 2}]) == ["2"]
+    assert rendered(FORKED, a=2) == "2"
 
 
 FORKED = renderer_of("{{ a }}")
 
 
-def _rendered(number: int) -> tuple[list[str], int]:
-    return FORKED.render([{"a": number}]), FORKED._process.pid
+def _rendered(number: int) -> tuple[str, int]:
+    return rendered(FORKED, a=number), FORKED._process.pid
 
 
 def test_lines_of_a_template_that_only_command_leave_no_line_behind():
     text = "{% if true %}\n  {% for a in 'bc' %}\n{{ a }}\n  {% endfor %}\n{% endif %}\nd"
-    assert renderer_of(text).render([{}]) == ["b\nc\nd"]
+    assert rendered(renderer_of(text)) == "b\nc\nd"
 
 
 # ----- Marks
@@ -515,7 +725,7 @@ NAMES = ("<|a|>", "<|ab|>", "|>|>", "é<")
 @given(parts=st.lists(st.sampled_from(["<", "|", ">", "a", "b", " ", "é", *NAMES]), max_size=8))
 def test_a_protected_text_spells_no_name_and_comes_back(parts):
     text, protection = "".join(parts), Protection(NAMES)
-    mark = protection.mark_for(text, "")
+    (mark,) = unused(text, "", 1)
     marked = protection.protected(text, mark)
     assert without(mark, marked) == text
     assert not any(name in marked for name in NAMES)
@@ -536,6 +746,11 @@ def test_neighbours_of_a_protected_text_do_not_complete_a_name(first, rest):
 
 
 def test_the_mark_is_a_character_that_nobody_wrote():
-    protection = Protection(NAMES)
-    assert protection.mark_for({"\ue000": ["\ue001", {"a": "\ue002"}]}, "\ue003") == "\ue004"
+    assert unused({"\ue000": ["\ue001", {"a": "\ue002"}]}, "\ue003", 2) == ["\ue004", "\ue005"]
+    assert unused(r"\uE000 and \ue002", "\ue001", 1) == ["\ue003"]  # as JSON writes them
+    every = "".join(map(chr, range(0xE000, 0xF900)))
+    assert unused(every, "", 1) == ["\U000f0000"]
+    every += "".join(map(chr, [*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]))
+    with pytest.raises(UserError, match="all characters that mean nothing"):
+        unused(every, "", 1)
 

@@ -231,6 +231,8 @@ def test_what_no_template_can_be_told_is_refused(tune):
     record = {"completion": "b", "prompt": "a"}
     with pytest.raises(UserError, match="line 1: chat_template_kwargs is a number; it must be an"):
         read({**record, "chat_template_kwargs": 3})
+    with pytest.raises(UserError, match="line 1: chat_template_kwargs is nested too deeply"):
+        read({**record, "chat_template_kwargs": {"a": json.loads("[" * 700 + "]" * 700)}})
     base("default system")
     data = write("d.jsonl", [{**record, "prompt": f"{i}", "chat_template_kwargs": {
         "messages": []}} for i in range(20)])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.tokenizer import END_OF_TEXT, RankTokenizer, build_tokenizer, read_ranks
-from gpt.tokenizer.fast_encoding import _BLANKS, MARKS, FastEncoding
+from gpt.tokenizer.fast_encoding import BLANKS, MARKS, FastEncoding
 from gpt.tokenizer.patterns import (
     BPE_PATTERN,
     CL100K_PATTERN,
@@ -26,7 +26,7 @@ RANKS_FILE = SHARED / "gpt2.tiktoken"
 PATTERNS = {"gpt2": GPT2_PATTERN, "bpe": BPE_PATTERN, "o200k": O200K_PATTERN,
             "qwen2": QWEN2_PATTERN}
 BYTES = {bytes([b]): b for b in range(256)}
-PARTS = [*_BLANKS, *MARKS, "\x1c", "\x1d", "\x1e", "\x1f", "\u200b", "\ufeff", "\x7f", "a", "Wörd",
+PARTS = [*BLANKS, *MARKS, "\x1c", "\x1d", "\x1e", "\x1f", "\u200b", "\ufeff", "\x7f", "a", "Wörd",
          "中", "'s", "'LL", "’t", "12", "٣", "_", "!?", "/", "🙂", "e\u0301", "ǅ", END_OF_TEXT]
 AWKWARD = st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=30).map("".join)
 
@@ -36,7 +36,7 @@ def ranks():
     """GPT-2's merges, or ranks of pairs, if its file is not here."""
     if RANKS_FILE.is_file():
         return read_ranks(RANKS_FILE)
-    pairs = [a.encode() + b.encode() for a in _BLANKS + "abc'" for b in _BLANKS + "abc'"]
+    pairs = [a.encode() + b.encode() for a in BLANKS + "abc'" for b in BLANKS + "abc'"]
     return BYTES | {pair: 256 + i for i, pair in enumerate(dict.fromkeys(pairs))}
 
 
@@ -63,8 +63,8 @@ def test_any_text_has_tiktokens_ids(both, text):
 
 def test_every_run_of_three_blanks_has_tiktokens_ids_wherever_it_stands(both):
     fast, plain = both
-    for first in (a + b for a in _BLANKS for b in _BLANKS):
-        runs = [first + c for c in _BLANKS]
+    for first in (a + b for a in BLANKS for b in BLANKS):
+        runs = [first + c for c in BLANKS]
         text = "".join(f"{run}w{run}!{run}7" for run in runs) + first
         assert fast.encode(text).tolist() == plain.encode_ordinary(text), repr(first)
 
