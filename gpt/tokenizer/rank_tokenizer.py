@@ -25,8 +25,9 @@ from gpt.tokenizer.fast_encoding import FastEncoding
 from gpt.tokenizer.rank_file import rank_lines, read_ranks
 
 WORTH_CUTTING = 800  # characters, from which FastEncoding wins back what its preparation takes
-# Longer runs of white space would overflow the stack of tiktoken's regular expressions.
-_LONG_BLANK = re.compile(r"\s{4096}")
+# In a row; with twice as many, the stack of tiktoken's regular expressions overflows.
+MOST_BLANKS = 500_000
+_LONG_BLANK = re.compile(r"\s{4096,}")
 
 
 class RankTokenizer(Tokenizer):
@@ -139,9 +140,10 @@ class RankTokenizer(Tokenizer):
 
 
 def _tame(text: str) -> list[str]:
-    """The text in parts, cut inside any very long run of blanks."""
+    """The text in parts, cut inside runs of blanks that tiktoken cannot read whole."""
     parts, start = [], 0
-    for match in _LONG_BLANK.finditer(text):
-        parts.append(text[start:match.end()])
-        start = match.end()
+    for run in _LONG_BLANK.finditer(text):
+        for place in range(run.start() + MOST_BLANKS, run.end(), MOST_BLANKS):
+            parts.append(text[start:place])
+            start = place
     return [*parts, text[start:]] if start < len(text) or not parts else parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import random
 import re
 import unicodedata
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 from tokenizers import Tokenizer as Library
+from transformers import AutoTokenizer
 
 from gpt.interop.gguf.retokenizing import Reconstructed, llama_cpp_ids
 from gpt.interop.gguf.tokens import TokenTable
@@ -59,6 +61,36 @@ def test_ids_are_those_of_tokenizers(published):
         found = library.encode(text, add_special_tokens=False).ids
         if set(found).isdisjoint(ours.specials.values()):
             assert ours.encode(text) == found, text
+
+
+def as_transformers_has_it(name: str, file: dict) -> dict:
+    """The file with what transformers' class for it makes anew."""
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
+                 "split": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": True}
+    parts = {"llama2": {"normalizer": None, "pre_tokenizer": metaspace},
+             "gpt4o": {"pre_tokenizer": level},
+             "gemma3": {"added_tokens": [
+                 {**token, "special": token["special"] or token["content"] == "<mask>"}
+                 for token in file["added_tokens"]]}}
+    return file | parts.get(name, {})
+
+
+def test_ids_are_those_of_transformers_but_for_what_its_classes_make_anew(published):
+    name, ours, folder = published
+    other = AutoTokenizer.from_pretrained(str(folder), split_special_tokens=True)
+    file = json.loads((folder / "tokenizer.json").read_text())
+    changed = as_transformers_has_it(name, file)
+    library = Library.from_str(json.dumps(changed))
+    library.encode_special_tokens = True
+    differ = 0
+    for text in [*map(ours.writable, texts()), "<mask>", " a", "\u2581a", "\ta 12345 THE'S"]:
+        found = other.encode(text, add_special_tokens=False)
+        assert found == library.encode(text, add_special_tokens=False).ids, text
+        if set(found).isdisjoint(ours.specials.values()):
+            differ += ours.encode(text) != found
+    assert bool(differ) == (changed != file)
 
 
 def test_every_token_alone_and_in_pairs_is_the_text_of_tokenizers(published):

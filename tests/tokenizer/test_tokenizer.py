@@ -26,6 +26,7 @@ from gpt.tokenizer import (
 )
 from gpt.tokenizer.building import MOST_TOKEN_BYTES
 from gpt.tokenizer.fast_encoding import MARKS
+from gpt.tokenizer.rank_tokenizer import MOST_BLANKS
 
 GPT2_RANKS = Path(__file__).resolve().parents[3] / "shared/data/gpt2.tiktoken"
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
@@ -262,11 +263,15 @@ def test_a_million_line_breaks_encode(tokenizer, unit):
 
 @pytest.mark.parametrize("marks", ["", MARKS])
 def test_long_blanks_are_whole_unless_only_the_slow_way_is_left(bpe, marks):
-    """All eight marks in a text shut the fast way; there, a run over 4096 blanks is cut."""
-    short, long = f"a{' ' * 4000}b{marks}", f"a{' ' * 10_000}b{marks}"
-    assert bpe.encode(short) == bpe._encoding.encode_ordinary(short)
-    parts = ["a" + " " * 4096, " " * 4096, " " * (10_000 - 2 * 4096) + "b" + marks]
-    whole = [*bpe.encode("a"), *bpe._encoding._encode_single_piece(" " * 9_999), *bpe.encode(" b")]
+    """All eight marks in a text shut the fast way; there, a run over MOST_BLANKS is cut."""
+    for length in (4000, 4095, 4096, 4097, 100_000, MOST_BLANKS):
+        short = f"a{' ' * length}b{marks}"
+        assert bpe.encode(short) == bpe._encoding.encode_ordinary(short)
+    length = 2 * MOST_BLANKS + 7
+    long = f"a{' ' * length}b{marks}"
+    parts = ["a" + " " * MOST_BLANKS, " " * MOST_BLANKS, " " * 7 + "b" + marks]
+    whole = [*bpe.encode("a"), *bpe._encoding._encode_single_piece(" " * (length - 1)),
+             *bpe.encode(" b"), *bpe.encode(marks)]
     cut = [i for part in parts for i in bpe.encode(part)]
     assert bpe.encode(long) == (cut if marks else whole)
     assert bpe.decode(bpe.encode(long)) == long
