@@ -12,13 +12,12 @@ class Answer(NamedTuple):
     """row: what is read before an answer, and the answer. span: its characters there, with what
     ends it.
 
-    in_place: the row is how the template writes the conversation. opens: and begins with what the
-    template writes to ask for the answer. ends: with a control token, the one that ends answers.
+    opens: the template writes the conversation as the row is, so that it begins with what asks for
+    the answer. ends: with a control token, the one that ends answers.
     """
 
     row: str
     span: Span
-    in_place: bool
     opens: bool
     ends: bool
 
@@ -38,13 +37,12 @@ def answer_in(text: str, asked: str, behind: int, segments: Segments, stop: str 
     end = len(text) if last is None else last.start + len(last.text)
     ends = last is not None and stop in (None, last.text)
     if text.startswith(asked):
-        return Answer(text, (len(asked), end), True, True, ends)
+        return Answer(text, (len(asked), end), True, ends)
     asks, answers = tails()
     read, begin = _parting(asks, answers, segments)
     start = len(text) - len(answers) + begin
     before = asked[:len(asked) - len(asks) + read]
-    return Answer(before + text[start:], (len(before), len(before) + end - start),
-                  before == text[:start], False, ends)
+    return Answer(before + text[start:], (len(before), len(before) + end - start), False, ends)
 
 
 def _parting(asks: str, answers: str, segments: Segments) -> tuple[int, int]:

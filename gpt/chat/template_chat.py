@@ -91,7 +91,7 @@ class TemplateChat:
             answers += [self._answer(talk, i, *texts[3 * n:3 * n + 3]) for n, i in enumerate(part)]
         self._refuse_made_controls(talk, whole)
         self._refuse_lost_tools(talk)
-        if all(one.in_place and whole.startswith(one.row[:one.span[1]]) for one in answers):
+        if all(whole.startswith(one.row[:one.span[1]]) for one in answers):
             spans = [one.span for one in answers]
             return [Encoded(*self._segments.encode(whole, talk.mark, spans), len(messages))]
         self._in_rows += len(answers) > 1

@@ -470,11 +470,17 @@ def test_the_expression_for_names_finds_the_longest_of_them(names, text):
     assert (re.findall(any_of(names), text) if names else []) == expected
 
 
+def test_the_expression_for_hundreds_of_names_that_begin_alike_is_no_deeper_than_python_reads():
+    names = ["a" * length for length in range(1, 900)]
+    assert re.fullmatch(any_of(names), "a" * 700)
+    assert re.findall(any_of(names), "a" * 1000) == ["a" * 899, "a" * 101]
+
+
 def test_blanks_that_an_end_takes_away_are_not_learned_nor_those_that_are_none(tmp_path):
     folder = folder_of(tmp_path / "t", "control tokens that take blanks away")
     definition = json.loads((folder / "tokenizer.json").read_text())
     for token in definition["added_tokens"]:
-        token["lstrip"] = token["content"] == "<|end|>"
+        token |= {"lstrip": token["content"] == "<|end|>", "rstrip": False}
     (folder / "tokenizer.json").write_text(json.dumps(definition))
     mine, library = both(folder)
     chat = chat_of(mine)
