@@ -13,7 +13,7 @@ from gpt.configuration.command_line import (
     validate,
 )
 from gpt.configuration.finetune import FinetuneSection, PreferenceConfig
-from gpt.configuration.model import BIASES, GATED, ModelConfig
+from gpt.configuration.model import BIASES, GATED, USUAL_BIASES, ModelConfig
 from gpt.configuration.parallel import WAYS, ParallelConfig
 from gpt.configuration.presets import MAX_DEPTH, TOKENS_PER_PARAMETER
 from gpt.configuration.sampling import SamplingConfig, sampling_config
@@ -34,10 +34,10 @@ from gpt.configuration.sections import (
     json_schema,
 )
 
-__all__ = ["BIASES", "BUDGETS", "GATED", "MAX_DEPTH", "PLACES", "TOKENS_PER_PARAMETER", "WAYS",
-           "AdapterConfig", "CheckpointConfig", "DataConfig", "EvalConfig", "FinetuneConfig",
-           "FinetuneSection", "LogConfig", "LoraConfig", "ModelConfig", "OptimConfig",
-           "ParallelConfig", "PreferenceConfig", "PretrainConfig", "RunConfig", "RunSections",
-           "SamplingConfig", "Section", "TrainConfig", "fields", "find_places", "help_text",
-           "json_schema", "parse_command_line", "refuse_another_commands", "sampling_config",
-           "split_arguments", "strict_yaml", "validate"]
+__all__ = ["BIASES", "BUDGETS", "GATED", "MAX_DEPTH", "PLACES", "TOKENS_PER_PARAMETER",
+           "USUAL_BIASES", "WAYS", "AdapterConfig", "CheckpointConfig", "DataConfig", "EvalConfig",
+           "FinetuneConfig", "FinetuneSection", "LogConfig", "LoraConfig", "ModelConfig",
+           "OptimConfig", "ParallelConfig", "PreferenceConfig", "PretrainConfig", "RunConfig",
+           "RunSections", "SamplingConfig", "Section", "TrainConfig", "fields", "find_places",
+           "help_text", "json_schema", "parse_command_line", "refuse_another_commands",
+           "sampling_config", "split_arguments", "strict_yaml", "validate"]

@@ -14,8 +14,9 @@ DEFAULT_BLOCK_SIZE = 1024
 MAX_BLOCK_SIZE = 2**24
 GATED = {"swiglu", "geglu"}  # feed-forwards with a third matrix
 Rotation = Literal["global", "local"]
-Bias = Literal["qkv_proj", "out_proj", "up_proj", "down_proj", "norm"]
+Bias = Literal["qkv_proj", "out_proj", "up_proj", "down_proj", "norm", "lm_head"]
 BIASES: tuple[Bias, ...] = get_args(Bias)
+USUAL_BIASES = BIASES[:-1]  # those of bias: true
 
 
 class ModelConfig(Section):
@@ -86,7 +87,8 @@ class ModelConfig(Section):
     qk_norm: bool | Literal["across_heads"] = Field(
         True, description="RMSNorm on queries and keys, of each head or across_heads")
     bias: bool | list[Bias] = Field(
-        False, description="biases in linear layers and LayerNorms; a list: of these alone")
+        False, description="biases in the layers' matrices and LayerNorms; a list: of these "
+                           "alone, among which lm_head is the output layer")
     tie_embeddings: bool = Field(False, description="the output layer is the token embedding")
     embedding_scale: Annotated[float, Field(gt=0)] = Field(
         1.0, description="multiplies the tokens' vectors")
@@ -128,8 +130,10 @@ class ModelConfig(Section):
 
     @property
     def biases(self) -> frozenset[str]:
-        """Which matrices of a block have a bias, and whether LayerNorms have."""
-        return frozenset(self.bias if isinstance(self.bias, list) else BIASES if self.bias else ())
+        """Which matrices have a bias, and whether LayerNorms have."""
+        if isinstance(self.bias, list):
+            return frozenset(self.bias)
+        return frozenset(USUAL_BIASES if self.bias else ())
 
     @model_validator(mode="before")
     @classmethod
@@ -174,6 +178,13 @@ class ModelConfig(Section):
             self.rope_scaling.refuse_other_heads(self.rope_dim)
         if self.window is None and self.window_pattern != "S":
             raise ValueError("window_pattern says which layers slide: set window, too")
+        return self
+
+    @model_validator(mode="after")
+    def _output_fits(self) -> ModelConfig:
+        if self.tie_embeddings and "lm_head" in self.biases:
+            raise ValueError("the bias lm_head is of an output layer of its own: set "
+                             "tie_embeddings=false")
         return self
 
     @model_validator(mode="after")

@@ -60,6 +60,13 @@ class RopeScaling(Section):
         return {name for name in type(self).model_fields if name != "kind"
                 and self.kind in _KINDS.get(name, (self.kind,))}
 
+    def factors(self, block_size: int) -> list[float]:
+        """Those of longrope by which a model reads texts of up to `block_size` tokens."""
+        factors = (self.long_factor if block_size > self.original_block_size
+                   else self.short_factor)
+        assert factors is not None
+        return factors
+
     @model_validator(mode="after")
     def _fields_are_of_the_kind(self) -> RopeScaling:
         for name, kinds in _KINDS.items():

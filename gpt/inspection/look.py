@@ -115,7 +115,8 @@ def _strongest(model: GPT, layers: Sequence[Layer]) -> list[Neuron]:
     found = sorted(found, key=lambda each: each[0], reverse=True)[:NEURONS]
     pushes = torch.stack([column * values[values.abs().argmax()].sign()
                           for *_, values, column in found])
-    scores = model.project(pushes.to(layers[0].x.dtype))                # (24, V)
+    pushes = pushes.to(layers[0].x.dtype)
+    scores = model.project(pushes) - model.project(torch.zeros_like(pushes[:1]))  # (24, V)
     promoted = scores.topk(min(PROMOTED, scores.size(-1))).indices.cpu().numpy()
     return [Neuron(layer, index, _numpy(values), tokens)
             for (_, layer, index, values, _), tokens in zip(found, promoted, strict=True)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt.configuration import ModelConfig
+from gpt.configuration import BIASES, ModelConfig
 from gpt.errors import UserError
 from gpt.interop.architectures import ARCHITECTURES, Architecture, refuse
 from gpt.model import GPT
@@ -94,8 +94,12 @@ def standard(config: ModelConfig, target: Target = HUGGING_FACE
 
 
 def _simple_fields(config: ModelConfig) -> dict[str, object]:
-    """The same options, without windows that hide nothing."""
+    """The same options, without windows that hide nothing and factors that no text is read by."""
     fields: dict[str, object] = config.model_dump()
+    scaling = config.rope_scaling
+    if scaling is not None and config.block_size > scaling.original_block_size and (
+            scaling.kind == "longrope"):
+        fields["rope_scaling"] = scaling.model_dump() | {"short_factor": scaling.long_factor}
     if config.local_rope_base is None and all(
             window is None or window >= config.block_size for window in config.windows):
         fields |= {"window": None, "window_pattern": "S"}
@@ -108,7 +112,7 @@ def _rewritten_fields(config: ModelConfig) -> dict[str, object]:
     """The options of a model whose weights say more."""
     fields = _simple_fields(config) | {"residual_scale": 1.0}
     if config.norm == "layernorm":
-        fields["bias"] = True
+        fields["bias"] = [*BIASES] if "lm_head" in config.biases else True
         if config.position in ("sinusoidal", "none"):
             fields["position"] = "learned"
     return fields

@@ -42,7 +42,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.final_norm = make_last_norm(config)
         if not config.tie_embeddings:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size,
+                                     bias="lm_head" in config.biases)
         if not self.output_weight.is_meta:  # whose weights come from a file
             self.initialise()
 
@@ -187,6 +188,11 @@ class GPT(nn.Module):
         if self.config.tie_embeddings:
             return self.embedding.token_embedding.weight
         return self.lm_head.weight
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """What is added to scores, (V,), as in GPT-J and Phi-2."""
+        return None if self.config.tie_embeddings else self.lm_head.bias
 
     @torch.no_grad()
     def initialise(self) -> None:

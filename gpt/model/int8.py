@@ -56,7 +56,7 @@ def quantize(model: GPT) -> None:
 
     It generates and scores; it can be neither trained nor saved any more.
     """
-    model.lm_head = Int8Linear(model.output_weight, None)  # type: ignore[assignment]
+    model.lm_head = Int8Linear(model.output_weight, model.output_bias)  # type: ignore[assignment]
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear):
             model.set_submodule(name, Int8Linear(layer.weight, layer.bias))

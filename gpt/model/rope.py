@@ -36,9 +36,7 @@ def rope_frequencies(config: ModelConfig, rotation: str = "global",
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     if scaling.kind == "longrope":
-        stretched = config.block_size > scaling.original_block_size
-        factors = scaling.long_factor if stretched else scaling.short_factor
-        return frequencies / torch.tensor(factors, device=device)
+        return frequencies / torch.tensor(scaling.factors(config.block_size), device=device)
     kept = _kept_by_turns(config) if scaling.kind == "llama3" else _kept_by_place(config)
     kept = kept.to(frequencies.device)  # 1: fast, stays; 0: slow, is divided
     return frequencies * (kept + (1 - kept) / scaling.factor)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -204,18 +203,20 @@ class Pipeline:
         process does: for evaluation and generation, in which it would only wait. Costs V · C."""
         head = (self.model.embedding.token_embedding if self.model.config.tie_embeddings
                 else self.model.lm_head)
-        weight = cast(nn.Parameter, head.weight)
-        if self.is_last:
-            table = _plain(weight).detach().contiguous()
-        else:
-            table = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
-        dist.broadcast(table, group=self.group, group_src=self.stages - 1)
-        if weight.is_meta:
-            head.weight = nn.Parameter(_as(weight, table), requires_grad=False)
+        own = dict(head.named_parameters())
+        for name, weight in own.items():
+            if self.is_last:
+                whole = _plain(weight).detach().contiguous()
+            else:
+                whole = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
+            dist.broadcast(whole, group=self.group, group_src=self.stages - 1)
+            if weight.is_meta:
+                setattr(head, name, nn.Parameter(_as(weight, whole), requires_grad=False))
         try:
             yield
         finally:
-            head.weight = weight
+            for name, weight in own.items():
+                setattr(head, name, weight)
 
     # ----- Gradients
 

@@ -55,6 +55,7 @@ _CUTS: dict[tuple[Layout, str], Cut] = {
     ("rows", "B"): Cut(summed=True),
     ("heads", "weight"): Cut(summed=True),
     ("vocabulary", "weight"): Cut(0),
+    ("vocabulary", "bias"): Cut(0),
 }
 
 

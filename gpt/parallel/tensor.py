@@ -112,7 +112,9 @@ def _parts(own: _Own, group: str, first: bool) -> dict[str, Tensor]:
 
 def _project(model: GPT, vocabulary: Part, x: Tensor) -> Tensor:
     """As GPT.project: the scores of all tokens, on every rank.  (B, T, C) -> (B, T, V)"""
-    return vocabulary.project(x, cast(DTensor, model.output_weight).to_local())
+    bias = model.output_bias
+    return vocabulary.project(x, vocabulary.rows(model.output_weight),
+                              None if bias is None else vocabulary.rows(bias))
 
 
 # ----- What they tell each other

@@ -67,13 +67,13 @@ class Part:
         return enter(x, self.group.group_name)
 
     def rows(self, weight: Tensor) -> Tensor:
-        """This rank's rows of the matrix: (V, C) -> (W, C)"""
+        """This rank's rows of the matrix or its bias: (V, C) -> (W, C), (V,) -> (W,)"""
         rows: Tensor = weight.to_local()  # type: ignore[attr-defined]
         return rows
 
-    def project(self, x: Tensor, table: Tensor) -> Tensor:
+    def project(self, x: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
         """Scores of all tokens, on every rank: (…, C) -> (…, V)"""
-        scores = F.linear(self.enter(x), table)                    # (…, W)
+        scores = F.linear(self.enter(x), table, bias)              # (…, W)
         scores = F.pad(scores, (0, self.widest - self.width))
         every = gathered(scores, self.group)                  # (ranks, …, widest)
         return every.movedim(0, -2).flatten(-2)[..., :self.vocab_size]

@@ -32,11 +32,12 @@ def rows_at_a_time(vocab_size: int, device: torch.device) -> int:
 
 
 def summed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
-                         softcap: float | None = None, fused: bool = False) -> Tensor:
+                         softcap: float | None = None, bias: Tensor | None = None,
+                         fused: bool = False) -> Tensor:
     """Negative log-likelihood summed over targets, in nats; ().
 
     x: (N, C), the residual stream; targets: (N,) int64. softcap: of the scores.
-    weight: (V, C), or spread over ranks, each of which finds the whole loss then.
+    weight: (V, C), and bias: (V,); or spread over ranks, each of which finds the whole loss then.
     fused: what is done with a chunk's scores is compiled into a pass or two over them.
     Under autocast products are in its format; the loss is summed in float32. Backward works once.
     """
@@ -46,16 +47,17 @@ def summed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
     if vocabulary.is_spread(weight):
         part = vocabulary.part_of(weight)
         x, weight, width = part.enter(x), part.rows(weight), part.widest
+        bias = None if bias is None else part.rows(bias)
         judge = functools.partial(part.judge, fused=fused)
     else:
         judge, width = _compiled() if fused else loss_and_slope, weight.size(0)
-    loss: Tensor = _ChunkedLoss.apply(x, weight, targets, softcap, dtype,
+    loss: Tensor = _ChunkedLoss.apply(x, weight, bias, targets, softcap, dtype,
                                       rows_at_a_time(width, x.device), judge)
     return loss
 
 
 def token_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
-                        softcap: float | None = None) -> Tensor:
+                        softcap: float | None = None, bias: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of each target in nats, 0 where it is IGNORE; (N,) float32.
 
     As above, but each can be weighted as the caller likes; so scores are computed once more in the
@@ -65,10 +67,11 @@ def token_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
     if vocabulary.is_spread(weight):
         part = vocabulary.part_of(weight)
         x, weight, width = part.enter(x), part.rows(weight), part.widest
+        bias = None if bias is None else part.rows(bias)
         judge = part.token_losses
 
     def chunk(x: Tensor, ids: Tensor) -> Tensor:
-        return judge(F.linear(x, weight), ids, softcap)                 # (rows, V) -> (rows,)
+        return judge(F.linear(x, weight, bias), ids, softcap)           # (rows, V) -> (rows,)
 
     rows = rows_at_a_time(width, x.device)
     return torch.cat([recomputed(chunk, some, ids, use_reentrant=False)
@@ -87,23 +90,27 @@ Judge = Callable[[Tensor, Tensor, float | None, bool], tuple[Tensor, Tensor]]
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None,
-                dtype: torch.dtype, rows: int, judge: Judge) -> Tensor:
-        learns_x, learns_weight = ctx.needs_input_grad[:2]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+                softcap: float | None, dtype: torch.dtype, rows: int, judge: Judge) -> Tensor:
+        learns_x, learns_weight, learns_bias = ctx.needs_input_grad[:3]
         grad_x = torch.empty_like(x) if learns_x else None
         grad_weight = torch.zeros_like(weight) if learns_weight else None
+        grad_bias = torch.zeros_like(bias) if learns_bias and bias is not None else None
         loss, table = torch.zeros((), device=x.device), weight.to(dtype)
+        added = None if bias is None else bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             for start in range(0, x.size(0), rows):
                 part, ids = x[start:start + rows].to(dtype), targets[start:start + rows]
-                part_loss, slope = judge(F.linear(part, table), ids, softcap,
-                                         learns_x or learns_weight)     # (), (rows, V)
+                part_loss, slope = judge(F.linear(part, table, added), ids, softcap,
+                                         any(ctx.needs_input_grad[:3]))  # (), (rows, V)
                 loss += part_loss
                 if grad_x is not None:
                     grad_x[start:start + rows] = slope @ table
                 if grad_weight is not None:
                     grad_weight += slope.T @ part
-        ctx.gradients = grad_x, grad_weight
+                if grad_bias is not None:
+                    grad_bias += slope.sum(0)
+        ctx.gradients = grad_x, grad_weight, grad_bias
         return loss
 
     @staticmethod

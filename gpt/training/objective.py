@@ -47,7 +47,7 @@ def summed_loss(model: GPT, batch: MicroBatch) -> Tensor:
     """Negative log-likelihood summed over a batch's supervised targets, in nats; ()."""
     x = model.hidden(batch.inputs, None, batch.segments, batch.prompts).flatten(0, 1)
     return summed_cross_entropy(x, model.output_weight, batch.targets.flatten(),
-                                model.config.logit_softcap,
+                                model.config.logit_softcap, model.output_bias,
                                 fused=x.is_cuda and model.training and model.is_compiled)
 
 
@@ -55,5 +55,5 @@ def token_losses(model: GPT, batch: MicroBatch) -> Tensor:
     """Negative log-likelihood of each target in nats, 0 where unsupervised; (B, T)."""
     x = model.hidden(batch.inputs, None, batch.segments, batch.prompts).flatten(0, 1)
     losses = token_cross_entropy(x, model.output_weight, batch.targets.flatten(),
-                                 model.config.logit_softcap)
+                                 model.config.logit_softcap, model.output_bias)
     return losses.view_as(batch.targets)

@@ -290,7 +290,7 @@ def test_help_lists_every_field_with_type_default_and_meaning(schema, capsys):
     ("eval.max_tokens", "integer | null; default null"), ("run.compile", "auto | true | false; "),
     ("log.sample_prompts", "list of text; default [\"\"]"),
     ("model.qk_norm", "bool | across_heads; default true"),
-    ("model.bias", "bool | list of qkv_proj | out_proj | up_proj | down_proj | norm; default f")])
+    ("model.bias", "bool | list of qkv_proj | out_proj | up_proj | down_proj | norm | lm_head;")])
 def test_help_describes_types_in_plain_words(path, described, capsys):
     with pytest.raises(SystemExit):
         parse_command_line(PretrainConfig, ["-h"], "usage")

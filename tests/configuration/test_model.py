@@ -25,7 +25,7 @@ def refusal(**model: Any) -> str:
     ("attention_softcap", [1e-3, 50, None], [0, -50]), ("attention_scale", [1e-3, 1, 8], [0, -1]),
     ("embedding_scale", [1e-3, 48], [0, -1]), ("logit_scale", [1e-3, 0.125], [0, -1]),
     ("rope_dim", [1, 64, 2**14], [0, -8, 2**14 + 1]), ("local_rope_base", [None], [1, 0, -5]),
-    ("bias", [True, False, [], ["qkv_proj"], ["norm", "up_proj"]], ["qkv_proj", ["x"], [True], 3]),
+    ("bias", [True, False, [], ["qkv_proj"], ["norm", "lm_head"]], ["qkv_proj", ["x"], [True], 3]),
     ("qk_norm", [True, False, "across_heads"], ["heads", 3]),
     ("model_type", [None, "qwen2"], ["", "Qwen 2", 5]),
     ("rope_scaling", [None], [8, "llama3", [8.0]]),
@@ -80,6 +80,8 @@ def test_another_window_pattern_is_refused(pattern):
      "residual=parallel has its norms before, not both: set norm_placement=before"),
     ({"norm": "rmsnorm_1p", "qk_norm": "across_heads"},
      "qk_norm=across_heads is for norm=rmsnorm or layernorm, not rmsnorm_1p"),
+    ({"bias": ["lm_head"], "tie_embeddings": True},
+     "the bias lm_head is of an output layer of its own: set tie_embeddings=false"),
     ({"norm": "layernorm", "logit_scale": 0.5}, "logit_scale is for norm=rmsnorm, not layernorm"),
     ({"rope_scaling": {"kind": "longrope", "short_factor": [1.0], "long_factor": [2.0] * 32}},
      "rope_scaling.short_factor has 1 numbers for 32 pairs (rope_dim / 2)")])

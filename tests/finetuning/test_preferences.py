@@ -176,19 +176,20 @@ def test_reference_scores_belong_to_their_pairs_however_they_are_sorted():
         assert pair.reference == pytest.approx(alone.reference, rel=1e-5)
 
 
-@pytest.mark.parametrize("softcap", [None, 4.0])
-def test_token_losses_are_those_of_plain_cross_entropy(softcap, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"logit_softcap": 4.0}, {"bias": ["lm_head"]}], ids=str)
+def test_token_losses_are_those_of_plain_cross_entropy(changes, monkeypatch):
     from gpt.training import cross_entropy
     monkeypatch.setattr(cross_entropy, "CHUNK_FLOATS", 262 * 3)  # three rows at a time
-    model = tiny_gpt(vocab_size=262, logit_softcap=softcap)
+    model = tiny_gpt(vocab_size=262, **changes)
     (batch,) = padded_batches([pair.chosen for pair in pairs_of()], 999)
     found = token_losses(model, batch)
     plain = torch.nn.functional.cross_entropy(model(batch.inputs).transpose(1, 2), batch.targets,
                                               reduction="none")
     torch.testing.assert_close(found, plain)
     weights = torch.linspace(-1, 2, found.numel()).view_as(found)
-    gradients = [torch.autograd.grad((each * weights).sum(), model.output_weight,
-                                     retain_graph=True)[0] for each in (found, plain)]
+    learn = [*model.lm_head.parameters()]
+    gradients = [torch.autograd.grad((each * weights).sum(), learn, retain_graph=True)
+                 for each in (found, plain)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 

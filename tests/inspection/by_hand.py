@@ -52,7 +52,7 @@ def scores_by_hand(model: GPT, x: Tensor) -> Tensor:
     w = {name: value.double() for name, value in model.state_dict().items()}
     table = w.get("lm_head.weight", w["embedding.token_embedding.weight"])
     scores = model.config.logit_scale * norm(w, "final_norm", x, model.config) @ table.T
-    return bent(scores, model.config.logit_softcap)
+    return bent(scores + w.get("lm_head.bias", 0.0), model.config.logit_softcap)
 
 
 def bent(scores, limit):

@@ -24,7 +24,8 @@ KNOWN_AS = {
     "gemma3_text": "Gemma 3 270M and 1B", "phi3": "Phi-3, Phi-4, Phi-4-mini",
     "granite": "Granite 3", "glm4": "GLM-4-0414", "gpt_neox": "Pythia, GPT-NeoX",
     "falcon": "Falcon 7B to 180B, Falcon 2", "starcoder2": "StarCoder2",
-    "stablelm": "StableLM 3B, StableLM 2 1.6B", "opt": "OPT but 350M"}
+    "stablelm": "StableLM 3B, StableLM 2 1.6B", "opt": "OPT but 350M",
+    "gptj": "GPT-J", "phi": "Phi-1, Phi-1.5, Phi-2"}
 
 
 @pytest.fixture(scope="module")

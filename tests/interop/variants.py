@@ -24,6 +24,9 @@ LONG = BASE | {"rope_type": "longrope", "partial_rotary_factor": 0.75, "short_fa
 GEMMA = {"initializer_range": 0.08, "head_dim": 16, "query_pre_attn_scalar": 16,
          "sliding_window": 7}
 FALCON = {"num_key_value_heads": None, "intermediate_size": None}
+GPTJ = {**FALCON, "num_attention_heads": None, "num_hidden_layers": None, "hidden_size": None,
+        "max_position_embeddings": None, "n_positions": CONTEXT, "n_embd": 32, "n_layer": 2,
+        "n_head": 4}
 EQUAL = {"num_key_value_heads": None}
 
 # name: (model_type, its settings, the kind of its tokenizer)
@@ -80,6 +83,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
                                           "sliding_window": 7}, "starcoder"),
     "stablelm": ("stablelm", {"use_qkv_bias": True}, "gpt2"),
     "stablelm in parallel": ("stablelm", {"use_parallel_residual": True}, "gpt2"),
+    "gptj": ("gptj", GPTJ | {"rotary_dim": 4}, "gpt2"),
+    "gptj turned whole": ("gptj", {**GPTJ, "rotary_dim": 8, "n_inner": 48,
+                                   "activation_function": "gelu"}, "gpt2"),
+    "phi": ("phi", {"num_key_value_heads": 4, "intermediate_size": 128}, "gpt2"),
+    "phi grouped": ("phi", {"partial_rotary_factor": 0.25, "rope_parameters": LINEAR | {
+        "partial_rotary_factor": 0.25}}, "gpt2"),
     "opt": ("opt", {**FALCON, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.4,
                     "initializer_range": None, "dropout": 0.0}, "gpt2"),
 }

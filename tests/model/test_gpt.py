@@ -99,6 +99,9 @@ def test_a_tied_output_layer_is_the_token_table_and_an_untied_one_is_not():
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
     for model in (tied, untied):
         assert_close(model.logits(x), x @ model.output_weight.T)
+    biased = tiny_gpt(bias=["lm_head"])
+    assert_close(biased.logits(x), x @ biased.output_weight.T + biased.lm_head.bias)
+    assert biased.lm_head.bias.any() and not tiny_gpt(bias=True).output_bias
     assert not any("lm_head" in name for name, _ in tied.named_parameters())
 
 

@@ -27,7 +27,8 @@ def on_paper(c) -> int:
     tables = c.vocab_size * (1 if c.tie_embeddings else 2)
     places = c.block_size if c.position == "learned" else 0
     layer = attention + feedforward + norms * norm
-    return (tables + places) * c.n_embd + c.n_layer * layer + norm
+    added = c.vocab_size * ("lm_head" in c.biases)
+    return (tables + places) * c.n_embd + added + c.n_layer * layer + norm
 
 
 @pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)

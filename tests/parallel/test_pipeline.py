@@ -218,8 +218,8 @@ def evaluated(changes: dict[str, Any], batch: list[MicroBatch]) -> list[Any]:
     return [score.loss, texts, scores]
 
 
-@pytest.mark.parametrize("changes", [{"n_layer": 3}, ARCHITECTURES["windows"], TIED_FOUR],
-                         ids=str)
+@pytest.mark.parametrize("changes", [{"n_layer": 3}, ARCHITECTURES["windows"], TIED_FOUR,
+                                     {"bias": ["lm_head"]}], ids=str)
 def test_evaluation_and_generation_give_every_rank_what_one_process_gives(changes: dict[str, Any]):
     batch = batch_of(3, documents=True)
     loss, texts, scores = evaluated(changes, batch)

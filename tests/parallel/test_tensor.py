@@ -120,7 +120,8 @@ def losses_of_tokens(changes: dict[str, Any]) -> Any:
     return losses.detach(), gradients(model, dist.get_world_size() if dist.is_initialized() else 1)
 
 
-@pytest.mark.parametrize("changes", [{}, CASES["wide heads"]], ids=["default", "softcap"])
+@pytest.mark.parametrize("changes", [{}, CASES["wide heads"], CASES["phi"]],
+                         ids=["default", "softcap", "bias"])
 def test_losses_of_tokens_and_their_gradients_are_those_of_one_process(changes):
     losses, expected = losses_of_tokens(changes)
     for found_losses, found in run_ranks(2, losses_of_tokens, changes):

@@ -44,7 +44,7 @@ def losses(kind: str, softcap: float | None, rows: int, scale: float, fused: boo
     cross_entropy.CHUNK_FLOATS, before = rows * width, cross_entropy.CHUNK_FLOATS
     try:
         if kind == "summed":
-            loss = summed_cross_entropy(x, weight, targets, softcap, fused)
+            loss = summed_cross_entropy(x, weight, targets, softcap, fused=fused)
             (loss / 7).backward()
         else:
             loss = token_cross_entropy(x, weight, targets, softcap)

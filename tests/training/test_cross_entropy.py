@@ -31,8 +31,8 @@ def given(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def plain(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
-          softcap: float | None) -> torch.Tensor:
-    scores = F.linear(x, weight)
+          softcap: float | None, bias: torch.Tensor | None = None) -> torch.Tensor:
+    scores = F.linear(x, weight, bias)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     return F.cross_entropy(scores.float(), targets, ignore_index=IGNORE, reduction="sum")
@@ -51,6 +51,30 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(rows, softcap, monk
     for ours, theirs in zip(found, expected, strict=True):
         assert_close(ours, theirs, rtol=1e-5, atol=1e-6)  # sums of 61 or 37 products of order 1
         assert theirs.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("rows", [5, 1000])
+@pytest.mark.parametrize("learning", ["x", "weight", "bias", "all"])
+def test_a_bias_counts_and_learns_alone_or_with_the_others(learning, rows, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_FLOATS", rows * V)
+    x, weight, targets = given()
+    tensors = {"x": x, "weight": weight, "bias": torch.linspace(-2, 2, V).requires_grad_()}
+    learn = [*tensors] if learning == "all" else [learning]
+    for name, tensor in tensors.items():
+        tensor.requires_grad_(name in learn)
+    losses = [summed_cross_entropy(x, weight, targets, 3.0, tensors["bias"]),
+              plain(x, weight, targets, 3.0, tensors["bias"])]
+    assert_close(*losses, rtol=1e-6, atol=0)
+    assert abs(losses[0] - plain(x, weight, targets, 3.0)) > 1
+    found, expected = (torch.autograd.grad(loss, [tensors[name] for name in learn])
+                       for loss in losses)
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = summed_cross_entropy(x, weight, targets, 3.0, tensors["bias"])
+    for ours, theirs in zip(torch.autograd.grad(rounded, [tensors[name] for name in learn]),
+                            expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, theirs, rtol=0.05, atol=0.05)
 
 
 def test_chunks_of_several_rows_never_hold_more_floats_than_they_may(monkeypatch):

@@ -16,7 +16,8 @@ __all__ = ["ARCHITECTURES", "Architecture", "differences", "refuse", "validated"
 ARCHITECTURES = {one.model_type: one for one in (
     layernorm.GPT2, llama.LLAMA, llama.MISTRAL, llama.QWEN3, llama.QWEN2, llama.SMOLLM3,
     llama.OLMO2, llama.OLMO3, llama.GEMMA2, llama.GEMMA3, llama.PHI3, llama.GRANITE, llama.GLM4,
-    layernorm.GPT_NEOX, layernorm.FALCON, layernorm.STARCODER2, layernorm.STABLELM, layernorm.OPT)}
+    layernorm.GPT_NEOX, layernorm.FALCON, layernorm.STARCODER2, layernorm.STABLELM, layernorm.OPT,
+    layernorm.GPTJ, layernorm.PHI)}
 
 
 def refuse(options: dict[str, Any], target: str) -> None:

@@ -175,6 +175,50 @@ STABLELM = Architecture("stablelm", "StableLmForCausalLM", _rows(
     Biases(("norm",), (("use_qkv_bias", (QKV,), False),)), Rope(partial=0.25), sizes_of=_INNER),
     llama.names())
 
+PHI = Architecture("phi", "PhiForCausalLM", _rows(
+    Heads(explicit=False), Choice("hidden_act", "mlp", GELUS, "gelu_new"),
+    real("layer_norm_eps", "norm_eps", 1e-5), _tied(False), Always("qk_layernorm", False),
+    Biases((*MATRICES, "norm", "lm_head")), Rope(partial=0.5), sizes_of=_INNER,
+    residual="parallel_one_norm"),
+    Names(llama.OUTSIDE | {"final_norm": "model.final_layernorm"}, "model.layers.{}.",
+          {"attention_norm": "input_layernorm", "attention.qkv_proj": llama.QKV_PARTS,
+           "attention.out_proj": "self_attn.dense", "feedforward.up_proj": "mlp.fc1",
+           "feedforward.down_proj": "mlp.fc2"}))
+
+# ----- GPT-J: of each head the first rotary_dim numbers turn, by neighbours
+
+
+@dataclass(frozen=True)
+class Turned:
+    """How many of a head's numbers turn, said as such."""
+
+    theirs: str
+    default: int
+
+    def read(self, options: Options, fields: Fields) -> Fields:
+        """The fields."""
+        return {"rope_base": 10_000.0, "rope_dim": options.count(self.theirs, self.default)}
+
+    def write(self, config: ModelConfig) -> Fields:
+        """The option."""
+        return {self.theirs: config.rope_dim}
+
+
+GPTJ = Architecture("gptj", "GPTJForCausalLM", (
+    Unused(("n_ctx", "attn_pdrop", "embd_pdrop", "resid_pdrop")), Always("rotary", True),
+    Always("scale_attn_weights", True),
+    *sizes(*_GPT2_SIZES, ("n_inner", "n_inner", _four_times)), EqualHeads("n_head", 16),
+    Given(LAYERNORM | {"position": "rope", "residual": "parallel_one_norm"}),
+    Biases((UP, DOWN, "norm", "lm_head")),
+    Choice("activation_function", "mlp", GELUS, "gelu_new"),
+    real("layer_norm_epsilon", "norm_eps", 1e-5), _tied(False), Turned("rotary_dim", 64)),
+    Names({"embedding.token_embedding": "transformer.wte", "final_norm": "transformer.ln_f",
+           "lm_head": "lm_head"}, "transformer.h.{}.",
+          {"attention_norm": "ln_1", "attention.qkv_proj": ("attn.q_proj", "attn.k_proj",
+                                                            "attn.v_proj"),
+           "attention.out_proj": "attn.out_proj", "feedforward.up_proj": "mlp.fc_in",
+           "feedforward.down_proj": "mlp.fc_out"}, interleaved=True))
+
 # ----- Falcon: two kinds of layers, and three of heads
 
 

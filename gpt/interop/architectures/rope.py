@@ -104,6 +104,8 @@ class LongContext:
         scaling = config.rope_scaling
         if scaling is None or scaling.kind != "longrope":
             return {}
+        if scaling.short_factor == scaling.long_factor:
+            return {ORIGINAL: scaling.original_block_size}
         longest = round(scaling.original_block_size * scaling.factor)
         return {ORIGINAL: scaling.original_block_size,
                 "max_position_embeddings": max(config.block_size, longest)}
@@ -178,11 +180,12 @@ def _read_longrope(rope: Options, options: Options, fields: Fields) -> Fields:
     transformers changes to long_factor in mid-text, which no cache survives."""
     longest = fields["block_size"]
     original = rope.count(ORIGINAL, options.count(ORIGINAL, longest))
-    return {"block_size": min(longest, original), "rope_scaling": {
+    short, long = rope.take("short_factor"), rope.take("long_factor")
+    return {"block_size": longest if short == long else min(longest, original), "rope_scaling": {
         "kind": "longrope", "original_block_size": original,
         "factor": rope.number("factor", max(1.0, longest / original)),
         "attention_factor": rope.number("attention_factor", None),
-        "short_factor": rope.take("short_factor"), "long_factor": rope.take("long_factor")}}
+        "short_factor": short, "long_factor": long}}
 
 
 _READ: dict[str, Callable[[Options, Options, Fields], Fields]] = {

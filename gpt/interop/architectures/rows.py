@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gpt.configuration import BIASES, ModelConfig
+from gpt.configuration import BIASES, USUAL_BIASES, ModelConfig
 from gpt.interop.options import MISSING, Options
 
 Fields = dict[str, Any]
@@ -158,10 +158,10 @@ class Biases:
         for theirs, ours, default in self.options:
             if options.require(theirs, True, False, default=default):
                 found |= set(ours)
-        possible = [one for one in BIASES if one != "norm" or fields["norm"] == "layernorm"]
-        if not found or found >= set(possible):
+        usual = {one for one in USUAL_BIASES if one != "norm" or fields["norm"] == "layernorm"}
+        if not found or found == usual:
             return {"bias": bool(found)}
-        return {"bias": [one for one in possible if one in found]}
+        return {"bias": [one for one in BIASES if one in found]}
 
     def write(self, config: ModelConfig) -> Fields:
         """The options: true where all that they stand for is there."""

@@ -98,10 +98,11 @@ class GgufFile:
     def table(self) -> tuple[Architecture, str]:
         """Its architecture, and Hugging Face's name for that."""
         name = self.values.get("general.architecture")
-        for theirs, architecture in LLAMA_CPP.known.items():
-            if architecture.model_type == name:
-                return architecture, theirs
-        known = ", ".join(one.model_type for one in LLAMA_CPP.known.values())
+        found = [(architecture, theirs) for theirs, architecture in LLAMA_CPP.known.items()
+                 if architecture.model_type == name]
+        if found:  # OLMo 2, and OLMo 3, whose layers slide
+            return found[-1 if self.values.get(f"{name}.attention.sliding_window") else 0]
+        known = ", ".join(dict.fromkeys(one.model_type for one in LLAMA_CPP.known.values()))
         raise UserError(f"{self.path}: general.architecture={reprlib.repr(name)} is not supported; "
                         f"choose a model of {known}")
 
@@ -114,7 +115,8 @@ class GgufFile:
         if self.values.get(f"{architecture.model_type}.expert_count"):
             raise UserError(f"{self.path}: mixtures of experts are not supported")
         config = validated(fields, str(self.path))
-        if left := [name for name in options.left_over() if name not in _NEUTRAL]:
+        if left := [name for name in options.left_over()
+                    if name not in _NEUTRAL and not name.startswith("_")]:
             print(f"warning: {self.path}: not understood, and not used: {', '.join(left)}",
                   file=sys.stderr)
         return config
@@ -135,7 +137,8 @@ class GgufFile:
             "vocab_size": self.shape("token_embd.weight")[0],
             "_tied": "output.weight" not in self.names,
             "_biases": [part for part, theirs in parts.items()
-                        if any(f"blk.0.{one}.bias" in self.names for one in theirs)]}
+                        if any(f"blk.0.{one}.bias" in self.names for one in theirs)]
+            + ["lm_head"] * ("output.bias" in self.names)}
         if "blk.0.attn_norm_2.weight" in self.names:
             found["_residual"] = "parallel"
         elif "blk.0.ffn_norm.weight" not in self.names:

@@ -89,7 +89,7 @@ def normal_form(tokenizer: Tokenizer) -> Literal["NFC"] | None:
 def metadata(config: ModelConfig, tokenizer: Tokenizer, name: str) -> dict[str, Any]:
     """What the file has to say, by its names; name: of the architecture."""
     begin, scaling, length = tokenizer.begin_of_text, config.rope_scaling, config.block_size
-    if scaling is not None and scaling.kind == "longrope":
+    if scaling is not None and scaling.kind == "longrope" and length <= scaling.original_block_size:
         length = max(length, round(scaling.original_block_size * scaling.factor))
     needed: dict[str, Any] = {
         "context_length": length, "embedding_length": config.n_embd,

@@ -16,6 +16,7 @@ from gpt.errors import UserError
 from gpt.interop.equivalent import standard
 from gpt.interop.gguf.architectures import LLAMA_CPP
 from gpt.interop.gguf.writing import export_gguf
+from gpt.interop.long_context import longest, with_block_size
 from gpt.interop.model_card import About
 from gpt.interop.reading import read_model
 from tests.interop.models import bpe, saved
@@ -36,6 +37,7 @@ PROMPTS = [
     "raise ValueError(", "with open(", "é", "北京", "👍 ", "x  =   1\n\n", "\t\ty", "it's",
     "1234567", "print('hello", "lambda x: "]
 NEW_TOKENS = 60
+TIE = 1e-3  # scores so close that rounding GELU to float16 can turn them over
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -83,21 +85,32 @@ def test_llama_cpp_writes_the_greedy_text_of_sample_py(exported, capsys):
     run, gguf = exported
     lm = gpt.load(str(run), device="cpu", dtype="float32")
     theirs = opened(gguf, lm.model.config.block_size)
-    texts = {}
+    texts, ties = {}, []
     for prompt in PROMPTS:
         sample.main([str(run), "--prompt", prompt, "--temperature", "0", "--json", "--device",
                      "cpu", "--dtype", "float32", "--max-new-tokens", str(NEW_TOKENS)])
         ours = json.loads(capsys.readouterr().out)
-        ids = itertools.islice(theirs.generate(lm.tokenizer.encode(prompt), temp=0.0,
-                                               repeat_penalty=1.0), NEW_TOKENS)
-        assert list(ids)[:len(ours["tokens"])] == ours["tokens"], prompt
+        begin = lm.tokenizer.encode(prompt)
+        ids = list(itertools.islice(theirs.generate(begin, temp=0.0, repeat_penalty=1.0),
+                                    NEW_TOKENS))[:len(ours["tokens"])]
+        if (place := first_difference(ids, ours["tokens"])) is not None:
+            with torch.no_grad():
+                scores = lm.model(torch.tensor([begin + ids[:place]]))[0, -1]
+            assert scores[ours["tokens"][place]] - scores[ids[place]] < TIE, prompt
+            ties.append(prompt)
+            continue
         found = theirs.create_completion(prompt, max_tokens=NEW_TOKENS, temperature=0.0,
                                          repeat_penalty=1.0)
         # llama-cpp-python leaves out tokens of more than 32 bytes when it writes text.
         if max(lm.tokenizer.byte_lengths()[ours["tokens"]]) <= 32:
             texts[prompt] = (ours["completion"], found["choices"][0]["text"])
     assert {prompt: both for prompt, both in texts.items() if both[0] != both[1]} == {}
+    assert len(ties) <= (2 if lm.model.config.norm == "layernorm" else 0)
     assert len(texts) >= 20 and len({ours for ours, _ in texts.values()}) > 5
+
+
+def first_difference(one: list[int], other: list[int]) -> int | None:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), None)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -107,10 +120,9 @@ def test_llama_cpp_computes_every_architecture_that_is_written(name, tmp_path):
         standard(model.config, LLAMA_CPP)
     except UserError as refused:
         pytest.skip(str(refused))
+    model = with_block_size(model, longest(model.config))  # its contexts are no shorter than 256
     export_gguf(model, bpe(), tmp_path / "out", About("x"))
     theirs = opened(tmp_path / "out/x-float32.gguf", 256)
-    if model.config.rope_scaling is not None and model.config.rope_scaling.kind == "longrope":
-        pytest.skip("llama.cpp reads by the long factors: its contexts are no shorter than 256")
     tokens = random_tokens(1, 40, vocab_size=300)
     theirs.eval(tokens[0].tolist())
     with torch.no_grad():
