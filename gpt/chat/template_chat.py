@@ -85,9 +85,10 @@ class TemplateChat:
         whole, answers = "", list[Answer]()
         for first in range(0, max(1, len(learned)), together):
             part = learned[first:first + together]
-            *texts, whole = self._render(talk, [*_renderings(part, len(talk.messages)),
-                                                Wanted(range(len(talk.messages)))],
-                                         [talk.turn(i, marked=True) for i in part])
+            once = [] if first else [Wanted(range(len(talk.messages)))]
+            texts = self._render(talk, [*_renderings(part, len(talk.messages)), *once],
+                                 [talk.turn(i, marked=True) for i in part])
+            whole = texts.pop() if once else whole
             answers += [self._answer(talk, i, *texts[3 * n:3 * n + 3]) for n, i in enumerate(part)]
         self._refuse_made_controls(talk, whole)
         self._refuse_lost_tools(talk)

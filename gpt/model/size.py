@@ -45,10 +45,16 @@ def cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 def activation_bytes(model: ModelConfig, recompute: bool) -> int:
     """Bytes kept per token for the backward pass, in float32: an estimate on the safe side.
 
-    Per layer about fourteen vectors of n_embd and four of n_inner, and two around the layers. With
-    activations recomputed, a vector per layer, and all of that for one.
+    Per layer about fourteen vectors of n_embd and four of n_inner, and two around the layers; four
+    more where norms stand on both sides. With attention_softcap, scores as they are bent and as
+    weights, and keys and values of all heads. With activations recomputed, a vector per layer, and
+    all of that for one.
     """
     around, per_layer = 2 * model.n_embd, 14 * model.n_embd + 4 * model.n_inner
+    if model.norm_placement == "both":
+        per_layer += 4 * model.n_embd
+    if model.attention_softcap is not None:
+        per_layer += 2 * model.n_head * (model.block_size + model.head_dim)
     if recompute:
         return 4 * (around + model.n_layer * model.n_embd + per_layer)
     return 4 * (around + model.n_layer * per_layer)

@@ -22,7 +22,7 @@ from gpt.training.choices import (
 )
 from gpt.training.objective import summed_loss
 from gpt.training.plan import Plan, Work, measure_plan, memory_by_kind, memory_line
-from tests.tiny import CPU, random_tokens, tiny_config, tiny_gpt
+from tests.tiny import ARCHITECTURES, CPU, random_tokens, tiny_config, tiny_gpt
 from tests.tiny_runs import finish, optimizer_of, rates, trainer_of
 
 
@@ -57,22 +57,25 @@ def kept_for_backward(recompute: bool, **changes: object) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    tokens = random_tokens(3, 32, vocab_size=500)
+    tokens = random_tokens(3, model.config.block_size, vocab_size=500)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         summed_loss(model, MicroBatch(tokens, tokens, tokens.numel()))
     return sum(kept.values())
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"mlp": "gelu", "norm": "layernorm"}, {"n_layer": 4}],
-                         ids=str)
+@pytest.mark.parametrize("changes", [
+    {}, {"mlp": "gelu", "norm": "layernorm"}, {"n_layer": 4}, {"attention_softcap": 2.0},
+    {"attention_softcap": 2.0, "block_size": 96, "window": 5}, ARCHITECTURES["gemma"],
+    ARCHITECTURES["olmo"]], ids=str)
 def test_memory_of_activations_is_an_upper_bound_that_is_not_far_off(changes, recompute):
     model = tiny_gpt(n_embd=64, vocab_size=500, **changes)
     needed = kept_for_backward(recompute, **changes)
     if recompute:  # and, in the backward pass, all of one layer at a time
         deeper = changes | {"n_layer": model.config.n_layer + 1}
         needed += kept_for_backward(False, **deeper) - kept_for_backward(False, **changes)
-    assert needed <= memory_by_kind(model, rates(), 3 * 32, recompute)["activations"] <= 2 * needed
+    tokens = 3 * model.config.block_size
+    assert needed <= memory_by_kind(model, rates(), tokens, recompute)["activations"] <= 2 * needed
 
 
 def test_memory_grows_with_the_micro_batch_where_it_should():
