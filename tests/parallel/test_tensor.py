@@ -143,6 +143,20 @@ def test_evaluation_is_that_of_one_process_and_training_goes_on_behind_it():
         assert before == after == pytest.approx(expected, rel=1e-5)
 
 
+def scores_of(changes: dict[str, Any]) -> Tensor:
+    model = tiny_gpt(**changes)
+    if dist.is_initialized():
+        lay_out_tensor(model, tensor_mesh())
+    with torch.inference_mode():
+        return model(random_tokens(2, 9))
+
+
+@pytest.mark.parametrize("changes", [CASES["phi"], CASES["tied"]], ids=["phi", "tied"])
+def test_every_rank_has_the_scores_of_one_process(changes):
+    for scores in run_ranks(2, scores_of, changes):
+        assert_close(scores, scores_of(changes), rtol=1e-5, atol=1e-5)
+
+
 def dropped_out() -> Any:
     model = tiny_gpt(dropout=0.3).train()
     lay_out_tensor(model, tensor_mesh())

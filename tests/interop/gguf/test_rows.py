@@ -19,7 +19,7 @@ def read(row, **options):
 
 @pytest.mark.parametrize(("told", "pattern"), [
     (None, "SSSF"), (2, "SF"), (1, "F"), (0, "S"), ([True, False, True, True, False, False],
-                                                    "SFSSFF"), ([0, 1, 1, 0, 1, 1], "FSSFSS")])
+                                                    "SFSSFF"), ([0, 1, 1, 0, 1, 1, 1], "FSSFSS")])
 def test_layers_slide_that_the_file_names_or_else_those_of_the_architecture(told, pattern):
     options = {WINDOW: 7} | ({} if told is None else {PATTERN: told})
     found, left = read(Sliding("SSSF"), **options)
