@@ -27,7 +27,7 @@ ROOMS = [
     ["generation", "inspection", "runs"],
     ["language_model"],
     ["training"],
-    ["finetuning", "terminal", "serve", "reports"],
+    ["finetuning", "evaluation", "terminal", "serve", "reports"],
     ["verbs"],
     ["__init__", "__main__"],
 ]

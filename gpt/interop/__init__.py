@@ -8,5 +8,6 @@ written with what was meant, before anybody hears that it is done.
 from gpt.interop.reading import is_huggingface_folder, read_config, read_model
 from gpt.interop.writing import export_huggingface
 
-__all__ = ["export_huggingface", "gguf", "hub", "is_huggingface_folder", "model_card",
-           "new_folder", "peft", "read_config", "read_model", "reading", "weight_files", "writing"]
+__all__ = ["export_huggingface", "gguf", "hub", "is_huggingface_folder", "long_context",
+           "model_card", "new_folder", "peft", "read_config", "read_model", "reading",
+           "weight_files", "writing"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gpt.batches import IGNORE, SizedBatches
+from gpt.batches import IGNORE, MicroBatch, SizedBatches
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.training.objective import summed_loss
@@ -58,24 +58,31 @@ def evaluate(model: GPT, batches: SizedBatches, byte_lengths: Tensor,
 @torch.inference_mode()
 def _share(model: GPT, batches: SizedBatches, byte_lengths: Tensor, machine: Machine,
            on_batch: Callable[[int], object]) -> tuple[float, int, int]:
-    """(nats, tokens, bytes of text) of the batches that this process scores.
-
-    All processes score as many, since they may need each other for it; what does not count is one
-    of theirs once more.
-    """
+    """(nats, tokens, bytes of text) of the batches that this process scores."""
     nats, tokens, text_bytes = 0.0, 0, 0
-    ranks, last = machine.data.size, len(batches) - 1
-    for first in range(0, len(batches), ranks):
-        machine.stop.raise_if_asked()
-        number = first + machine.data.rank
-        batch = batches[min(number, last)]
+    for number, batch in dealt(batches, machine, on_batch):
         part = batch.on(machine)
         with machine.autocast():
             loss = summed_loss(model, part)
-        if number <= last:
+        if number is not None:
             nats += loss.item()
             supervised = part.targets[part.targets != IGNORE].cpu()
             tokens += supervised.numel()
             text_bytes += int(byte_lengths[supervised].sum())
-        on_batch(min(ranks, len(batches) - first))
     return nats, tokens, text_bytes
+
+
+def dealt(batches: SizedBatches, machine: Machine,
+          on_batch: Callable[[int], object] = lambda batches: None
+          ) -> Iterator[tuple[int | None, MicroBatch]]:
+    """The batches that this process scores, with their numbers.
+
+    All processes score as many, since they may need each other for it; what does not count is one
+    of theirs once more, without a number.
+    """
+    ranks, last = machine.data.size, len(batches) - 1
+    for first in range(0, len(batches), ranks):
+        machine.stop.raise_if_asked()
+        number = first + machine.data.rank
+        yield (number if number <= last else None), batches[min(number, last)]
+        on_batch(min(ranks, len(batches) - first))

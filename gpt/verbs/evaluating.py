@@ -1,20 +1,34 @@
-"""python -m gpt evaluate: loss and bits per byte of a model."""
+"""python -m gpt evaluate: how well models predict, and what they write."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from gpt.batches import EvaluationWindows, TokenizedText
 from gpt.configuration import WAYS, find_places
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
+from gpt.evaluation import (
+    BATCH_TOKENS,
+    Difference,
+    Material,
+    Measurement,
+    Scored,
+    Subject,
+    as_json,
+    difference,
+    difference_line,
+    lines,
+    measure,
+    window_length,
+)
 from gpt.finetuning import (
     answer_figures,
     chat_for,
@@ -30,23 +44,27 @@ from gpt.finetuning import (
 from gpt.language_model import LanguageModel, Over, opened
 from gpt.machine.device import DTYPES
 from gpt.machine.ranks import Ranks, joined
-from gpt.runs.saved_model import find_model
-from gpt.shards import Dataset, TokenStream, dataset_folder, is_dataset
+from gpt.runs.saved_model import SavedModel, find_model
+from gpt.shards import Dataset, dataset_folder, is_dataset
 from gpt.training.evaluate import evaluate, in_format
-
-BATCH_TOKENS = 8192  # scored at once
-LONGEST_WINDOW = 8192  # imported models may read far more than fits into memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, and a text of one's own."""
-    parser.add_argument("run", metavar="RUN",
+    parser.add_argument("run", metavar="RUN", nargs="?",
                         help="run folder, checkpoint, Hugging Face folder or GGUF file")
+    parser.add_argument("--compare", metavar="RUN", nargs="+", default=[],
+                        help="the same of other models, and how each differs from the first one, "
+                             "whose validation split all are scored on")
     parser.add_argument("--text", metavar="FILE",
                         help="score this text rather than the run's validation split")
     parser.add_argument("--data", metavar="FILE",
                         help="answer this task's prompts, in the model's chat format: examples as "
                              "finetune.py reads them")
+    parser.add_argument("--samples", type=int, default=32, metavar="N",
+                        help="texts of each kind that are written to see whether they repeat "
+                             "themselves, or what was learned; 0: none. Default: 32")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("--dtype", choices=DTYPES,
                         help="number format of products; default: as the run's own evaluations "
                              "(eval.dtype), which is float32 unless it says otherwise")
@@ -62,33 +80,51 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, ranks: Ranks) -> None:
-    saved = find_model(options.run)
-    config = _config_of(saved.path)
-    dtype = options.dtype or config.get("eval", {}).get("dtype", "float32")
-    if dtype not in DTYPES:
-        raise UserError(f"the run's config.yaml asks for eval.dtype={dtype}; give --dtype, one of "
-                        f"{', '.join(DTYPES)}")
+    models = [Model.named(name, options.dtype)
+              for name in [*([options.run] if options.run else []), *options.compare]]
+    if not models or (options.compare and len(models) == 1):
+        raise UserError("give RUN, the model that is to be evaluated" if not models else
+                        "--compare takes two models: two names, or one beside RUN")
+    if options.samples < 0:
+        raise UserError(f"--samples {options.samples}: it must be 0 or more")
     over = Over(ranks, options.parallel, copies=True)
-    lm = opened(saved, dtype="float32", over=over)  # of the weights, as in training
-    lm = LanguageModel(lm.model, lm.tokenizer, lm.machine.measuring(dtype))
     if options.data:
-        if options.text:
-            raise UserError("give --text or --data, not both")
-        print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
-        return print("\n".join(_task_lines(lm, Path(options.data), in_format(dtype))))
-    data = config.get("data", {})
-    tokens = (_text(lm, Path(options.text)) if options.text
-              else _validation_split(lm, saved.path, data))
-    length = min(lm.block_size, LONGEST_WINDOW)
-    if length < lm.block_size:
-        print(f"(scored in windows of {length:,} tokens; the model could read "
-              f"{lm.block_size:,})", file=sys.stderr)
-    windows = EvaluationWindows(tokens, length, BATCH_TOKENS // length,
-                                isolate=data.get("isolate_documents", False))
-    score = evaluate(lm.model, windows, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
-    print(f"{saved.path}: weights {saved.weight_hash()[:16]}")
-    print(f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
-          f"{score.tokens:,} tokens{in_format(dtype)}")
+        if options.text or options.compare or options.json:
+            raise UserError("--data stands alone: without --text, --compare and --json")
+        lm, (one,) = models[0].opened(over), models
+        print(f"{one.saved.path}: weights {one.saved.weight_hash()[:16]}")
+        return print("\n".join(_task_lines(lm, Path(options.data), in_format(one.dtype))))
+    return _measure(models, options, over)
+
+
+def _measure(models: list[Model], options: argparse.Namespace, over: Over) -> None:
+    """Print what is found of models on one text; of several, how they differ from the first."""
+    material: Material | None = None
+    found: list[Measurement] = []
+    others: list[Difference] = []
+    first: tuple[Subject, Material, Scored] | None = None
+    for model in models:
+        lm = model.opened(over)
+        if material is None:
+            material = (Material.of_file(Path(options.text), lm.tokenizer) if options.text
+                        else _validation_split(lm, model))
+        if (length := window_length(lm)) < lm.block_size:
+            print(f"(scored in windows of {length:,} tokens; the model could read "
+                  f"{lm.block_size:,})", file=sys.stderr)
+        own = material.in_tokens_of(lm.tokenizer)
+        measured, scored = measure(lm, model.subject, own, options.samples)
+        found.append(measured)
+        if first is not None:
+            others.append(difference(first, (model.subject, own, scored)))
+        first = first or (model.subject, own, scored)
+    if options.json:
+        told = [as_json(each) for each in found]
+        return print(json.dumps({"models": told, "differences": list(map(as_json, others))}
+                                if options.compare else told[0]))
+    for each in found:
+        print("\n".join(lines(each)))
+    for other in others:
+        print(difference_line(other))
 
 
 def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
@@ -104,7 +140,7 @@ def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
     data, _ = written(spoken(data, chat), lm.tokenizer, "error")
     lm = lm.with_tokenizer(chat.own_tokenizer())  # which ends where answers do
     found = encode_examples(data.examples, chat, lm.block_size,
-                            text_length=min(lm.block_size, LONGEST_WINDOW))
+                            text_length=window_length(lm))
     refuse_useless(found, str(file), f"the model's context of {lm.block_size} tokens",
                    max_long_share=1.0)
     batches = padded_batches(found.rows, BATCH_TOKENS, chat.reads_both_ways)
@@ -121,6 +157,37 @@ def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
         yield f"{name.replace('_', ' ')} {value:.3f}"
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model that is to be measured, what its run says of data, and in which number format."""
+
+    saved: SavedModel
+    data: dict[str, Any]
+    dtype: str
+
+    @classmethod
+    def named(cls, name: str, dtype: str | None) -> Model:
+        """Raises UserError if there is none, or its run asks for another format than there is."""
+        saved = find_model(name)
+        config = _config_of(saved.path)
+        dtype = dtype or config.get("eval", {}).get("dtype", "float32")
+        if dtype not in DTYPES:
+            raise UserError(f"the run's config.yaml asks for eval.dtype={dtype}; give --dtype, one "
+                            f"of {', '.join(DTYPES)}")
+        return cls(saved, config.get("data", {}), dtype)
+
+    @property
+    def subject(self) -> Subject:
+        """As measurements call it."""
+        return Subject(str(self.saved.path), self.saved.weight_hash(),
+                       self.data.get("isolate_documents", False))
+
+    def opened(self, over: Over) -> LanguageModel:
+        """The model, of the weights in float32, as in training."""
+        lm = opened(self.saved, dtype="float32", over=over)
+        return LanguageModel(lm.model, lm.tokenizer, lm.machine.measuring(self.dtype))
+
+
 def _config_of(path: Path) -> dict[str, Any]:
     """The configuration of a checkpoint's run; empty if that is not known."""
     config = path.parent.parent / "config.yaml"
@@ -131,25 +198,12 @@ def _config_of(path: Path) -> dict[str, Any]:
     return values
 
 
-def _text(lm: LanguageModel, file: Path) -> TokenizedText:
-    try:
-        tokens = lm.tokenizer.encode_bytes(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    if not tokens:
-        raise UserError(f"{file} is empty: there is nothing to score")
-    begin = lm.tokenizer.begin_of_text
-    before = lm.tokenizer.end_of_text if begin is None else begin
-    return TokenizedText(TokenStream([np.asarray(tokens)]), lm.tokenizer.vocab_size, before,
-                         str(file))
-
-
-def _validation_split(lm: LanguageModel, path: Path, data: dict[str, Any]) -> TokenizedText:
-    name = data.get("dataset", "")
+def _validation_split(lm: LanguageModel, model: Model) -> Material:
+    path, name = model.saved.path, model.data.get("dataset", "")
     folder = dataset_folder(name)
     if not is_dataset(folder):
         raise UserError(f"{path}: its dataset ({name or 'none'}) is not here; give --text FILE")
     dataset = Dataset(folder)
     if dataset.tokenizer.fingerprint != lm.tokenizer.fingerprint:
         raise UserError(f"{folder} was made with another tokenizer than {path}; give --text FILE")
-    return TokenizedText.validation(dataset)
+    return Material.of_dataset(dataset)

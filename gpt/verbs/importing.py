@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from gpt.errors import UserError
-from gpt.interop.long_context import longest, with_block_size
+from gpt.interop import long_context
 from gpt.interop.new_folder import refuse_what_is_there
 from gpt.model import flops_per_token, parameter_count
 from gpt.runs import checkpoint
@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = saved.tokenizer()
     model = saved.model()
     if options.block_size is not None:
-        model = with_block_size(model, options.block_size)
-    elif (most := longest(model.config)) > model.config.block_size:
+        model = long_context.with_block_size(model, options.block_size)
+    elif (most := long_context.longest(model.config)) > model.config.block_size:
         print(f"note: it reads {model.config.block_size:,} tokens, as it was first trained; "
               f"--block-size N, up to {most}, reads more, by its long factors", file=sys.stderr)
     checkpoint.save_model(out, model, tokenizer, imported_from=options.source)

@@ -17,10 +17,10 @@ import finetune
 import gpt
 import sample
 from gpt import __main__ as verbs
+from gpt.evaluation import measured
 from gpt.interop import writing
 from gpt.interop.gguf import writing as gguf_writing
 from gpt.runs import checkpoint
-from gpt.verbs import evaluating
 from tests.interop.models import (
     VOCAB,
     change_config,
@@ -144,9 +144,9 @@ def test_the_score_of_a_text_is_that_of_transformers(name, call, workplace, monk
         loss * len(ids) / 0.6931471806 / len(text.encode()), abs=6e-5) or name == "mistral"
     assert int(found[3]) == len(ids)
     assert f"{name}: weights {gpt.runs.saved_model.find_model(name).weight_hash()[:16]}" in out
-    monkeypatch.setattr(evaluating, "LONGEST_WINDOW", 16)
-    right, shapes = evaluating.EvaluationWindows, []
-    monkeypatch.setattr(evaluating, "EvaluationWindows", lambda text, length, size, **more: (
+    monkeypatch.setattr(measured, "LONGEST_WINDOW", 16)
+    right, shapes = measured.EvaluationWindows, []
+    monkeypatch.setattr(measured, "EvaluationWindows", lambda text, length, size, **more: (
         shapes.append((length, size)), right(text, length, size, **more))[1])
     code, out, err = call(verbs, "evaluate", name, "--text=text.txt")
     assert code == 0 and f"over {len(ids)} tokens" in out

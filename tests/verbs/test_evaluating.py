@@ -44,6 +44,54 @@ def evaluated(capsys, name: str, *words: str) -> str:
     return capsys.readouterr().out.splitlines()[1]
 
 
+def test_all_figures_of_a_run_are_told_and_come_as_json(corpus, capsys):
+    logged = trained("run")
+    capsys.readouterr()
+    gpt.__main__.main(["evaluate", "runs/run", "--samples", "3"])
+    told = capsys.readouterr().out
+    gpt.__main__.main(["evaluate", "runs/run", "--samples", "3", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"]["loss"] == pytest.approx(logged["val_loss"], rel=1e-6)
+    assert f"{found['figures']['perplexity']:,.3f}" in told
+    assert found["generated"]["memorisation"] is None  # a context of 32 tokens is too short
+    assert found["subject"]["weights"][:16] in told and found["data_sha256"][:16] in told
+    assert json.loads(Path("data/dataset.json").read_text())["splits"]["val"]["tokens"] == (
+        found["figures"]["tokens"])
+    gpt.__main__.main(["evaluate", "runs/run", "--samples", "0"])
+    assert "samples" not in capsys.readouterr().out
+
+
+def test_models_are_compared_on_the_first_ones_text_whatever_their_tokens(corpus, capsys):
+    trained("one")
+    prepare.main(["text.txt", "tokenizer=bpe:300", "out=other"])
+    train.main(["data.dataset=other", "run.name=two", *SMALL])
+    capsys.readouterr()
+    gpt.__main__.main(["evaluate", "--compare", "runs/one", "runs/two", "--samples", "0", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (other,), (one, two) = found["differences"], found["models"]
+    assert one["data"] == two["data"] == "data: the validation split"
+    assert one["figures"]["text_bytes"] == two["figures"]["text_bytes"]
+    assert other["bits_per_byte"] == pytest.approx(
+        two["figures"]["bits_per_byte"] - one["figures"]["bits_per_byte"], abs=1e-6)
+    assert other["loss"] is None
+    gpt.__main__.main(["evaluate", "runs/one", "--compare", "runs/two", "--samples", "0"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(
+        f"{two['subject']['name']} against {one['subject']['name']}: {other['bits_per_byte']:+.4f}")
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "give RUN, the model that is to be evaluated"),
+    (["--compare", "runs/run"], "--compare takes two models: two names, or one beside RUN"),
+    (["runs/run", "--samples=-1"], "--samples -1: it must be 0 or more"),
+    (["runs/run", "--data", "x.jsonl", "--json"], "--data stands alone"),
+    (["runs/run", "--data", "x.jsonl", "--compare", "runs/run"], "--data stands alone"),
+    (["runs/run", "--compare", "runs/none"], "there is no run runs/none")])
+def test_mistakes_are_told_before_anything_is_measured(words, message, corpus):
+    trained("run")
+    with pytest.raises(UserError, match=message):
+        gpt.__main__.main(["evaluate", *words])
+
+
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
 def test_the_loss_of_a_run_is_the_same_while_training_and_afterwards(dtype, corpus, capsys):
     logged = trained("run", f"run.dtype={dtype}")
@@ -66,8 +114,9 @@ def test_an_evaluation_in_another_format_says_so_and_agrees_with_training(corpus
 def test_figures_are_computed_in_all_bits_of_float32_whatever_the_process_allows(
         corpus, capsys, monkeypatch):
     logged, found = trained("run"), []
-    monkeypatch.setattr("gpt.training.evaluate.summed_loss", lambda *_: found.append(
-        torch.get_float32_matmul_precision()) or torch.zeros(()))
+    real = torch.Tensor.logsumexp
+    monkeypatch.setattr(torch.Tensor, "logsumexp", lambda *given: found.append(
+        torch.get_float32_matmul_precision()) or real(*given))
     torch.set_float32_matmul_precision("medium")
     try:
         evaluated(capsys, "run")
