@@ -26,8 +26,9 @@ ROOMS = [
     ["parallel"],
     ["generation", "inspection", "runs"],
     ["language_model"],
+    ["evaluation"],
     ["training"],
-    ["finetuning", "evaluation", "terminal", "serve", "reports"],
+    ["finetuning", "terminal", "serve", "reports"],
     ["verbs"],
     ["__init__", "__main__"],
 ]

@@ -1,5 +1,7 @@
 """How good a model is: figures with intervals, and how two models differ."""
 
+from gpt.evaluation import questions
+from gpt.evaluation.core import Bundle, Core, core_score
 from gpt.evaluation.intervals import Interval, Units, interval
 from gpt.evaluation.material import Material
 from gpt.evaluation.measured import (
@@ -11,9 +13,17 @@ from gpt.evaluation.measured import (
     measure,
     window_length,
 )
-from gpt.evaluation.scored import Scored, score_tokens
-from gpt.evaluation.told import as_json, difference_line, lines
+from gpt.evaluation.scored import Scored, dealt, score_tokens
+from gpt.evaluation.told import (
+    Result,
+    as_json,
+    core_result,
+    difference_line,
+    in_format,
+    lines,
+)
 
-__all__ = ["BATCH_TOKENS", "Difference", "Interval", "Material", "Measurement", "Scored", "Subject",
-           "Units", "as_json", "difference", "difference_line", "interval", "lines", "measure",
-           "score_tokens", "window_length"]
+__all__ = ["BATCH_TOKENS", "Bundle", "Core", "Difference", "Interval", "Material", "Measurement",
+           "Result", "Scored", "Subject", "Units", "as_json", "core_result", "core_score", "dealt",
+           "difference", "difference_line", "in_format", "interval", "lines", "measure",
+           "questions", "score_tokens", "window_length"]

@@ -5,6 +5,7 @@ Shape letters: N tokens of a text, B rows, T tokens of a row, C n_embd.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,7 +16,6 @@ from gpt.batches import IGNORE, MicroBatch, SizedBatches
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.model.visibility import positions_within
-from gpt.training.evaluate import dealt
 
 PIECE = 256  # tokens whose scores of the whole vocabulary stand in memory
 
@@ -78,3 +78,19 @@ def _score(model: GPT, batch: MicroBatch, machine: Machine) -> Scored:
     counts = (targets != IGNORE).cpu()
     return Scored(*(each[counts].numpy() for each in (
         targets.cpu(), losses, places.flatten().cpu() + 1, confidence, hits)))
+
+
+def dealt(batches: SizedBatches, machine: Machine,
+          on_batch: Callable[[int], object] = lambda batches: None
+          ) -> Iterator[tuple[int | None, MicroBatch]]:
+    """The batches that this process scores, with their numbers.
+
+    All processes score as many, since they may need each other for it; what does not count is one
+    of theirs once more, without a number.
+    """
+    ranks, last = machine.data.size, len(batches) - 1
+    for first in range(0, len(batches), ranks):
+        machine.stop.raise_if_asked()
+        number = first + machine.data.rank
+        yield (number if number <= last else None), batches[min(number, last)]
+        on_batch(min(ranks, len(batches) - first))

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from gpt.evaluation.core import Bundle, Core
 from gpt.evaluation.figures import Figures, Group
 from gpt.evaluation.generated import Generated
 from gpt.evaluation.intervals import DRAWS, Interval
 from gpt.evaluation.measured import Difference, Measurement
-from gpt.training.evaluate import in_format
+
+
+@dataclass(frozen=True)
+class Result:
+    """lines: for people. values: for programs, with what they belong to."""
+
+    lines: list[str]
+    values: dict[str, Any]
+
+
+def in_format(dtype: str) -> str:
+    """What is said beside figures that another processor may not reproduce."""
+    return "" if dtype == "float32" else f" (in {dtype})"
 
 
 def lines(found: Measurement) -> Iterator[str]:
@@ -90,3 +104,15 @@ def as_json(found: Measurement | Difference) -> dict[str, Any]:
     if isinstance(found, Measurement):
         values["figures"] = {"perplexity": found.figures.perplexity, **values["figures"]}
     return values
+
+
+def core_result(found: Core, bundle: Bundle, dtype: str) -> Result:
+    """Of the CORE metric."""
+    width = max(len(task.label) for task in found.tasks)
+    lines = [f"{task.label:<{width}}  {task.accuracy:.4f}  centred {task.centred:+.4f}  "
+             f"({task.questions:,} questions)" for task in found.tasks]
+    sure = f"95 of 100 draws: {found.interval.low:.4f} to {found.interval.high:.4f}"
+    return Result([*lines, f"CORE {found.core:.4f} ({sure}){in_format(dtype)}, of {bundle.folder}, "
+                           f"SHA-256 {bundle.sha256[:16]}"],
+                  {"data": str(bundle.folder), "data_sha256": bundle.sha256, "dtype": dtype,
+                   **dataclasses.asdict(found)})

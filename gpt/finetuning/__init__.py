@@ -1,5 +1,6 @@
 """Fine-tuning: examples → conversations in a chat format → tokens and what is learned → batches."""
 
+from gpt.finetuning.asked import task_result
 from gpt.finetuning.bad_text import written
 from gpt.finetuning.examples import Example, Preference
 from gpt.finetuning.formats import read_task
@@ -14,4 +15,4 @@ from gpt.finetuning.tool_texts import spoken
 __all__ = ["Example", "Preference", "Row", "Rows", "TaskRows", "answer_figures",
            "chat_for", "choose_what_learns", "encode_examples", "label_accuracy", "labels_of",
            "padded_batches", "preferences", "preview", "read_task", "refuse_useless", "run",
-           "spoken", "written"]
+           "spoken", "task_result", "written"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gpt.batches import IGNORE, MicroBatch, SizedBatches
+from gpt.batches import IGNORE, SizedBatches
+from gpt.evaluation import dealt
 from gpt.machine.device import Machine
 from gpt.model import GPT
 from gpt.training.objective import summed_loss
@@ -30,11 +31,6 @@ class Score:
     loss: float  # nats per supervised token
     bits_per_byte: float  # comparable across tokenizers, and with what compressors reach
     tokens: int
-
-
-def in_format(dtype: str) -> str:
-    """What is said beside figures that another processor may not reproduce."""
-    return "" if dtype == "float32" else f" (in {dtype})"
 
 
 def evaluate(model: GPT, batches: SizedBatches, byte_lengths: Tensor,
@@ -70,19 +66,3 @@ def _share(model: GPT, batches: SizedBatches, byte_lengths: Tensor, machine: Mac
             tokens += supervised.numel()
             text_bytes += int(byte_lengths[supervised].sum())
     return nats, tokens, text_bytes
-
-
-def dealt(batches: SizedBatches, machine: Machine,
-          on_batch: Callable[[int], object] = lambda batches: None
-          ) -> Iterator[tuple[int | None, MicroBatch]]:
-    """The batches that this process scores, with their numbers.
-
-    All processes score as many, since they may need each other for it; what does not count is one
-    of theirs once more, without a number.
-    """
-    ranks, last = machine.data.size, len(batches) - 1
-    for first in range(0, len(batches), ranks):
-        machine.stop.raise_if_asked()
-        number = first + machine.data.rank
-        yield (number if number <= last else None), batches[min(number, last)]
-        on_batch(min(ranks, len(batches) - first))

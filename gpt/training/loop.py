@@ -24,6 +24,7 @@ from tqdm import tqdm
 from gpt.batches import MicroBatch, Origin, SizedBatches
 from gpt.configuration import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
+from gpt.evaluation import in_format
 from gpt.machine.device import Machine, discard_unfinished_code
 from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Interrupted, resume_command
@@ -35,7 +36,7 @@ from gpt.runs.checkpoint import TrainState
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.divergence import RECENT, Divergence, way_on
-from gpt.training.evaluate import Measured, Score, evaluate, in_format
+from gpt.training.evaluate import Measured, Score, evaluate
 from gpt.training.guard import Guard, Way
 from gpt.training.objective import Objective
 from gpt.training.saves import Saves

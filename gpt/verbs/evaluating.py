@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from gpt.configuration import WAYS, find_places
 from gpt.configuration.strict_yaml import load_file
 from gpt.errors import UserError
 from gpt.evaluation import (
-    BATCH_TOKENS,
+    Bundle,
     Difference,
     Material,
     Measurement,
     Scored,
     Subject,
     as_json,
+    core_result,
+    core_score,
     difference,
     difference_line,
     lines,
     measure,
     window_length,
 )
-from gpt.finetuning import (
-    answer_figures,
-    chat_for,
-    encode_examples,
-    label_accuracy,
-    labels_of,
-    padded_batches,
-    read_task,
-    refuse_useless,
-    spoken,
-    written,
-)
+from gpt.finetuning import task_result
 from gpt.language_model import LanguageModel, Over, opened
 from gpt.machine.device import DTYPES
 from gpt.machine.ranks import Ranks, joined
 from gpt.runs.saved_model import SavedModel, find_model
 from gpt.shards import Dataset, dataset_folder, is_dataset
-from gpt.training.evaluate import evaluate, in_format
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="FILE",
                         help="score this text rather than the run's validation split")
     parser.add_argument("--data", metavar="FILE",
-                        help="answer this task's prompts, in the model's chat format: examples as "
-                             "finetune.py reads them")
+                        help="a task: examples as finetune.py reads them, whose prompts are "
+                             "answered in the model's chat format; or questions with choices, JSON "
+                             'lines of {"context", "choices", "answer"}, of which the likeliest '
+                             "per byte is taken")
+    parser.add_argument("--core", metavar="FOLDER",
+                        help="the CORE metric, by its published bundle in this folder")
+    parser.add_argument("--core-questions", type=int, metavar="N",
+                        help="of each of its tasks; default: all")
     parser.add_argument("--samples", type=int, default=32, metavar="N",
                         help="texts of each kind that are written to see whether they repeat "
                              "themselves, or what was learned; 0: none. Default: 32")
@@ -85,16 +79,23 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     if not models or (options.compare and len(models) == 1):
         raise UserError("give RUN, the model that is to be evaluated" if not models else
                         "--compare takes two models: two names, or one beside RUN")
-    if options.samples < 0:
-        raise UserError(f"--samples {options.samples}: it must be 0 or more")
+    for name, least in (("samples", 0), ("core_questions", 1)):
+        if (count := getattr(options, name)) is not None and count < least:
+            raise UserError(f"--{name.replace('_', '-')} {count}: it must be {least} or more")
+    given = [name for name in ("text", "compare", "data", "core") if getattr(options, name)]
+    if len(given) > 1 and given != ["text", "compare"]:
+        raise UserError(f"give --{given[0]} or --{given[-1]}, not both")
     over = Over(ranks, options.parallel, copies=True)
-    if options.data:
-        if options.text or options.compare or options.json:
-            raise UserError("--data stands alone: without --text, --compare and --json")
-        lm, (one,) = models[0].opened(over), models
-        print(f"{one.saved.path}: weights {one.saved.weight_hash()[:16]}")
-        return print("\n".join(_task_lines(lm, Path(options.data), in_format(one.dtype))))
-    return _measure(models, options, over)
+    if not options.data and not options.core:
+        return _measure(models, options, over)
+    one, bundle = models[0], Bundle(Path(options.core)) if options.core else None
+    lm = one.opened(over)
+    found = (task_result(lm, Path(options.data), one.dtype) if bundle is None else
+             core_result(core_score(lm, bundle, options.core_questions), bundle, one.dtype))
+    if options.json:
+        return print(json.dumps({"subject": dataclasses.asdict(one.subject), **found.values}))
+    return print("\n".join([f"{one.subject.name}: weights {one.subject.weights[:16]}",
+                            *found.lines]))
 
 
 def _measure(models: list[Model], options: argparse.Namespace, over: Over) -> None:
@@ -125,36 +126,6 @@ def _measure(models: list[Model], options: argparse.Namespace, over: Over) -> No
         print("\n".join(lines(each)))
     for other in others:
         print(difference_line(other))
-
-
-def _task_lines(lm: LanguageModel, file: Path, beside: str) -> Iterator[str]:
-    """What a model makes of a task: the loss of its answers, and its own.
-
-    beside: what is said beside figures.
-    """
-    data = read_task(file)
-    if data.preferences:
-        raise UserError(f"{file} holds preferences, which are scored against the model that "
-                        "training started from; finetune.py does that")
-    chat = chat_for("auto", data, lm.tokenizer)
-    data, _ = written(spoken(data, chat), lm.tokenizer, "error")
-    lm = lm.with_tokenizer(chat.own_tokenizer())  # which ends where answers do
-    found = encode_examples(data.examples, chat, lm.block_size,
-                            text_length=window_length(lm))
-    refuse_useless(found, str(file), f"the model's context of {lm.block_size} tokens",
-                   max_long_share=1.0)
-    batches = padded_batches(found.rows, BATCH_TOKENS, chat.reads_both_ways)
-    score = evaluate(lm.model, batches, torch.from_numpy(lm.tokenizer.byte_lengths()), lm.machine)
-    yield (f"{len(found.rows):,} examples ({data.format}; chat format: {chat.name}), "
-           f"{len(found.dropped):,} longer than the context left out")
-    yield from chat.notes
-    yield (f"{score.loss:.4f} nats per token, {score.bits_per_byte:.4f} bits per byte, over "
-           f"{score.tokens:,} tokens of answers{beside}")
-    figures = answer_figures(found.rows, len(found.rows), lm.answers, lm.tokenizer).figures
-    if labels := sorted(labels_of(data.examples)):
-        figures["label_accuracy"] = label_accuracy(lm.model, found.rows, labels, chat, lm.machine)
-    for name, value in figures.items():
-        yield f"{name.replace('_', ' ')} {value:.3f}"
 
 
 @dataclass(frozen=True)

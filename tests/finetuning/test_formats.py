@@ -575,7 +575,7 @@ def test_any_records_are_sound_examples_or_one_line_that_says_what_is_wrong(foun
         assert (example.label is not None) == (task.format == "classification")
     for preference in task.preferences:
         assert in_turn(preference.prompt) and preference.prompt[-1].role in ("user", "tool")
-        assert preference.chosen.strip() and preference.rejected.strip()
+        assert preference.chosen.content.strip() and preference.rejected.content.strip()
         assert preference.chosen != preference.rejected
 
 

@@ -14,6 +14,7 @@ import gpt.__main__
 import train
 from data import prepare
 from gpt.errors import UserError
+from tests.evaluation.bundles import write_bundle
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.auto
@@ -79,12 +80,39 @@ def test_models_are_compared_on_the_first_ones_text_whatever_their_tokens(corpus
         f"{two['subject']['name']} against {one['subject']['name']}: {other['bits_per_byte']:+.4f}")
 
 
+def test_questions_with_choices_and_core_are_asked(corpus, capsys):
+    trained("run")
+    Path("q.jsonl").write_text("".join(json.dumps(
+        {"context": f"{n} is", "choices": ["odd", "even"], "answer": 1 - n % 2}) + "\n"
+        for n in range(12)))
+    write_bundle(Path("eval_bundle"))
+    found = {}
+    for words in (["--data", "q.jsonl"], ["--core", "eval_bundle", "--core-questions", "3"]):
+        capsys.readouterr()
+        gpt.__main__.main(["evaluate", "runs/run", *words])
+        told = capsys.readouterr().out
+        gpt.__main__.main(["evaluate", "runs/run", *words, "--json"])
+        values = json.loads(capsys.readouterr().out)
+        assert values["subject"]["weights"][:16] in told and values["data_sha256"][:16] in told
+        found[words[1]] = told, values
+    told, values = found["q.jsonl"]
+    assert values["questions"] == 12 and values["chance"] == 0.5
+    assert f"12 questions: the right choice is the likeliest per byte in {values['accuracy']:.4f}" \
+        in told
+    told, values = found["eval_bundle"]
+    assert f"CORE {values['core']:.4f} (" in told and "winograd" in told
+    assert [task["questions"] for task in values["tasks"]] == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize(("words", "message"), [
     ([], "give RUN, the model that is to be evaluated"),
     (["--compare", "runs/run"], "--compare takes two models: two names, or one beside RUN"),
     (["runs/run", "--samples=-1"], "--samples -1: it must be 0 or more"),
-    (["runs/run", "--data", "x.jsonl", "--json"], "--data stands alone"),
-    (["runs/run", "--data", "x.jsonl", "--compare", "runs/run"], "--data stands alone"),
+    (["runs/run", "--data", "x.jsonl", "--text", "x"], "give --text or --data, not both"),
+    (["runs/run", "--data", "x.jsonl", "--core", "x"], "give --data or --core, not both"),
+    (["runs/run", "--data", "x.jsonl", "--compare", "runs/run"], "give --compare or --data, not"),
+    (["runs/run", "--core", "text.txt"], "text.txt is no bundle of CORE"),
+    (["runs/run", "--core", "x", "--core-questions=0"], "--core-questions 0: it must be 1 or more"),
     (["runs/run", "--compare", "runs/none"], "there is no run runs/none")])
 def test_mistakes_are_told_before_anything_is_measured(words, message, corpus):
     trained("run")
