@@ -158,10 +158,22 @@ class EvalConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of matrix products; float32 gives the same figures on every "
                                "processor; others are faster where the hardware computes in them")
+    core_bundle: Place | None = Field(
+        None, description="folder of the CORE metric's published bundle: docs/evaluation.md")
+    core_every_steps: Count | None = Field(
+        None, description="when CORE is measured; null: only at the end, if there is a bundle")
+    core_questions: Count | None = Field(
+        500, description="of each of CORE's tasks, while training; null: all")
     patience: Count | None = Field(
         None, description="stop when so many evaluations in a row found no lower loss; the best "
                           "checkpoint is kept; null: never, and where fine-tuning chooses the "
                           "epochs 3")
+
+    @model_validator(mode="after")
+    def _core_has_its_bundle(self) -> EvalConfig:
+        if self.core_every_steps is not None and self.core_bundle is None:
+            raise ValueError("core_every_steps needs core_bundle, the folder of the bundle")
+        return self
 
 
 class CheckpointConfig(Section):
@@ -197,7 +209,7 @@ class LogConfig(Section):
 
 
 # Fields that name a place, which may be a relative one.
-PLACES = ("data.dataset", "finetune.from", "finetune.data", "finetune.val_data",
+PLACES = ("data.dataset", "eval.core_bundle", "finetune.from", "finetune.data", "finetune.val_data",
           "finetune.pretrain_data")
 
 

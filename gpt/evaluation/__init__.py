@@ -25,5 +25,5 @@ from gpt.evaluation.told import (
 
 __all__ = ["BATCH_TOKENS", "Bundle", "Core", "Difference", "Interval", "Material", "Measurement",
            "Result", "Scored", "Subject", "Units", "as_json", "core_result", "core_score", "dealt",
-           "difference", "difference_line", "in_format", "interval", "lines", "measure",
+           "difference", "difference_line", "harness", "in_format", "interval", "lines", "measure",
            "questions", "score_tokens", "window_length"]

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from gpt.batches import IGNORE, SizedBatches
-from gpt.evaluation import dealt
+from gpt.evaluation import dealt, in_format
 from gpt.machine.device import Machine
+from gpt.machine.progress import progress_bar
 from gpt.model import GPT
+from gpt.runs.checkpoint import TrainState
 from gpt.training.objective import summed_loss
+from gpt.training.telemetry import Log
 
 
 class Measured(NamedTuple):
@@ -66,3 +69,25 @@ def _share(model: GPT, batches: SizedBatches, byte_lengths: Tensor, machine: Mac
             tokens += supervised.numel()
             text_bytes += int(byte_lengths[supervised].sum())
     return nats, tokens, text_bytes
+
+
+def validate(model: GPT, batches: SizedBatches, byte_lengths: Tensor, machine: Machine, dtype: str,
+             measure: Callable[[], Measured], log: Log, state: TrainState
+             ) -> tuple[Score, dict[str, float]]:
+    """Score the validation split while training, and tell it; returns the score and what else was
+    measured, by name."""
+    with progress_bar("evaluating", len(batches), "batch") as bar:
+        score = evaluate(model, batches, byte_lengths, machine.measuring(dtype), bar.update)
+    model.eval()
+    figures, texts = measure()
+    model.train()
+    log.event("eval", state.step, tokens=state.tokens, elapsed_seconds=state.elapsed_seconds,
+              val_loss=score.loss, val_bits_per_byte=score.bits_per_byte, dtype=dtype,
+              **{f"val_{name}": value for name, value in figures.items()})
+    log.say(", ".join([
+        f"step {state.step}: validation loss {score.loss:.4f} nats per token",
+        f"{score.bits_per_byte:.4f} bits per byte{in_format(dtype)}",
+        *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
+    for prompt, text in texts:
+        log.sample(state.step, prompt, text)
+    return score, figures

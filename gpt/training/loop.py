@@ -24,9 +24,8 @@ from tqdm import tqdm
 from gpt.batches import MicroBatch, Origin, SizedBatches
 from gpt.configuration import EvalConfig, RunSections
 from gpt.errors import Stopped, TrainingFailed
-from gpt.evaluation import in_format
+from gpt.evaluation import Core
 from gpt.machine.device import Machine, discard_unfinished_code
-from gpt.machine.progress import progress_bar
 from gpt.machine.signals import Interrupted, resume_command
 from gpt.model import GPT, flops_per_token
 from gpt.optim import Optimizer, WeightAverage, lr_factor
@@ -35,8 +34,9 @@ from gpt.runs import checkpoint
 from gpt.runs.checkpoint import TrainState
 from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
+from gpt.training.core import tell_core
 from gpt.training.divergence import RECENT, Divergence, way_on
-from gpt.training.evaluate import Measured, Score, evaluate
+from gpt.training.evaluate import Measured, Score, validate
 from gpt.training.guard import Guard, Way
 from gpt.training.objective import Objective
 from gpt.training.saves import Saves
@@ -72,6 +72,7 @@ class Trainer:
     average: WeightAverage | None = None
     evaluate_first: bool = False  # also score the model before it learns
     measure: Callable[[], Measured] = lambda: Measured({}, [])  # what else an evaluation finds
+    core: Callable[[], Core] | None = None  # the CORE metric, if it is measured
     objective: Objective | None = None
     best_by: str | None = None  # the figure that says which checkpoint is best; None: the loss
     layout: Layout | None = None
@@ -80,6 +81,7 @@ class Trainer:
     _mark: float = field(default=0.0, init=False)  # when the last step, or what followed it, ended
     _unreported: Taken | None = field(default=None, init=False)
     _scored: tuple[int, Score] | None = field(default=None, init=False)  # (step, its score)
+    _cored: int | None = field(default=None, init=False)  # the step of the last CORE
 
     def run(self) -> Score | None:
         """Train until the budget is spent; returns the final score, if there is what to score.
@@ -168,7 +170,8 @@ class Trainer:
                          or is_due(step, config.checkpoint.every_steps))
         score = is_due(step, config.eval.every_steps) if step else self.evaluate_first
         sample = step and is_due(step, config.log.samples_every_steps)
-        if not (save or score or sample or stop):
+        core = step and is_due(step, config.eval.core_every_steps)
+        if not (save or score or core or sample or stop):
             return
         self._report_last(bar)
         if self.state.step != step:
@@ -181,6 +184,8 @@ class Trainer:
             with self._interruptible():
                 if score:
                     self._evaluate()
+                if core:
+                    self._score_core()
                 if sample:
                     self._sample()
         gc.collect()
@@ -214,6 +219,7 @@ class Trainer:
         self._saves.save(self.state)
         with self._interruptible():
             score = self._evaluate()
+            self._score_core()
         self._saves.wait()
         best = self._saves.best
         if not self.budget.is_spent(self.state) and best is not None:
@@ -243,29 +249,21 @@ class Trainer:
         batches = self.validation()
         if not len(batches):
             return None
-        with progress_bar("evaluating", len(batches), "batch") as bar:
-            score = evaluate(self.model, batches, self._byte_lengths,
-                             self.machine.measuring(self.config.eval.dtype), bar.update)
         state = self.state
-        self.model.eval()
-        figures, texts = self.measure()
-        self.model.train()
-        self.log.event("eval", state.step, tokens=state.tokens,
-                       elapsed_seconds=state.elapsed_seconds, val_loss=score.loss,
-                       val_bits_per_byte=score.bits_per_byte, dtype=self.config.eval.dtype,
-                       **{f"val_{name}": value for name, value in figures.items()})
-        self.log.say(", ".join([
-            f"step {state.step}: validation loss {score.loss:.4f} nats per token",
-            f"{score.bits_per_byte:.4f} bits per byte{in_format(self.config.eval.dtype)}",
-            *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())]))
-        for prompt, text in texts:
-            self.log.sample(state.step, prompt, text)
+        score, figures = validate(self.model, batches, self._byte_lengths, self.machine,
+                                  self.config.eval.dtype, self.measure, self.log, state)
         self._scored = state.step, score
         decides = score.loss if self.best_by is None else figures[self.best_by]
         if self._saves.is_best(state.step, decides):
             self._saves.save(self.state)
             self._saves.note_best(checkpoint.Best(state.step, decides))
         return score
+
+    def _score_core(self) -> None:
+        """The CORE metric, unless this step has been scored."""
+        if self.core is not None and self._cored != self.state.step:
+            tell_core(self.model, self.core, self.config.eval.dtype, self.log, self.state)
+            self._cored = self.state.step
 
     def _sample(self) -> None:
         for prompt in self.config.log.sample_prompts:
@@ -322,7 +320,7 @@ class Trainer:
         self.state = replace(state, passed_over=before.next_batch + 1 - state.step)
         self._divergence.losses = deque(state.losses, RECENT)
         self._saves.went_back(state)
-        self._scored = None
+        self._scored = self._cored = None
         self.log.rewind(state.step)
         self.log.warn(state.step, f"back at {newest.name}, with the data behind that of step "
                                   f"{before.step}")

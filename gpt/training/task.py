@@ -31,6 +31,7 @@ from gpt.tokenizer import Tokenizer
 from gpt.training.budget import Budget
 from gpt.training.choices import Portion, choose_portion, compile_pays, evaluation_tokens
 from gpt.training.cooldown import warming_up_again
+from gpt.training.core import core_bundle, core_measure, core_work
 from gpt.training.evaluate import Measured, Score, evaluate
 from gpt.training.intact import Intact
 from gpt.training.loop import Trainer, gave_up, is_due
@@ -90,6 +91,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
     report: writes one on a run's folder, once it has ended or failed, and returns what is said.
     """
     agree(config, task, machine)
+    core_bundle(config.eval)  # before anything is made
     layout = choose_layout(config, task.model, machine)
     portion = choose_portion(config.train, task.model, machine, task.longest)
     scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
@@ -133,8 +135,8 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
                               lambda: task.validation(scored_together), task.tokenizer, config,
                               budget, machine, run.path, log, state,
                               _sampler(lm, task), average, task.evaluate_first,
-                              lambda: task.measure(measured), task.objective, task.best_by,
-                              layout, batches.origins)
+                              lambda: task.measure(measured), core_measure(config.eval, measured),
+                              task.objective, task.best_by, layout, batches.origins)
             wanted = report if config.log.report and machine.ranks.is_first else None
             return _trained(trainer, task, run, wanted)
 
@@ -192,9 +194,10 @@ def _happens_again(config: RunSections, budget: Budget, state: checkpoint.TrainS
                    best: checkpoint.Best | None) -> list[str]:
     """Events of the step that training goes on from which come once more."""
     if state.step == 0:
-        return ["eval", "sample", "end"]
+        return ["eval", "core", "sample", "end"]
     ends = budget.is_spent(state) or gave_up(config.eval, state.step, best)
     return [event for event, every in (("eval", config.eval.every_steps),
+                                       ("core", config.eval.core_every_steps),
                                        ("sample", config.log.samples_every_steps))
             if ends or is_due(state.step, every)]
 
@@ -276,7 +279,7 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
                 contents = contents.copied(room)
             checkpoint.write(checkpoints, contents, config.checkpoint.shard_size)
 
-        besides = [Work(save, (saves, evals))]
+        besides = [Work(save, (saves, evals)), *core_work(config.eval, measured)]
         if some:
             share = len(some) / len(validation)
             besides += [Work(lambda: evaluate(model, some, lengths, measured.machine), (evals,),

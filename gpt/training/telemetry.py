@@ -47,7 +47,7 @@ class RunLog(Log):
     """Everything that a run writes for people and for other programs."""
 
     def __init__(self, folder: Path, log: LogConfig, config: dict[str, Any], resumed_at: int,
-                 again: Collection[str] = ("eval", "sample", "end")):
+                 again: Collection[str] = ("eval", "core", "sample", "end")):
         """resumed_at: the step of the checkpoint that training goes on from; later lines go, and
         of that step's those of what happens again."""
         self._folder, self._log = folder, log
@@ -79,7 +79,7 @@ class RunLog(Log):
         with naming(self._folder / "metrics.jsonl"):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
-        if self._wandb is not None and kind in ("train", "eval"):
+        if self._wandb is not None and kind in ("train", "eval", "core"):
             prefix = "train/" if kind == "train" else ""
             self._wandb.log({"step": step} | {prefix + k: v for k, v in values.items()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from gpt.evaluation import (
     Difference,
     Material,
     Measurement,
+    Result,
     Scored,
     Subject,
     as_json,
@@ -51,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "answered in the model's chat format; or questions with choices, JSON "
                              'lines of {"context", "choices", "answer"}, of which the likeliest '
                              "per byte is taken")
+    parser.add_argument("--tasks", metavar="TASK,…",
+                        help="lm-eval's tasks by name, where a network or a local copy has their "
+                             "data, and files of tasks (NAME.yaml); needs gpt-toolkit[eval]")
+    parser.add_argument("--num-fewshot", type=int, metavar="N",
+                        help="examples in the prompts of --tasks; default: as a task says")
+    parser.add_argument("--limit", type=int, metavar="N",
+                        help="questions of each of --tasks; default: all")
     parser.add_argument("--core", metavar="FOLDER",
                         help="the CORE metric, by its published bundle in this folder")
     parser.add_argument("--core-questions", type=int, metavar="N",
@@ -79,23 +88,39 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     if not models or (options.compare and len(models) == 1):
         raise UserError("give RUN, the model that is to be evaluated" if not models else
                         "--compare takes two models: two names, or one beside RUN")
-    for name, least in (("samples", 0), ("core_questions", 1)):
+    for name, least in (("samples", 0), ("core_questions", 1), ("num_fewshot", 0), ("limit", 1)):
         if (count := getattr(options, name)) is not None and count < least:
             raise UserError(f"--{name.replace('_', '-')} {count}: it must be {least} or more")
-    given = [name for name in ("text", "compare", "data", "core") if getattr(options, name)]
+    given = [name for name in ("text", "compare", "data", "tasks", "core")
+             if getattr(options, name)]
     if len(given) > 1 and given != ["text", "compare"]:
         raise UserError(f"give --{given[0]} or --{given[-1]}, not both")
     over = Over(ranks, options.parallel, copies=True)
-    if not options.data and not options.core:
+    if not options.data and not options.tasks and not options.core:
         return _measure(models, options, over)
-    one, bundle = models[0], Bundle(Path(options.core)) if options.core else None
-    lm = one.opened(over)
-    found = (task_result(lm, Path(options.data), one.dtype) if bundle is None else
-             core_result(core_score(lm, bundle, options.core_questions), bundle, one.dtype))
+    one, found = models[0], _asked(models[0], options, over)
     if options.json:
         return print(json.dumps({"subject": dataclasses.asdict(one.subject), **found.values}))
     return print("\n".join([f"{one.subject.name}: weights {one.subject.weights[:16]}",
                             *found.lines]))
+
+
+def _asked(model: Model, options: argparse.Namespace, over: Over) -> Result:
+    """What a model makes of tasks."""
+    if options.core:
+        bundle = Bundle(Path(options.core))
+        return core_result(core_score(model.opened(over), bundle, options.core_questions), bundle,
+                           model.dtype)
+    if options.data:
+        return task_result(model.opened(over), Path(options.data), model.dtype)
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("--tasks needs lm-eval; run: pip install 'gpt-toolkit[eval]'")
+    from gpt.evaluation import harness  # imports lm-eval, which takes seconds
+    found = harness.run_tasks(model.opened(over), options.tasks.split(","), options.num_fewshot,
+                              options.limit)
+    return Result([harness.table(found)], {
+        name: found[name] for name in ("results", "groups", "versions", "n-shot", "n-samples")
+        if name in found} | {"dtype": model.dtype})
 
 
 def _measure(models: list[Model], options: argparse.Namespace, over: Over) -> None:
