@@ -7,9 +7,10 @@ import importlib
 from gpt.errors import OneLineParser, UserError, run_command
 
 VERBS = {
-    "evaluate": ("evaluating", "loss and bits per byte on a run's validation split, or on a text"),
-    "import": ("importing", "turn a Hugging Face folder (GPT-2, Llama, Mistral, Qwen3) into a "
-                            "checkpoint"),
+    "evaluate": ("evaluating", "how well models predict, how sure that is, and how two differ; "
+                               "tasks, CORE"),
+    "sweep": ("sweeping", "train a small grid of runs, and tell which is best"),
+    "import": ("importing", "turn a Hugging Face folder or a GGUF file into a checkpoint"),
     "export": ("exporting", "turn a run into a Hugging Face folder or a GGUF file, and prove it"),
     "report": ("reporting", "what runs did, or what a dataset holds, as a page to look at"),
     "look": ("looking", "what happens inside a model while it reads a text, as a page"),

@@ -237,8 +237,8 @@ class Over:
 def load(run: str, device: str = "auto", dtype: str = "auto",
          draft: str | None = None, over: Over | None = None) -> LanguageModel:
     """Open a run folder (its newest sound checkpoint, of a run that eval.patience ended the best;
-    RUN@newest, RUN@best, RUN@step-N choose), one checkpoint folder, a Hugging Face folder (GPT-2,
-    Llama, Mistral, Qwen3), or the name of one on the Hugging Face Hub.
+    RUN@newest, RUN@best, RUN@step-N choose), one checkpoint folder, a Hugging Face folder, the name
+    of one on the Hugging Face Hub, or a GGUF file (docs/interop.md has the architectures).
 
     device: auto, cpu, cuda, mps. dtype: auto, float32, bfloat16, float16, or int8: matrices in 8
     bits, all else as in auto. auto is for generation: bfloat16 where the hardware computes in it;

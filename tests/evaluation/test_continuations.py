@@ -93,6 +93,16 @@ def test_a_beginning_is_read_once(monkeypatch):
     assert read == [(1, 39), (3, 5), (2, 14)]
 
 
+def test_no_more_tokens_are_read_at_once_than_fit(monkeypatch):
+    lm, read = lm_of(), []
+    monkeypatch.setattr(continuations, "BATCH_TOKENS", 40)
+    right = lm.model.hidden
+    monkeypatch.setattr(lm.model, "hidden", lambda tokens, *more: (
+        read.append(tuple(tokens.shape)), right(tokens, *more))[1])
+    judge(lm, questions_of((2, (3, 20)), (4, (6, 6)), (8, (2,))))
+    assert read == [(4, 9), (1, 21)] or (all(B * (T + 1) <= 40 for B, T in read) and len(read) > 1)
+
+
 def spread():
     with joined("cpu") as ranks:
         machine = Machine(torch.device("cpu"), torch.float32, ranks=ranks, replicas=ranks)

@@ -103,6 +103,16 @@ def test_calibration_compares_what_was_expected_with_what_came():
         (0.05, 0.0, 1), (0.15, 0.5, 2), (0.9625, 0.75, 4)]
 
 
+def test_the_calibration_error_is_the_mean_distance_by_tokens(tmp_path):
+    (tmp_path / "a.txt").write_text("abcdefgh")
+    material = Material.of_file(tmp_path / "a.txt", BYTES)
+    confidence = np.array([0.15, 0.15, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95], dtype=np.float32)
+    hits = np.array([True, True, False, False, False, True, True, True])
+    ids = material.text.read(0, 8)
+    found = figures_of(Scored(ids, np.ones(8, np.float32), ids, confidence, hits), material)
+    assert found.calibration_error == pytest.approx((2 * 0.85 + 6 * 0.45) / 8, abs=1e-5)
+
+
 def test_of_a_file_frequencies_are_its_own_and_there_are_no_sources(tmp_path):
     (tmp_path / "a.txt").write_text("aaab" * 3000)
     material = Material.of_file(tmp_path / "a.txt", BYTES)
