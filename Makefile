@@ -76,6 +76,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/allocator.py
 	$(PY) benchmarks/throughput.py
 	$(PY) benchmarks/time_to_loss.py
+	$(PY) benchmarks/without.py
 	$(PY) benchmarks/dry_run.py
 	$(PY) benchmarks/neighbours.py
 	$(PY) benchmarks/scaling.py

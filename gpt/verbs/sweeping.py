@@ -23,6 +23,7 @@ from gpt.errors import EXIT_STOPPED, Stopped, UserError, WorkFailed
 from gpt.reports import report
 from gpt.runs.history import History, read_histories
 
+SCRIPTS = Path(__file__).parents[2]  # where train.py and finetune.py lie
 MOST = 256  # runs of one grid
 _FIELD = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _OPENING, _CLOSING = "[{", "]}"
@@ -162,7 +163,7 @@ class _Children:
         """Train one run to its end. apart: what it says goes into a file of its own."""
         print(f"{folder / one.name}" + (f" on GPU {device}" if device is not None else ""),
               flush=True)
-        command = [sys.executable, str(Path(__file__).parents[2] / script), *one.words]
+        command = [sys.executable, str(SCRIPTS / script), *one.words]
         environment = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
         with contextlib.ExitStack() as stack:
             output = stack.enter_context((folder / f"{one.name}.log").open("ab")) if apart else None

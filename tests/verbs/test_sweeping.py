@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import train
 from data import prepare
 from gpt import __main__ as verbs
 from gpt.errors import UserError
+from gpt.verbs import sweeping
 from gpt.verbs.sweeping import MOST, grid_of, run_name, split_values
-from tests.tiny import ROOT, call_main, script_environment
+from tests.tiny import ROOT, call_main
 
 SMALL = ["data.dataset=data", "model.n_layer=1", "model.n_head=2", "model.n_embd=32",
          "model.block_size=32", "train.batch_size=4", "eval.every_steps=null", "run.device=cpu",
@@ -87,36 +88,67 @@ def test_a_grid_is_trained_told_and_gone_on_with(corpus, monkeypatch, capfd):
     assert (folder / "report.html").is_file() and f"report: {folder}/report.html" in out
     train.main([*SMALL, "run.name=alone", "optim.lr=0.01", "train.steps=12"])
     assert losses(folder / "lr-0.01") == losses(Path("runs/alone"))
-    code, out, _ = sweep(monkeypatch, capfd, *grid)
-    assert code == 0 and out.count("is complete at step 12") == 2
 
 
-def test_runs_that_fail_do_not_end_the_others(corpus, monkeypatch, capfd):
-    Path("runs/try-sweep/seed-1").mkdir(parents=True)
-    (Path("runs/try-sweep/seed-1") / "identity.json").write_text("{")
-    code, out, err = sweep(monkeypatch, capfd, "run.seed=1,2", "train.steps=3", "--devices=0,1")
-    assert code == 1 and "1 of 2 runs failed: seed-1;" in err
-    assert len(losses(Path("runs/try-sweep/seed-2"))) == 3
-    assert "identity.json" in Path("runs/try-sweep/seed-1.log").read_text()
-    assert "seed-1 on GPU" in out and "seed-2 on GPU" in out
+FAKE = """
+import json, pathlib, signal, sys, time
+fields = dict(word.split("=", 1) for word in sys.argv[1:])
+run = pathlib.Path(fields["run.out_dir"], fields["run.name"])
+run.mkdir(parents=True, exist_ok=True)
+seed = int(fields["run.seed"])
+print("seed", seed)
+if seed == 3:
+    sys.exit("seed 3 is no good")
+signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
+with (run / "metrics.jsonl").open("a") as file:
+    told = {"event": "eval", "step": 2, "val_loss": 1.0 + seed, "started": time.time()}
+    file.write(json.dumps(told) + "\\n")
+time.sleep(float(fields["train.max_minutes"]))
+with (run / "metrics.jsonl").open("a") as file:
+    file.write(json.dumps({"event": "end", "step": 2, "ended": time.time()}) + "\\n")
+"""
 
 
-def test_a_signal_stops_the_run_and_the_sweep_and_the_same_command_goes_on(corpus):
-    command = [sys.executable, "-m", "gpt", "sweep", *SMALL, "run.name=try", "optim.lr=0.01,0.001",
-               "train.steps=700"]
-    first = subprocess.Popen(command, env=script_environment(), stderr=subprocess.PIPE, text=True,
-                             stdout=subprocess.DEVNULL)
-    metrics, ends = Path("runs/try-sweep/lr-0.01/metrics.jsonl"), time.monotonic() + 60
-    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < ends:
-        time.sleep(0.02)
-    first.send_signal(signal.SIGINT)
-    _, err = first.communicate(timeout=60)
-    assert first.returncode == 75, err
+@pytest.fixture
+def fake(tmp_path, monkeypatch) -> Path:
+    """In place of train.py, a script that waits and tells."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(FAKE)
+    monkeypatch.setattr(sweeping, "SCRIPTS", tmp_path)
+    return tmp_path / "runs/try-sweep"
+
+
+def events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_runs_that_fail_do_not_end_the_others_and_devices_have_one_run_each(fake, monkeypatch,
+                                                                            capfd):
+    code, out, err = sweep(monkeypatch, capfd, "run.seed=2,1,3,4", "train.max_minutes=0.3",
+                           "--devices=0,1")
+    assert code == 1 and "1 of 4 runs failed: seed-3;" in err
+    assert "seed 3 is no good" in (fake / "seed-3.log").read_text() and "seed 1\n" not in out
+    table = out[out.index("seed  val loss"):].splitlines()
+    assert [row.split()[0] for row in table[1:4]] == ["1", "2", "4"]
+    spans = sorted((events(fake / f"seed-{seed}")[0]["started"],
+                    events(fake / f"seed-{seed}")[1]["ended"]) for seed in (1, 2, 4))
+    assert spans[1][0] < spans[0][1]  # side by side
+    assert spans[2][0] > min(spans[0][1], spans[1][1])  # and no more than two
+    assert {line.split()[-1] for line in out.splitlines() if " on GPU " in line} == {"0", "1"}
+
+
+def test_a_signal_stops_the_run_and_the_sweep_and_the_same_command_goes_on(fake, monkeypatch,
+                                                                           capfd):
+    def interrupt() -> None:
+        while not (fake / "seed-1/metrics.jsonl").is_file():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    code, out, err = sweep(monkeypatch, capfd, "run.seed=1,2", "train.max_minutes=20")
+    assert code == 75, err
     assert "stopped by SIGINT; what was learned is saved; the same command goes on" in err
-    done = len(losses(metrics.parent))
-    assert 0 < done < 700 and not Path("runs/try-sweep/lr-0.001").exists()
-    second = subprocess.run(command, env=script_environment(), capture_output=True, text=True,
-                            timeout=120)
-    assert second.returncode == 0, second.stderr
-    assert "continuing from" in second.stdout
-    assert [len(losses(Path(f"runs/try-sweep/lr-{lr}"))) for lr in ("0.01", "0.001")] == [700] * 2
+    assert [event["event"] for event in events(fake / "seed-1")] == ["eval"]
+    assert not (fake / "seed-2").exists()
+    code, out, _ = sweep(monkeypatch, capfd, "run.seed=1,2", "train.max_minutes=0.01")
+    assert code == 0 and out.count(" done") == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
