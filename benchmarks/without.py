@@ -34,7 +34,7 @@ from gpt.model import GPT  # noqa: E402
 from gpt.tokenizer import build_tokenizer  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "without.json"
-STEPS, WARMUP, RATE, BATCH, T, ROUNDS = 400, 40, 2e-3, 16, 128, 3
+STEPS, WARMUP, RATE, BATCH, T, ROUNDS = 400, 40, 2e-3, 16, 128, 2
 SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "block_size": T}
 Change = Callable[[GPT], None]
 

@@ -140,7 +140,8 @@ def test_runs_that_fail_do_not_end_the_others_and_devices_have_one_run_each(fake
 def test_a_signal_stops_the_run_and_the_sweep_and_the_same_command_goes_on(fake, monkeypatch,
                                                                            capfd):
     def interrupt() -> None:
-        while not (fake / "seed-1/metrics.jsonl").is_file():
+        told = fake / "seed-1/metrics.jsonl"
+        while not (told.is_file() and told.stat().st_size):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
