@@ -270,14 +270,15 @@ def test_files_threads_and_tasks_are_as_many_after_requests_of_all_kinds(running
         await until_idle(running.port)
         while running.server.server_state.connections:
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # a connection that was cut is closed a little later
         names = [thread.name for thread in threading.enumerate()]
         pool = [name for name in names if name.startswith("asyncio_")]  # grows as it is needed
         assert len(pool) <= min(32, (os.cpu_count() or 1) + 4), "as many as asyncio makes at most"
         return there.num_fds(), len(names) - len(pool), len(asyncio.all_tasks(running.loop))
 
     asyncio.run(some(5))
-    before = asyncio.run(some(5))
-    assert asyncio.run(some(20)) == before
+    before, after = asyncio.run(some(5)), asyncio.run(some(20))
+    assert all(more <= few for more, few in zip(after, before, strict=True)), (before, after)
 
 
 def test_a_second_signal_ends_the_thread_that_computes_too(other):

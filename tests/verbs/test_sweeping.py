@@ -144,6 +144,7 @@ def test_a_signal_stops_the_run_and_the_sweep_and_the_same_command_goes_on(fake,
         while not (told.is_file() and told.stat().st_size):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
     code, out, err = sweep(monkeypatch, capfd, "run.seed=1,2", "train.max_minutes=20")
     assert code == 75, err
@@ -152,4 +153,4 @@ def test_a_signal_stops_the_run_and_the_sweep_and_the_same_command_goes_on(fake,
     assert not (fake / "seed-2").exists()
     code, out, _ = sweep(monkeypatch, capfd, "run.seed=1,2", "train.max_minutes=0.01")
     assert code == 0 and out.count(" done") == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
