@@ -68,6 +68,15 @@ def _arms_in(text: str, arms: Sequence[str]) -> Iterator[str]:
         text = text[len(arm):].lstrip(", ")
 
 
+def shakespeare(chosen: Chosen) -> Path:
+    """The text that a command line names, or the one beside the project. Raises UserError."""
+    path = (Path(chosen.rest[0]) if chosen.rest else
+            ROOT.parent / "shared" / "data" / "tinyshakespeare.txt")
+    if not path.is_file():
+        raise UserError(f"{path} is not there; give the path of tinyshakespeare.txt")
+    return path
+
+
 def no_more(chosen: Chosen) -> None:
     """Raises UserError for a word that means nothing to a benchmark."""
     if chosen.rest:

@@ -21,8 +21,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import Outcome, choose, run_script, train  # noqa: E402
-from gpt.errors import UserError, run_command  # noqa: E402
+from benchmarks.runs import Outcome, choose, run_script, shakespeare, train  # noqa: E402
+from gpt.errors import run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.machine.hardware import measure_matmul_flops  # noqa: E402
@@ -36,10 +36,7 @@ GOAL, ROUNDS = 6.0, 5
 def main(argv: list[str]) -> None:
     """Prepare, train in turn, report."""
     chosen = choose(argv, list(ARMS), ROUNDS)
-    text = (Path(chosen.rest[0]) if chosen.rest else
-            ROOT.parent / "shared" / "data" / "tinyshakespeare.txt")
-    if not text.is_file():
-        raise UserError(f"{text} is not there; give the path of tinyshakespeare.txt")
+    text = shakespeare(chosen)
     machine, peaks = choose_machine(dtype="float32"), []
     found: dict[str, list[Outcome]] = {arm: [] for arm in chosen.arms}
     with tempfile.TemporaryDirectory() as folder:

@@ -25,9 +25,9 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from benchmarks.runs import choose  # noqa: E402
+from benchmarks.runs import choose, shakespeare  # noqa: E402
 from gpt.configuration import ModelConfig  # noqa: E402
-from gpt.errors import UserError, run_command  # noqa: E402
+from gpt.errors import run_command  # noqa: E402
 from gpt.files import write_json  # noqa: E402
 from gpt.machine.device import choose_machine  # noqa: E402
 from gpt.model import GPT  # noqa: E402
@@ -42,11 +42,7 @@ Change = Callable[[GPT], None]
 def main(argv: list[str]) -> None:
     """Train every arm with every seed, and tell."""
     chosen = choose(argv, list(ARMS), ROUNDS)
-    path = (Path(chosen.rest[0]) if chosen.rest else
-            ROOT.parent / "shared" / "data" / "tinyshakespeare.txt")
-    if not path.is_file():
-        raise UserError(f"{path} is not there; give the path of tinyshakespeare.txt")
-    text = path.read_text(encoding="utf-8")
+    text = shakespeare(chosen).read_text(encoding="utf-8")
     tokenizer = build_tokenizer("char", [text])
     ids = torch.tensor(tokenizer.encode(text))
     cut = len(ids) * 9 // 10

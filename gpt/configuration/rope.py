@@ -60,6 +60,11 @@ class RopeScaling(Section):
         return {name for name in type(self).model_fields if name != "kind"
                 and self.kind in _KINDS.get(name, (self.kind,))}
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the stretched context has."""
+        return round(self.original_block_size * self.factor)
+
     def factors(self, block_size: int) -> list[float]:
         """Those of longrope by which a model reads texts of up to `block_size` tokens."""
         factors = (self.long_factor if block_size > self.original_block_size

@@ -31,6 +31,7 @@ from gpt.tokenizer import Tokenizer
 
 TASKS, CHANCES, QUESTIONS = "core.yaml", "eval_meta_data.csv", "eval_data"
 ORDER_SEED, EXAMPLES_SEED = 1337, 1234
+AT_ONCE = 256  # questions whose prompts stand in memory
 Item = dict[str, Any]
 _FIELDS = {"multiple_choice": ("query", "choices", "gold"),
            "schema": ("context_options", "continuation", "gold"),
@@ -163,22 +164,22 @@ def core_score(lm: LanguageModel, bundle: Bundle, most: int | None = None) -> Co
 
 def answered(lm: LanguageModel, task: Task, items: Sequence[Item], count: int) -> list[bool]:
     """Whether each of the first `count` questions is answered rightly."""
-    rows = [rows_of(lm.tokenizer, task, items, number) for number in range(count)]
     right = []
-    for item, judged in zip(items, judge(lm, rows), strict=False):
-        if task.icl_task_type == "language_modeling":
-            right.append(judged[0].greedy)
-        else:
+    for first in range(0, count, AT_ONCE):  # prompts of thousands of tokens each
+        some = range(first, min(first + AT_ONCE, count))
+        rows = [rows_of(lm.tokenizer, task, items, number) for number in some]
+        for number, judged in zip(some, judge(lm, rows), strict=True):
             nats = [-one.logprob / one.tokens for one in judged]
-            right.append(nats.index(min(nats)) == item["gold"])
+            right.append(judged[0].greedy if task.icl_task_type == "language_modeling" else
+                         nats.index(min(nats)) == items[number]["gold"])
     return right
 
 
 def rows_of(tokenizer: Tokenizer, task: Task, items: Sequence[Item], number: int) -> list[Row]:
     """A question with its examples, once for each of its options, as tokens."""
-    others = [i for i in range(len(items)) if i != number]
-    examples = random.Random(EXAMPLES_SEED + number).sample(others, task.num_fewshot[0])
-    before, after = "".join(f"{_whole(task, items[i])}\n\n" for i in examples), items[number]
+    drawn = random.Random(EXAMPLES_SEED + number).sample(range(len(items) - 1), task.num_fewshot[0])
+    before = "".join(f"{_whole(task, items[i + (i >= number)])}\n\n" for i in drawn)  # all others
+    after = items[number]
     delimiter = task.continuation_delimiter
     if task.icl_task_type == "language_modeling":
         whole = tokenizer.encode_prompt(before + _whole(task, after), begin=True)

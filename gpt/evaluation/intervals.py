@@ -23,6 +23,9 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"95 of 100 draws: {self.low:.4f} to {self.high:.4f}"
+
 
 @dataclass(frozen=True)
 class Units:

@@ -52,13 +52,9 @@ def lines(found: Measurement) -> Iterator[str]:
 def _of_interval(figures: Figures) -> str:
     if figures.loss_interval is None or figures.bits_interval is None:
         return f"no interval: there is one of {figures.units} alone"
-    return (f"95 of 100 draws of {figures.unit_count:,} {figures.units}: "
-            f"{_span(figures.loss_interval)} nats, {_span(figures.bits_interval)} bits "
-            f"({DRAWS:,} draws)")
-
-
-def _span(found: Interval) -> str:
-    return f"{found.low:.4f} to {found.high:.4f}"
+    nats, bits = figures.loss_interval, figures.bits_interval
+    return (f"95 of 100 draws of {figures.unit_count:,} {figures.units}: {nats.low:.4f} to "
+            f"{nats.high:.4f} nats, {bits.low:.4f} to {bits.high:.4f} bits ({DRAWS:,} draws)")
 
 
 def _table(title: str, groups: Sequence[Group]) -> Iterator[str]:
@@ -111,8 +107,7 @@ def core_result(found: Core, bundle: Bundle, dtype: str) -> Result:
     width = max(len(task.label) for task in found.tasks)
     lines = [f"{task.label:<{width}}  {task.accuracy:.4f}  centred {task.centred:+.4f}  "
              f"({task.questions:,} questions)" for task in found.tasks]
-    sure = f"95 of 100 draws: {found.interval.low:.4f} to {found.interval.high:.4f}"
-    return Result([*lines, f"CORE {found.core:.4f} ({sure}){in_format(dtype)}, of {bundle.folder}, "
-                           f"SHA-256 {bundle.sha256[:16]}"],
+    return Result([*lines, f"CORE {found.core:.4f} ({found.interval}){in_format(dtype)}, of "
+                           f"{bundle.folder}, SHA-256 {bundle.sha256[:16]}"],
                   {"data": str(bundle.folder), "data_sha256": bundle.sha256, "dtype": dtype,
                    **dataclasses.asdict(found)})

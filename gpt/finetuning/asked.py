@@ -33,8 +33,7 @@ def task_result(lm: LanguageModel, file: Path, dtype: str) -> Result:
 
 def _questions(lm: LanguageModel, file: Path, beside: str) -> tuple[list[str], dict[str, Any]]:
     found = questions.ask(lm, questions.read_questions(file))
-    span = found.accuracy_interval
-    sure = "" if span is None else f" (95 of 100 draws: {span.low:.4f} to {span.high:.4f})"
+    sure = "" if found.accuracy_interval is None else f" ({found.accuracy_interval})"
     return [f"{found.questions:,} questions: the right choice is the likeliest per byte in "
             f"{found.accuracy:.4f} of them{sure}, the likeliest in all in "
             f"{found.accuracy_in_all:.4f}; by chance in {found.chance:.4f}{beside}"

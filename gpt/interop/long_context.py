@@ -14,7 +14,7 @@ def longest(config: ModelConfig) -> int:
     scaling = config.rope_scaling
     if scaling is None or scaling.kind != "longrope":
         return config.block_size
-    return max(config.block_size, round(scaling.original_block_size * scaling.factor))
+    return max(config.block_size, scaling.longest)
 
 
 def with_block_size(model: GPT, block_size: int) -> GPT:

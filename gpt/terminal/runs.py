@@ -45,10 +45,14 @@ def runs_in(folder: Path) -> list[Path]:
 
 def table_of(runs: Sequence[Path]) -> str:
     """Their state and newest figures, a line each."""
-    rows = [COLUMNS, *map(_row, runs)]
+    return in_columns([COLUMNS, *map(_row, runs)], left=2)
+
+
+def in_columns(rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """A table, its first row a head. left: how many columns stand to the left, as text does."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(
-        cell.ljust(width) if place < 2 else cell.rjust(width)
+        cell.ljust(width) if place < left else cell.rjust(width)
         for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows)
 
@@ -62,7 +66,7 @@ def _row(run: Path) -> tuple[str, ...]:
                (best, ".4f"), (train.get("tokens_per_second"), ",.0f"),
                (parameters_told(run), ",.0f"))
     return (visible(run.name), visible(state_of(run, last)),
-            *(_figure(value, how) for value, how in figures), _when(_written(run)))
+            *(figure(value, how) for value, how in figures), _when(_written(run)))
 
 
 def visible(text: str) -> str:
@@ -125,7 +129,8 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _figure(value: Any, how: str) -> str:
+def figure(value: Any, how: str) -> str:
+    """A number, or what stands for none."""
     return "–" if number(value) is None else format(value, how)
 
 
@@ -205,6 +210,6 @@ def _coloured(text: str, owner: int, colour: bool) -> str:
 def _named(run: History, place: int, colour: bool) -> str:
     best = run.best
     said = (f"{visible(run.name)}, {visible(run.state)}: training loss "
-            f"{_figure(run.last('loss'), '.4f')}")
+            f"{figure(run.last('loss'), '.4f')}")
     return _coloured(f"{place + 1}. ", place, colour) + said + (
         f", best validation loss {best['val_loss']:.4f} at step {best.get('step')}" if best else "")

@@ -48,5 +48,4 @@ def tell_core(model: GPT, measure: Callable[[], Core], dtype: str, log: Log, sta
     log.event("core", state.step, tokens=state.tokens, elapsed_seconds=state.elapsed_seconds,
               core=found.core, core_low=found.interval.low, core_high=found.interval.high,
               dtype=dtype, **{f"core_{task.label}": task.centred for task in found.tasks})
-    log.say(f"step {state.step}: CORE {found.core:.4f} (95 of 100 draws: {found.interval.low:.4f} "
-            f"to {found.interval.high:.4f}){in_format(dtype)}")
+    log.say(f"step {state.step}: CORE {found.core:.4f} ({found.interval}){in_format(dtype)}")

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def _run(options: argparse.Namespace, ranks: Ranks) -> None:
     for name, least in (("samples", 0), ("core_questions", 1), ("num_fewshot", 0), ("limit", 1)):
         if (count := getattr(options, name)) is not None and count < least:
             raise UserError(f"--{name.replace('_', '-')} {count}: it must be {least} or more")
+    for name, of in (("core_questions", "core"), ("num_fewshot", "tasks"), ("limit", "tasks")):
+        if getattr(options, name) is not None and not getattr(options, of):
+            raise UserError(f"--{name.replace('_', '-')} is for --{of}: give that, too, or leave "
+                            "it out")
     given = [name for name in ("text", "compare", "data", "tasks", "core")
              if getattr(options, name)]
     if len(given) > 1 and given != ["text", "compare"]:
@@ -172,9 +177,9 @@ class Model:
                             f"of {', '.join(DTYPES)}")
         return cls(saved, config.get("data", {}), dtype)
 
-    @property
+    @cached_property
     def subject(self) -> Subject:
-        """As measurements call it."""
+        """As measurements call it; the weights are hashed once."""
         return Subject(str(self.saved.path), self.saved.weight_hash(),
                        self.data.get("isolate_documents", False))
 

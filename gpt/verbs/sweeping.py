@@ -22,6 +22,7 @@ from gpt.configuration import FinetuneConfig, PretrainConfig, parse_command_line
 from gpt.errors import EXIT_STOPPED, Stopped, UserError, WorkFailed
 from gpt.reports import report
 from gpt.runs.history import History, read_histories
+from gpt.terminal.runs import figure, in_columns
 
 SCRIPTS = Path(__file__).parents[2]  # where train.py and finetune.py lie
 MOST = 256  # runs of one grid
@@ -103,7 +104,7 @@ def grid_of(words: Sequence[str]) -> tuple[str, Path, list[Try]]:
     if (count := math.prod(map(len, several.values()))) > MOST:
         raise UserError(f"this grid has {count:,} runs; at most {MOST} are one sweep: leave out "
                         "fields or values")
-    tunes = any(word.startswith("finetune.") or "finetune:" in _text_of(word) for word in words)
+    tunes = any(word.startswith("finetune.") or "\nfinetune:" in _text_of(word) for word in words)
     schema: Any = FinetuneConfig if tunes else PretrainConfig
     tries: dict[str, Try] = {}
     for chosen in itertools.product(*several.values()):
@@ -208,18 +209,12 @@ def table_of(tries: Sequence[Try], runs: dict[str, History]) -> str:
     told = [(one, runs[one.name]) for one in tries if one.name in runs]
     for one, history in sorted(told, key=lambda pair: _loss(pair[1])):
         best = history.best or {}
-        rows.append((*(one.values[name] for name in fields), _shown(best.get("val_loss"), ".4f"),
-                     _shown(best.get("step"), ",.0f"), _shown(history.last("loss"), ".4f"),
-                     _shown(history.last("tokens_per_second"), ",.0f"), history.state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-                     for row in rows)
+        rows.append((*(one.values[name] for name in fields), figure(best.get("val_loss"), ".4f"),
+                     figure(best.get("step"), ",.0f"), figure(history.last("loss"), ".4f"),
+                     figure(history.last("tokens_per_second"), ",.0f"), history.state))
+    return in_columns(rows)
 
 
 def _loss(history: History) -> float:
     found = (history.best or {}).get("val_loss")
     return float("inf") if found is None else float(found)
-
-
-def _shown(value: Any, how: str) -> str:
-    return "–" if value is None else format(value, how)

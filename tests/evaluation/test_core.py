@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gpt.errors import UserError
-from gpt.evaluation import Bundle, core_score
+from gpt.evaluation import Bundle, Core, core_score
+from gpt.evaluation import core as module
 from gpt.language_model import LanguageModel
 from gpt.tokenizer import build_tokenizer
 from tests.evaluation.bundles import QUESTIONS, write_bundle
@@ -34,13 +35,15 @@ def lm_of(tokenizer=BYTES, seed: int = 0, block_size: int = 512) -> LanguageMode
 
 def nats(lm: LanguageModel, text: str) -> tuple[list[int], list[float], list[bool]]:
     """Ids of a text behind the token that begins texts; the loss of each, and whether it was the
-    likeliest; those of the first are not known."""
+    likeliest; not known are those of the first, and of what does not fit before the others."""
     ids = [lm.tokenizer.end_of_text, *lm.tokenizer.encode(text)]
+    over = max(0, len(ids) - lm.block_size - 1)
+    read = ids[over:]
     with torch.no_grad():
-        logprobs = lm.model(torch.tensor([ids]))[0].log_softmax(-1)
-    losses = [float("nan"), *(-float(logprobs[i - 1, ids[i]]) for i in range(1, len(ids)))]
-    return ids, losses, [False, *(int(logprobs[i - 1].argmax()) == ids[i]
-                                  for i in range(1, len(ids)))]
+        logprobs = lm.model(torch.tensor([read[:-1]]))[0].log_softmax(-1)
+    losses = [-float(logprobs[i - 1, read[i]]) for i in range(1, len(read))]
+    hits = [int(logprobs[i - 1].argmax()) == read[i] for i in range(1, len(read))]
+    return ids, [float("nan")] * (over + 1) + losses, [False] * (over + 1) + hits
 
 
 def shown(label: str, question: dict, option: int | None = None) -> str:
@@ -79,11 +82,8 @@ def is_right(lm: LanguageModel, label: str, questions: list[dict], number: int) 
     return means.index(min(means)) == question["gold"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
-def test_the_score_is_that_of_an_independent_calculation(tokenizer, seed, folder):
-    lm = lm_of(tokenizer, seed)
-    found = core_score(lm, Bundle(folder))
+def assert_independent(lm: LanguageModel, found: Core) -> None:
+    """All of it, calculated one text at a time."""
     centred = []
     for task in found.tasks:
         name = {"winograd": "language/winograd", "repeats": "language/repeats"}.get(
@@ -101,6 +101,14 @@ def test_the_score_is_that_of_an_independent_calculation(tokenizer, seed, folder
     assert found.interval.low < found.core < found.interval.high
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
+def test_the_score_is_that_of_an_independent_calculation(tokenizer, seed, folder):
+    lm = lm_of(tokenizer, seed)
+    found = core_score(lm, Bundle(folder))
+    assert_independent(lm, found)
+
+
 def test_a_continuation_is_right_where_each_of_its_tokens_is_the_likeliest(folder):
     change(folder, "core.yaml", "type: language_modeling",
            'type: language_modeling\n  continuation_delimiter: ""')
@@ -114,6 +122,12 @@ def test_a_continuation_is_right_where_each_of_its_tokens_is_the_likeliest(folde
     assert core_score(lm, Bundle(folder)).tasks[-1].accuracy == pytest.approx(1 / 6)
 
 
+def test_it_does_not_matter_how_many_questions_stand_in_memory(folder, monkeypatch):
+    whole = core_score(lm_of(), Bundle(folder))
+    monkeypatch.setattr(module, "AT_ONCE", 3)
+    assert core_score(lm_of(), Bundle(folder)) == whole
+
+
 def test_questions_can_be_fewer_and_the_first_stay_what_they_are(folder):
     bundle, lm = Bundle(folder), lm_of()
     few = core_score(lm, bundle, 3)
@@ -123,8 +137,11 @@ def test_questions_can_be_fewer_and_the_first_stay_what_they_are(folder):
 
 @pytest.mark.parametrize("block_size", [40, 200])
 def test_long_prompts_lose_their_first_examples(folder, block_size):
-    found = core_score(lm_of(block_size=block_size), Bundle(folder))
-    assert all(0 <= task.accuracy <= 1 for task in found.tasks)
+    lm = lm_of(block_size=block_size)
+    found = core_score(lm, Bundle(folder))
+    assert_independent(lm, found)
+    whole = core_score(lm_of(), Bundle(folder))
+    assert block_size == 200 or found.tasks != whole.tasks
 
 
 def change(folder: Path, name: str, old: str, new: str) -> None:

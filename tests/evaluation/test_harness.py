@@ -15,24 +15,16 @@ from gpt.interop import export_huggingface
 from gpt.interop.model_card import About
 from gpt.language_model import LanguageModel
 from tests.interop.models import bpe, saved
+from tests.lm_eval_tasks import offline, write_tasks
 from tests.tiny import ARCHITECTURES, CPU, ROOT, call_main, tiny_gpt
 
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}, cache_dir: {cache}}}
-test_split: test
-output_type: {kind}
-num_fewshot: 1
-fewshot_split: test
-{fields}
-"""
 TEXTS = ["the thing that thinks", "1234 times: naïve café", "On a GPU: ",
          (ROOT / "README.md").read_text()[:1500]]  # far more than the model reads
+SHOT = "num_fewshot: 1\nfewshot_split: test\n"
 FIELDS = {
-    "multiple_choice": 'doc_to_text: "{{text}}"\ndoc_to_choice: "{{choices}}"\n'
+    "multiple_choice": SHOT + 'doc_to_text: "{{text}}"\ndoc_to_choice: "{{choices}}"\n'
                        "doc_to_target: 1\nmetric_list: [{metric: acc}, {metric: acc_norm}]",
-    "generate_until": 'doc_to_text: "{{text}}"\ndoc_to_target: "{{choices[0]}}"\n'
+    "generate_until": SHOT + 'doc_to_text: "{{text}}"\ndoc_to_target: "{{choices[0]}}"\n'
                       "metric_list: [{metric: exact_match}]\n"
                       'generation_kwargs: {until: ["e", "zz"], max_gen_toks: 12}',
     "loglikelihood_rolling": 'doc_to_text: ""\ndoc_to_target: "{{text}}"\nnum_fewshot: 0\n'
@@ -42,18 +34,9 @@ FIELDS = {
 @pytest.fixture
 def tasks(tmp_path, monkeypatch) -> list[str]:
     """Files of three kinds of tasks, whose data lie beside them."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    data = tmp_path / "data.json"
+    offline(tmp_path, monkeypatch)
     rows = [{"text": text, "choices": [" the", " it is", text[:3], "é"]} for text in TEXTS]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for kind, fields in FIELDS.items():
-        fields_of = TASK if "num_fewshot" not in fields else TASK.replace(
-            "num_fewshot: 1\nfewshot_split: test\n", "")
-        (tmp_path / f"{kind}.yaml").write_text(fields_of.format(
-            name=f"our_{kind}", data=data, cache=tmp_path / "cache", kind=kind, fields=fields))
-    return [str(tmp_path / f"{kind}.yaml") for kind in FIELDS]
+    return write_tasks(tmp_path, rows, FIELDS)
 
 
 @pytest.mark.parametrize("architecture", ["default", "gpt2"])

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from tests.lm_eval_tasks import offline, write_tasks
 from tests.serve.conftest import answer_of
 
 CONTEXTS = ["On a GPU:", "fine-tune", "# gpt"]  # which the model goes on from in ASCII
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}, cache_dir: {cache}}}
-test_split: test
-output_type: {kind}
-{fields}
-"""
 FIELDS = {
     "multiple_choice": 'doc_to_text: "{{context}}"\ndoc_to_choice: "{{choices}}"\n'
                        'doc_to_target: 0\ntarget_delimiter: ""\nmetric_list: [{metric: acc}]',
@@ -30,19 +21,12 @@ FIELDS = {
 @pytest.fixture
 def measured(running, tmp_path, monkeypatch):
     """Runs tasks of some kinds; gives (the data, the answers) of each."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    offline(tmp_path, monkeypatch)
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     def run(model, name, path, rows, *kinds, chat=False, **arguments):
-        data = tmp_path / "data.json"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for kind in kinds:
-            (tmp_path / f"{kind}.yaml").write_text(TASK.format(
-                name=f"our_{kind}", data=data, cache=tmp_path / "cache", kind=kind,
-                fields=FIELDS[kind]))
+        write_tasks(tmp_path, rows, {kind: FIELDS[kind] for kind in kinds})
         found = simple_evaluate(
             model, {"model": name, "base_url": f"{running.url}/v1/{path}", "max_length": 200,
                     **arguments},

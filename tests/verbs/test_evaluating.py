@@ -111,6 +111,9 @@ def test_questions_with_choices_and_core_are_asked(corpus, capsys):
     (["runs/run", "--data", "x.jsonl", "--text", "x"], "give --text or --data, not both"),
     (["runs/run", "--data", "x.jsonl", "--core", "x"], "give --data or --core, not both"),
     (["runs/run", "--data", "x.jsonl", "--compare", "runs/run"], "give --compare or --data, not"),
+    (["runs/run", "--core-questions=5"], "--core-questions is for --core: give that, too"),
+    (["runs/run", "--data", "x.jsonl", "--limit=5"], "--limit is for --tasks: give that, too"),
+    (["runs/run", "--num-fewshot=0"], "--num-fewshot is for --tasks: give that, too"),
     (["runs/run", "--core", "text.txt"], "text.txt is no bundle of CORE"),
     (["runs/run", "--core", "x", "--core-questions=0"], "--core-questions 0: it must be 1 or more"),
     (["runs/run", "--compare", "runs/none"], "there is no run runs/none")])

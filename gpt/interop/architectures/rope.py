@@ -106,9 +106,8 @@ class LongContext:
             return {}
         if scaling.short_factor == scaling.long_factor:
             return {ORIGINAL: scaling.original_block_size}
-        longest = round(scaling.original_block_size * scaling.factor)
         return {ORIGINAL: scaling.original_block_size,
-                "max_position_embeddings": max(config.block_size, longest)}
+                "max_position_embeddings": max(config.block_size, scaling.longest)}
 
 
 def _sections(options: Options) -> tuple[Options | None, Options | None]:

@@ -141,7 +141,7 @@ class Rope:
             options["_rope_scaling"] = scaling.model_dump(include={"kind", *scaling.meant})
         if scaling.kind == "longrope":
             alike = scaling.short_factor == scaling.long_factor
-            longest = 0 if alike else round(scaling.original_block_size * scaling.factor)
+            longest = 0 if alike else scaling.longest
             return options | {ORIGINAL: scaling.original_block_size,
                               "rope.scaling.attn_factor": attention_factor(config),
                               "context_length": max(config.block_size, longest)}
