@@ -284,12 +284,13 @@ def test_files_threads_and_tasks_are_as_many_after_requests_of_all_kinds(running
 def test_a_second_signal_ends_the_thread_that_computes_too(other):
     """Else Python ends while torch computes, and the process aborts."""
     engines = {thread for thread in threading.enumerate() if thread.name == "engine"}
+    other.lm("base").model.final_norm.register_forward_hook(lambda *call: time.sleep(0.05))
 
     async def tried():
         writing = asyncio.create_task(ask(other.port, stream=True, **ENDLESS | {"n": 8}))
         while not (await metrics(other.port))['gpt_rows{model="base"}']:
             await asyncio.sleep(0.01)
-        for _ in range(2):
+        for _ in range(2):  # the text takes ten seconds: it is still being written
             other.loop.call_soon_threadsafe(other.server.handle_exit, signal.SIGTERM, None)
         return await writing
 
