@@ -57,7 +57,8 @@ def tokens(material: Material) -> Any:
         left.axvline(end, color=INK, linewidth=0.5)
     left.set_title("cosine between the vectors of two characters")
     figure.colorbar(drawn, ax=left, shrink=0.6, pad=0.02)
-    places = (units @ torch.pca_lowrank(units, q=2, niter=8)[2]).numpy()
+    centred = units - units.mean(dim=0)
+    places = (centred @ torch.linalg.svd(centred).Vh[:2].T).numpy()
     start = 0
     for (name, group), colour in zip(GROUPS.items(), (*HEADS, QUIET), strict=True):
         for (x, y), c in zip(places[start:start + len(group)], shown(group), strict=True):
