@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 from gpt.errors import OneLineParser, UserError, run_command
 
 VERBS = {
     "evaluate": ("evaluating", "how well models predict, how sure that is, and how two differ; "
                                "tasks, CORE"),
+    "plan": ("planning", "which model to train for how long, and what it will give"),
     "sweep": ("sweeping", "train a small grid of runs, and tell which is best"),
     "import": ("importing", "turn a Hugging Face folder or a GGUF file into a checkpoint"),
     "export": ("exporting", "turn a run into a Hugging Face folder or a GGUF file, and prove it"),
@@ -23,6 +25,7 @@ VERBS = {
                             "wrong"),
     "env": ("environment", "versions, hardware, and what a model costs on it"),
 }
+IS_FIELD = re.compile(r"[A-Za-z_]\w*(\.\w+)+=").match
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +41,10 @@ def main(argv: list[str]) -> None:
             chosen = importlib.import_module(f"gpt.verbs.{module}")
             chosen.add_arguments(one)
             one.set_defaults(run_verb=chosen.run)
-    options = parser.parse_args(argv)
+    options, more = parser.parse_known_args(argv)
+    if more and not (hasattr(options, "words") and all(map(IS_FIELD, more))):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    options.words = [*getattr(options, "words", ()), *more]  # also those behind options
     options.run_verb(options)
 
 

@@ -7,6 +7,7 @@ from gpt.configuration.adapter import AdapterConfig, LoraConfig
 from gpt.configuration.command_line import (
     find_places,
     help_text,
+    nested,
     parse_command_line,
     refuse_another_commands,
     split_arguments,
@@ -39,5 +40,6 @@ __all__ = ["BIASES", "BUDGETS", "GATED", "MAX_DEPTH", "PLACES", "TOKENS_PER_PARA
            "FinetuneConfig", "FinetuneSection", "LogConfig", "LoraConfig", "ModelConfig",
            "OptimConfig", "ParallelConfig", "PreferenceConfig", "PretrainConfig", "RunConfig",
            "RunSections", "SamplingConfig", "Section", "TrainConfig", "fields", "find_places",
-           "help_text", "json_schema", "parse_command_line", "refuse_another_commands",
-           "sampling_config", "split_arguments", "strict_yaml", "validate"]
+           "help_text", "json_schema", "nested", "parse_command_line",
+           "refuse_another_commands", "sampling_config", "split_arguments", "strict_yaml",
+           "validate"]

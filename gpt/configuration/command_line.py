@@ -169,6 +169,14 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return values, {key: f"{path}, line {line}" for key, line in document.lines.items() if key}
 
 
+def nested(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted name as sections: {"run.seed": 1} -> {"run": {"seed": 1}}"""
+    values: dict[str, Any] = {}
+    for path, value in overrides.items():
+        _set(values, path, value)
+    return values
+
+
 def _set(values: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for name in parents:

@@ -10,9 +10,9 @@ import numpy as np
 from gpt.evaluation.intervals import Interval, Units, interval
 from gpt.evaluation.material import Material
 from gpt.evaluation.scored import Scored
+from gpt.shards import sampled_counts
 
 BINS = 10  # of confidence, equally wide
-COUNTED = 20_000_000  # tokens of training text that frequencies are taken from
 
 
 @dataclass(frozen=True)
@@ -130,23 +130,9 @@ def _places(read: np.ndarray) -> tuple[np.ndarray, list[str]]:
 def _frequencies(ids: np.ndarray, material: Material) -> tuple[np.ndarray, list[str]]:
     """By how often a token occurs in a million: of training text where that is known, else of the
     text itself."""
-    counts = _counts(material)
+    text = material.text if material.training is None else material.training
+    counts = sampled_counts(text, text.vocab_size)
     often = counts[ids] / max(1, counts.sum()) * 1e6
     of = np.clip(np.floor(np.log10(np.maximum(often, 1e-9))).astype(np.int64) + 1, 0, 5)
     return of, ["less than 1", *(f"{10**i:,} to {10**(i + 1):,}" for i in range(4)),
                 "10,000 and more"]
-
-
-def _counts(material: Material) -> np.ndarray:
-    """How often each id occurs, (V,): in evenly spaced stretches of long texts."""
-    text = material.text if material.training is None else material.training
-    stretch, pieces = len(text), 1
-    if len(text) > COUNTED:
-        pieces = 100
-        stretch = COUNTED // pieces
-    counts = np.zeros(text.vocab_size, dtype=np.int64)
-    for i in range(pieces):
-        start = i * len(text) // pieces
-        counts += np.bincount(text.read(start, min(start + stretch, len(text))),
-                              minlength=text.vocab_size)
-    return counts

@@ -19,6 +19,8 @@ PACKAGES = ("torch", "numpy", "tiktoken", "tokenizers", "safetensors", "pydantic
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
               "A6000": 155e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
               "RTX 3090": 71e12}
+GPU_GIB = {"H200": 141, "H100": 80, "GH200": 96, "B200": 180, "A100": 80, "A6000": 48, "A10": 24,
+           "L40S": 48, "L4": 24, "RTX 4090": 24, "RTX 3090": 24}
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from gpt.batches import Batches, ReadAhead, SizedBatches
 from gpt.chat import converses
-from gpt.configuration import ModelConfig, RunSections, SamplingConfig, fields
+from gpt.configuration import ModelConfig, RunSections, fields
 from gpt.errors import UserError, WorkFailed
 from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
@@ -37,10 +37,10 @@ from gpt.training.intact import Intact
 from gpt.training.loop import Trainer, gave_up, is_due
 from gpt.training.objective import Objective
 from gpt.training.plan import Plan, Work, measure_plan, memory_line
+from gpt.training.samples import refuse_long_prompts, sampler
 from gpt.training.step import Step
 from gpt.training.telemetry import Log, RunLog
 
-SAMPLE_TOKENS = 128
 TIMED_BATCHES = 4  # of validation, to plan with
 
 
@@ -84,26 +84,46 @@ class Task:
     look: Callable[[], str | None] = lambda: None
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a task and a configuration become on a machine."""
+
+    layout: Layout
+    portion: Portion
+    batches: Batches
+    validation: Callable[[], SizedBatches]
+    budget: Budget
+    rates: Rates
+
+    @classmethod
+    def of(cls, task: Task, config: RunSections, machine: Machine) -> Setting:
+        """Chosen, before anything is made. Raises UserError for what cannot be."""
+        agree(config, task, machine)
+        core_bundle(config.eval)
+        layout = choose_layout(config, task.model, machine)
+        portion = choose_portion(config.train, task.model, machine, task.longest)
+        scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
+        batches = task.batches(portion)
+        refuse_long_prompts(config.log, task.prompt_tokens or task.tokenizer.encode,
+                            task.model.block_size)
+        return cls(layout, portion, batches, lambda: task.validation(scored_together),
+                   Budget.of(config.train, batches.sequences_per_epoch,
+                             batches.tokens_per_sequence),
+                   Rates.of(config.optim, task.model,
+                            config.train.sequences_per_step * batches.tokens_per_sequence))
+
+
 def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
                report: Callable[[Path], str] | None = None) -> Score | None:
     """Train, or say what training would cost. Returns the final score; None if nothing was done.
 
     report: writes one on a run's folder, once it has ended or failed, and returns what is said.
     """
-    agree(config, task, machine)
-    core_bundle(config.eval)  # before anything is made
-    layout = choose_layout(config, task.model, machine)
-    portion = choose_portion(config.train, task.model, machine, task.longest)
-    scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
-    batches = task.batches(portion)
-    budget = Budget.of(config.train, batches.sequences_per_epoch,
-                       batches.tokens_per_sequence)
-    _refuse_long_prompts(task, config)
-    rates = Rates.of(config.optim, task.model,
-                     config.train.sequences_per_step * batches.tokens_per_sequence)
     if dry_run:
-        print(_plan(task, config, rates, batches, budget, layout))
+        print(cost_of(task, config, machine))
         return None
+    setting = Setting.of(task, config, machine)
+    layout, batches, budget, rates = setting.layout, setting.batches, setting.budget, setting.rates
     if config.run.resume not in ("auto", "never"):
         _refuse_another_model(task, checkpoint.find(config.run.resume))
     first = machine.ranks.first
@@ -112,7 +132,7 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
             print(f"{run.path} is complete at step {run.state.step}; sample from it with: "
                   f"{_sample_command(run, task.tokenizer)}")
             return None
-        model, optimizer = _build(task, config, rates, batches, budget, layout)
+        model, optimizer = _build(task, config, setting)
         before = first(run.recorded)
         first(lambda: run.record(config, machine))
         first(lambda: _keep_base(task, run))
@@ -127,14 +147,14 @@ def train_task(task: Task, config: RunSections, machine: Machine, dry_run: bool,
         measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
         log = _log(run, config, budget, state) if machine.ranks.is_first else Log()
         with closing(log), ReadAhead(batches.step, task.loader_workers) as ahead:
-            log.say(_opening_lines(run, task, model, rates, portion, config, layout))
+            log.say(_opening_lines(run, task, model, config, setting))
             for line in _what_changed(run, before, config, budget, batches):
                 log.warn(state.step, line)
             intact = Intact(ahead.step, task.look if machine.ranks.is_first else lambda: None)
             trainer = Trainer(model, optimizer, intact.step,
-                              lambda: task.validation(scored_together), task.tokenizer, config,
+                              setting.validation, task.tokenizer, config,
                               budget, machine, run.path, log, state,
-                              _sampler(lm, task), average, task.evaluate_first,
+                              sampler(lm, task.prompt_tokens), average, task.evaluate_first,
                               lambda: task.measure(measured), core_measure(config.eval, measured),
                               task.objective, task.best_by, layout, batches.origins)
             wanted = report if config.log.report and machine.ranks.is_first else None
@@ -224,17 +244,17 @@ def _sample_command(run: RunFolder, tokenizer: Tokenizer) -> str:
     return f"python sample.py {run.path}{chat}"
 
 
-def _build(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
-           layout: Layout) -> tuple[GPT, Optimizer]:
+def _build(task: Task, config: RunSections, setting: Setting) -> tuple[GPT, Optimizer]:
     """(model on its device or devices, its optimizer)"""
-    machine = layout.machine
+    layout, machine, budget = setting.layout, setting.layout.machine, setting.budget
     with layout.building():
         model = task.build_model()
     model.recompute = config.train.recompute_activations
-    tokens = (budget.steps or 0) * config.train.sequences_per_step * batches.tokens_per_sequence
+    tokens = ((budget.steps or 0) * config.train.sequences_per_step
+              * setting.batches.tokens_per_sequence)
     machine.compile = compile_pays(config.run, tokens * flops_per_token(model), budget, machine)
     layout.place(model)
-    return model, layout.optimizer(build_optimizer(model, config.optim, rates))
+    return model, layout.optimizer(build_optimizer(model, config.optim, setting.rates))
 
 
 def _keep_base(task: Task, run: RunFolder) -> None:
@@ -244,21 +264,20 @@ def _keep_base(task: Task, run: RunFolder) -> None:
         task.keep_base(folder)
 
 
-def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budget: Budget,
-          layout: Layout) -> Plan:
-    """What this run would cost, from doing a little of it."""
-    machine = layout.machine
-    model, optimizer = _build(task, config, rates, batches, budget, layout)
+def cost_of(task: Task, config: RunSections, machine: Machine) -> Plan:
+    """What a run would cost, from doing a little of it."""
+    setting = Setting.of(task, config, machine)
+    layout, rates = setting.layout, setting.rates
+    model, optimizer = _build(task, config, setting)
     step = Step(model.train(), optimizer, machine, config.train.grad_clip,
                 average=WeightAverage.continued(model, optimizer.state, rates.ema_decay),
                 objective=task.objective, layout=layout)
     lm = LanguageModel(model, task.tokenizer, machine)
     measured = LanguageModel(model, task.tokenizer, machine.measuring(config.eval.dtype))
-    scored_together = evaluation_tokens(config.train, task.model, machine, task.longest)
-    validation = task.validation(scored_together)
+    validation = setting.validation()
     some = [validation[i] for i in range(min(TIMED_BATCHES, len(validation)))]
     lengths = torch.from_numpy(task.tokenizer.byte_lengths())
-    sample, prompts = _sampler(lm, task), config.log.sample_prompts
+    sample, prompts = sampler(lm, task.prompt_tokens), config.log.sample_prompts
 
     def measure() -> None:  # without dropout, as in the run
         model.eval()
@@ -288,16 +307,7 @@ def _plan(task: Task, config: RunSections, rates: Rates, batches: Batches, budge
         if config.log.samples_every_steps is not None:
             besides.append(Work(lambda: [sample(prompt) for prompt in prompts],
                                 (config.log.samples_every_steps,)))
-        return measure_plan(model, step, batches, budget, besides, machine)
-
-
-def _refuse_long_prompts(task: Task, config: RunSections) -> None:
-    for prompt in config.log.sample_prompts if config.log.samples_every_steps else ():
-        tokens = (task.prompt_tokens or task.tokenizer.encode)(prompt)
-        length, limit = len(tokens), task.model.block_size
-        if length > limit:
-            raise UserError(f"log.sample_prompts: a prompt has {length} tokens, the model reads "
-                            f"{limit} (model.block_size); shorten it")
+        return measure_plan(model, step, setting.batches, setting.budget, besides, machine)
 
 
 def _refuse_another_model(task: Task, path: Path) -> None:
@@ -315,10 +325,10 @@ def _identity(task: Task, config: RunSections, rates: Rates) -> dict[str, Any]:
             "tokenizer": task.tokenizer.fingerprint, **task.identity}
 
 
-def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion: Portion,
-                   config: RunSections, layout: Layout) -> str:
+def _opening_lines(run: RunFolder, task: Task, model: GPT, config: RunSections, setting: Setting
+                   ) -> str:
     """What is trained, on what, in what portions."""
-    machine = layout.machine
+    machine, portion, rates = setting.layout.machine, setting.portion, setting.rates
     tokens = portion.sequences * (task.longest or task.model.block_size)
     lines = [f"{run.path}: {parameter_count(model):,} parameters, {flops_per_token(model):,} FLOPs "
              f"per token, on {machine.describe()}",
@@ -328,21 +338,7 @@ def _opening_lines(run: RunFolder, task: Task, model: GPT, rates: Rates, portion
                          config.train.recompute_activations,
                          copied=config.checkpoint.background and machine.device.type == "cpu"
                          and config.checkpoint.every_steps is not None)]
-    lines += [*task.opening_lines(), *layout.lines]
+    lines += [*task.opening_lines(), *setting.layout.lines]
     if run.resume_from is not None:
         lines.append(f"continuing from {run.resume_from}")
     return "\n".join(lines)
-
-
-def _sampler(lm: LanguageModel, task: Task) -> Callable[[str], str]:
-    """Text that the model in training would write after a prompt."""
-    def sample(prompt: str) -> str:
-        tokens = (task.prompt_tokens or lm.prompt_tokens)(prompt)
-        room = max(0, min(SAMPLE_TOKENS, task.model.block_size - len(tokens)))
-        lm.model.eval()
-        config = SamplingConfig(max_new_tokens=room, temperature=0.8, top_k=50, seed=0)
-        text = "".join(piece.text for _, piece in lm.write([lm.request(tokens, config)]))
-        lm.model.train()
-        return text
-
-    return sample

@@ -1,0 +1,168 @@
+"""What a run of some size reads and takes, within what there is to spend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gpt.configuration import PretrainConfig
+from gpt.model import GPT, flops_per_token, parameter_count
+from gpt.planning.devices import Device, Speed, memory_of
+from gpt.planning.sizes import SIZES, Size, configuration
+from gpt.shards import Dataset
+from gpt.training.pretraining import with_vocabulary
+
+FEWEST_STEPS = 20  # that a run can have
+START_SECONDS = 5.0  # to import torch, open the dataset, and write the report
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What there is to spend: one of the three."""
+
+    seconds: float | None = None
+    flops: float | None = None
+    tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A run of one size, and what it takes."""
+
+    size: Size
+    config: PretrainConfig
+    parameters: int
+    flops_per_token: int
+    speed: Speed
+    memory: int  # bytes of a device, at most, besides those of Python and torch
+
+    @property
+    def steps(self) -> int:
+        """Updates."""
+        return self.config.train.steps or 0
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of all devices."""
+        return self.config.train.sequences_per_step * self.config.model.block_size
+
+    @property
+    def tokens(self) -> int:
+        """That the run reads."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of steps, without what a run does besides."""
+        return self.tokens_per_step / self.speed.seconds_per_step
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole command."""
+        return START_SECONDS + self.speed.seconds_besides + self.steps * self.speed.seconds_per_step
+
+
+class Costs:
+    """What sizes cost on a device, each found out once.
+
+    given: values of a configuration, by section, which all runs have.
+    """
+
+    def __init__(self, dataset: Dataset, goal: Goal, device: Device, given: dict[str, Any]):
+        self.device, self.epoch = device, len(dataset.train)
+        self._dataset, self._goal, self._given = dataset, goal, given
+        self._known: dict[Size, Cost] = {}
+        self._shapes: dict[Size, tuple[int, int]] = {}
+
+    def of(self, size: Size) -> Cost:
+        """As it is measured without compiling, which takes long."""
+        if size not in self._known:
+            config = self.configuration(size, self.roughly(size))
+            eager = config.model_copy(update={
+                "run": config.run.model_copy(update={"compile": False})})
+            self._known[size] = self._spending(size, eager)
+        return self._known[size]
+
+    def as_it_will_go(self, size: Size) -> Cost:
+        """With the batches that suit what it reads, compiled where that pays, and timed anew."""
+        return self._spending(size, self.configuration(size, self.of(size).tokens))
+
+    def configuration(self, size: Size, tokens: float) -> PretrainConfig:
+        """A run of a size that reads about so many tokens of this text."""
+        made = configuration(str(self._dataset.folder), size, tokens, self._given)
+        return with_vocabulary(made, self._dataset)
+
+    def roughly(self, size: Size) -> float:
+        """Tokens that can be spent, before anything was measured."""
+        if self._goal.tokens is not None:
+            return self._goal.tokens
+        flops = self._goal.flops or (self._goal.seconds or 0.0) * self.device.flops
+        return flops / self.shape(size)[1]
+
+    def shape(self, size: Size) -> tuple[int, int]:
+        """(parameters, FLOPs per token)"""
+        if size not in self._shapes:
+            with torch.device("meta"):
+                model = GPT(self.configuration(size, 1e6).model)
+            self._shapes[size] = parameter_count(model), flops_per_token(model)
+        return self._shapes[size]
+
+    def fits(self, size: Size) -> bool:
+        """Whether a device has the memory."""
+        return self._memory(self.configuration(size, self.roughly(size))) <= self.device.memory
+
+    def _memory(self, config: PretrainConfig) -> int:
+        return memory_of(config, self.device.micro_batch(config), self.device.kind)
+
+    def _spending(self, size: Size, config: PretrainConfig) -> Cost:
+        """As many steps as can be paid for."""
+        speed = self.device.speed(config)
+        if self._goal.seconds is not None:
+            left = self._goal.seconds - START_SECONDS - speed.seconds_besides
+            steps = max(1, int(left / speed.seconds_per_step))
+            config = config.model_copy(update={
+                "train": config.train.model_copy(update={"steps": steps})})
+        return Cost(size, config, *self.shape(size), speed, self._memory(config))
+
+
+def best_size(costs: Costs, loss: Callable[[int, float], float], goal: Goal) -> Size | None:
+    """The size that ends with the least loss, of those for which there is memory; None: of none.
+
+    loss: what to expect of (parameters, tokens). It has one valley along the sizes, in which a
+    few steps downhill end. For a given number of tokens the largest model for which no smaller one
+    would do better with the same arithmetic.
+    """
+    sizes = [size for size in SIZES if costs.fits(size)]
+    if goal.tokens is not None:
+        return next((size for size in reversed(sizes)
+                     if _is_worth_it(size, costs, loss, goal.tokens)), None)
+    if not sizes:
+        return None
+
+    def after(place: int) -> float:
+        size = sizes[place]
+        if goal.seconds is None:
+            return loss(costs.shape(size)[0], costs.roughly(size))
+        cost = costs.of(size)
+        return loss(cost.parameters, cost.tokens) if cost.steps >= FEWEST_STEPS else math.inf
+
+    place = min(range(len(sizes)), key=lambda i: loss(costs.shape(sizes[i])[0],
+                                                      costs.roughly(sizes[i])))
+    while True:
+        near = range(max(0, place - 1), min(len(sizes), place + 2))
+        best = min(near, key=after)
+        if best == place:
+            return sizes[place]
+        place = best
+
+
+def _is_worth_it(size: Size, costs: Costs, loss: Callable[[int, float], float], tokens: float
+                 ) -> bool:
+    parameters, flops = costs.shape(size)
+    smaller = (costs.shape(other) for other in SIZES[:SIZES.index(size)])
+    return all(loss(parameters, tokens) <= loss(count, tokens * flops / each)
+               for count, each in smaller)

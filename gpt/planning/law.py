@@ -1,0 +1,195 @@
+"""What the loss of a run follows from, learned from runs on some texts, for other texts.
+
+    L = E + (H - E) / (1 + (d' / c)^beta),    1 / d' = 1 / d + ratio n^-gamma
+
+n: parameters, d: tokens read, both in millions; text that is read again is worth less each time.
+H: the entropy of how often tokens occur, the loss of a model that has learned nothing else yet; E:
+the floor, a share of it. d' is what a model makes of d: a small one stops learning sooner. c and
+beta are a text's own; the rest, the shape, is taken to be the same for all. law.json has the runs
+that it is learned from, and benchmarks/scaling_law.py makes them.
+
+Source: Kaplan et al. 2020 (arXiv:2001.08361), equation 1.5, between a start and a floor; Hoffmann
+et al. 2022 (arXiv:2203.15556) for the floor; Muennighoff et al. 2023 (arXiv:2305.16264) for what is
+read again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gpt.files import read_json
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+RATIOS = (0.05, 0.1, 0.2, 0.4, 0.8)
+GAMMAS = (0.3, 0.6, 1.0, 1.5)
+PATIENCES = (0.5, 1.0, 2.0, 4.0, 8.0)  # epochs until reading again is worth nothing
+FLOORS = (0.0, 0.05, 0.1, 0.15, 0.2)  # shares of the entropy
+NOISE = 0.01  # nats: at least what another seed changes
+VAGUE = np.diag([0.05, 0.01])  # variances that texts may differ by beyond those of the law
+UNLIKELY = 1e-4
+
+
+class Run(NamedTuple):
+    """What was trained, for how long, and what came of it."""
+
+    parameters: float
+    tokens: float  # read, those of all epochs
+    epoch: float  # tokens of the training split
+    loss: float = float("nan")  # nats per token of the validation split
+
+
+@dataclass(frozen=True)
+class Text:
+    """Runs on one text. entropy: of how often each token occurs, in nats."""
+
+    entropy: float
+    runs: Sequence[Run]
+
+
+class Shape(NamedTuple):
+    """What all texts share."""
+
+    ratio: float
+    gamma: float
+    patience: float
+    floor: float
+
+
+class Forecast(NamedTuple):
+    """A loss to expect, and where it lies in 95 of 100 cases: nats per token."""
+
+    loss: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.loss:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    def times(self, factor: float) -> Forecast:
+        """In another unit."""
+        return Forecast(*(factor * each for each in self))
+
+
+def known_texts() -> dict[str, Text]:
+    """What comes with the toolkit, by name."""
+    texts = read_json(Path(__file__).with_name("law.json"))["texts"]
+    return {name: Text(text["entropy"], [Run(*run) for run in text["runs"]])
+            for name, text in texts.items()}
+
+
+class Law:
+    """What the runs on some texts say of another one, of which there are a few short runs.
+
+    For each shape the mean and the covariance of what is a text's own are those among the law's
+    texts; short runs on the text at hand then say more (linear regression by Bayes' rule), and how
+    well all runs agree with a shape is its weight.
+    """
+
+    def __init__(self, texts: Sequence[Text]):
+        self.texts = texts
+        self._beliefs = [_Belief.of(texts, Shape(*chosen)) for chosen in itertools.product(
+            RATIOS, GAMMAS, PATIENCES, FLOORS)]
+
+    def of(self, text: Text) -> OneText:
+        """The law of a text, from what is known of all and of this one."""
+        learned = [belief.having_seen(text) for belief in self._beliefs]
+        logs = np.array([belief.log_evidence for belief in learned])
+        weights = np.exp(logs - logs.max())
+        likely = weights > UNLIKELY
+        return OneText(text.entropy, [one for one, there in zip(learned, likely, strict=True)
+                                      if there], weights[likely] / weights[likely].sum())
+
+
+class OneText:
+    """The law of one text."""
+
+    def __init__(self, entropy: float, beliefs: Sequence[_Belief], weights: Array):
+        self._entropy, self._beliefs, self._weights = entropy, beliefs, weights
+
+    def forecast(self, run: Run) -> Forecast:
+        """What a run is to give."""
+        each = [belief.forecast(run, self._entropy) for belief in self._beliefs]
+        means, variances = np.array(each).T
+        mean = float(self._weights @ means)
+        variance = float(self._weights @ (variances + (means - mean) ** 2))
+        apart = 1.96 * variance**0.5
+        return Forecast(mean, max(0.0, mean - apart), mean + apart)
+
+
+@dataclass(frozen=True)
+class _Belief:
+    """Of one shape: what is a text's own, -beta log c and beta, and how far all agree with it."""
+
+    shape: Shape
+    mean: Array  # (2,)
+    covariance: Array  # (2, 2)
+    noise: float  # variance of a loss, nats²
+    log_evidence: float
+
+    @classmethod
+    def of(cls, texts: Sequence[Text], shape: Shape) -> _Belief:
+        """From the law's texts: least squares for each."""
+        found, squares, free = [], 0.0, 0
+        for text in texts:
+            x, z, slope = _line(text, shape)
+            own = np.linalg.lstsq(x * slope[:, None], z * slope, rcond=None)[0]
+            found.append(own)
+            squares += float(np.sum(((z - x @ own) * slope) ** 2))
+            free += len(z) - len(own)
+        noise = max(squares / max(1, free), NOISE**2)
+        among = np.stack(found)
+        return cls(shape, among.mean(axis=0), np.cov(among.T) * (1 + 1 / len(texts)) + VAGUE,
+                   noise, -0.5 * (squares / noise + free * float(np.log(noise))))
+
+    def having_seen(self, text: Text) -> _Belief:
+        """After some runs on a text. Source: Bishop 2006, sections 3.3 and 3.5."""
+        if not text.runs:
+            return self
+        x, z, slope = _line(text, self.shape)
+        spread = x @ self.covariance @ x.T + np.diag(self.noise / slope**2)
+        gain = np.linalg.solve(spread, x @ self.covariance).T
+        apart = z - x @ self.mean
+        log_volume = float(np.linalg.slogdet(spread)[1]) + 2 * float(np.log(slope).sum())
+        evidence = -0.5 * (float(apart @ np.linalg.solve(spread, apart)) + log_volume)
+        return replace(self, mean=self.mean + gain @ apart,
+                       covariance=self.covariance - gain @ x @ self.covariance,
+                       log_evidence=self.log_evidence + evidence)
+
+    def forecast(self, run: Run, entropy: float) -> tuple[float, float]:
+        """(mean, variance) of a run's loss"""
+        x = _terms([run], self.shape)[0]
+        left = 1 / (1 + float(np.exp(x @ self.mean)))  # of what there was to learn
+        span = entropy * (1 - self.shape.floor)
+        slope = span * left * (1 - left)
+        return (entropy * self.shape.floor + span * left,
+                float(x @ self.covariance @ x) * slope**2 + self.noise)
+
+
+def _line(text: Text, shape: Shape) -> tuple[Array, Array, Array]:
+    """(terms, z, dL/dz): (runs, 2), (runs,), (runs,). z = log((H - L) / (L - E)), which is linear
+    in the terms."""
+    shares = np.array([run.loss for run in text.runs]) / text.entropy
+    shares = np.clip(shares, shape.floor + 1e-3, 1 - 1e-3)
+    z = np.log((1 - shares) / (shares - shape.floor))
+    slope = text.entropy * (shares - shape.floor) * (1 - shares) / (1 - shape.floor)
+    return _terms(text.runs, shape), z, slope
+
+
+def _terms(runs: Sequence[Run], shape: Shape) -> Array:
+    """1 and log d': (runs, 2)"""
+    n = np.array([run.parameters for run in runs]) / 1e6
+    d = np.array([worth(run.tokens, run.epoch, shape.patience) for run in runs]) / 1e6
+    return np.stack([np.ones_like(n), -np.log(1 / d + shape.ratio * n**-shape.gamma)], axis=1)
+
+
+def worth(tokens: float, epoch: float, patience: float) -> float:
+    """How many tokens that are all new would teach as much."""
+    again = max(0.0, tokens / epoch - 1)
+    return min(tokens, epoch) + epoch * patience * float(-np.expm1(-again / patience))

@@ -1,0 +1,158 @@
+"""Which size is chosen, and what its run reads and takes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from data import prepare
+from gpt.errors import UserError
+from gpt.machine.hardware import GPU_GIB, GPU_PEAKS
+from gpt.planning import Goal, OnDataSheet
+from gpt.planning.costs import START_SECONDS, Costs, best_size
+from gpt.planning.devices import Speed, memory_of
+from gpt.planning.sizes import EVALUATED, SIZES, Size, configuration, sequences_per_step
+from gpt.shards import Dataset
+
+GIB = 2**30
+
+
+class Steady:
+    """A device that computes 1e11 FLOP/s, and takes two milliseconds for each step of a layer."""
+
+    is_measured, count, kind = True, 1, torch.device("cpu")
+    memory, flops = 64.0 * GIB, 1e11
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def speed(self, config):
+        self.asked.append(config.model.n_embd)
+        tokens = config.train.sequences_per_step * config.model.block_size
+        flops = 6 * 12 * config.model.n_layer * config.model.n_embd**2 * tokens
+        return Speed(flops / self.flops + 0.002 * config.model.n_layer, 4.0)
+
+    def micro_batch(self, config):
+        return 1
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planned")
+    (folder / "text.txt").write_text("".join(f"{i} bottles of beer\n" for i in range(3000)))
+    prepare.main([str(folder / "text.txt"), "tokenizer=byte", f"out={folder / 'data'}"])
+    return Dataset(folder / "data")
+
+
+def loss(parameters, tokens):
+    """A law with a valley: large models learn slower."""
+    return 1 + (0.2 / (parameters / 1e6) + 1e6 / tokens) ** 0.3
+
+
+def each(costs, goal):
+    """What every size that fits would end with."""
+    return {size: loss(costs.shape(size)[0], costs.of(size).tokens if goal.seconds else
+                       costs.roughly(size)) for size in SIZES[:9]}
+
+
+@pytest.mark.parametrize("goal", [Goal(seconds=60), Goal(seconds=600), Goal(flops=1e12),
+                                  Goal(flops=1e14)])
+def test_the_size_with_the_least_loss_is_found_and_few_are_measured(dataset, goal):
+    device = Steady()
+    found = best_size(Costs(dataset, goal, device, {}), loss, goal)
+    assert len(set(device.asked)) <= 5 and (goal.seconds or not device.asked)
+    losses = each(Costs(dataset, goal, Steady(), {}), goal)
+    assert losses[found] == min(losses.values())
+
+
+def test_of_given_tokens_the_largest_model_for_which_no_smaller_one_does_better(dataset):
+    found = []
+    for tokens in (1e6, 1e8, 1e10):
+        goal = Goal(tokens=tokens)
+        costs = Costs(dataset, goal, Steady(), {})
+        found.append(best_size(costs, loss, goal))
+        parameters, flops = costs.shape(found[-1])
+        larger = costs.shape(SIZES[SIZES.index(found[-1]) + 1])
+        for count, per_token in map(costs.shape, SIZES[:SIZES.index(found[-1])]):
+            assert loss(parameters, tokens) <= loss(count, tokens * flops / per_token)
+        assert any(loss(larger[0], tokens) > loss(count, tokens * larger[1] / per_token)
+                   for count, per_token in map(costs.shape, SIZES[:SIZES.index(found[-1]) + 1]))
+    assert found == sorted(set(found))
+
+
+def test_memory_leaves_sizes_out(dataset):
+    goal, device = Goal(flops=1e16), Steady()
+    roomy = best_size(Costs(dataset, goal, device, {}), loss, goal)
+    device.memory = 0.3 * memory_of(Costs(dataset, goal, device, {}).configuration(roomy, 1e8), 1,
+                                    device.kind)
+    tight = best_size(Costs(dataset, goal, device, {}), loss, goal)
+    assert tight < roomy
+    device.memory = 1.0
+    assert best_size(Costs(dataset, goal, device, {}), loss, goal) is None
+
+
+def test_time_is_spent_to_the_last_step(dataset):
+    costs = Costs(dataset, Goal(seconds=300), Steady(), {})
+    cost = costs.as_it_will_go(Size(4, 128))
+    assert 300 - cost.speed.seconds_per_step < cost.seconds <= 300
+    assert cost.tokens == cost.steps * cost.config.train.batch_size * 256
+    assert cost.seconds == pytest.approx(
+        START_SECONDS + 4 + cost.steps * cost.speed.seconds_per_step)
+    assert cost.config.run.compile == "auto" and costs.of(Size(4, 128)).config.run.compile is False
+
+
+@pytest.mark.parametrize("goal", [Goal(flops=3e12), Goal(tokens=1e6)])
+def test_flops_and_tokens_are_spent_to_a_step(dataset, goal):
+    cost = Costs(dataset, goal, Steady(), {}).as_it_will_go(Size(4, 128))
+    spent = cost.tokens * (cost.flops_per_token if goal.flops else 1)
+    assert spent == pytest.approx(goal.flops or goal.tokens, rel=0.02)
+
+
+def test_a_run_gets_batches_that_suit_its_length_and_what_is_given_wins():
+    short, long = (configuration("data", Size(4, 128), tokens, {}) for tokens in (3e5, 3e7))
+    assert short.train.batch_size * 256 == 1024 and long.train.batch_size * 256 == 8192
+    assert short.train.steps == 293 and short.optim.warmup_steps == 15
+    assert (short.eval.every_steps, long.eval.every_steps) == (None, None)
+    assert short.eval.max_tokens == EVALUATED
+    assert sequences_per_step(Size(10, 512), 1e5, 256) * 256 >= 6 * 512  # enough for Muon
+    given = configuration("data", Size(4, 128), 3e5, {
+        "model": {"block_size": 64, "mlp": "gelu"}, "train": {"batch_size": 10},
+        "eval": {"max_tokens": 7}, "optim": {"warmup_steps": 3}, "run": {"seed": 5}})
+    assert (given.model.block_size, given.model.mlp, given.train.batch_size) == (64, "gelu", 10)
+    assert (given.eval.max_tokens, given.optim.warmup_steps, given.run.seed) == (7, 3, 5)
+    assert given.train.steps == round(3e5 / 640)
+    with pytest.raises(UserError, match=r"there is no field model.depht"):
+        configuration("data", Size(4, 128), 3e5, {"model": {"depht": 3}})
+
+
+def test_sizes_grow():
+    parameters = [12 * size.n_layer * size.n_embd**2 for size in SIZES]
+    assert parameters == sorted(parameters)
+    assert all(size.n_embd % size.n_head == 0 for size in SIZES)
+
+
+def test_a_data_sheet_tells_speed_and_memory(dataset):
+    one, eight = OnDataSheet("h100", 1, None), OnDataSheet("H100", 8, None)
+    config = Costs(dataset, Goal(tokens=1e9), one, {}).configuration(Size(12, 768), 1e9)
+    assert one.flops == 0.4 * GPU_PEAKS["H100"] and eight.flops == pytest.approx(7.2 * one.flops)
+    assert one.memory == 80 * GIB and GPU_PEAKS.keys() == GPU_GIB.keys()
+    per_token = Costs(dataset, Goal(tokens=1e9), one, {}).shape(Size(12, 768))[1]
+    tokens = config.train.batch_size * config.model.block_size
+    assert one.speed(config).seconds_per_step == pytest.approx(per_token * tokens / one.flops)
+    assert "not measured" in str(one) and "where 8 work together" in str(eight)
+    with pytest.raises(UserError, match=r"--device abacus: .*H100"):
+        OnDataSheet("abacus", 1, None)
+
+
+def test_micro_batches_are_as_large_as_memory_allows(dataset):
+    device = OnDataSheet("l4", 1, None)
+    config = Costs(dataset, Goal(tokens=1e9), device, {}).configuration(Size(16, 1024), 1e9)
+    sizes = []
+    for gib in (4, 8, 1000):
+        device.memory = gib * GIB
+        sizes.append(device.micro_batch(config))
+        assert math.log2(sizes[-1]).is_integer()
+        assert sizes[-1] == 1 or memory_of(config, sizes[-1], device.kind) <= 0.8 * device.memory
+    assert sizes[0] < sizes[1] < sizes[2] == config.train.batch_size
