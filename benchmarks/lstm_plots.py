@@ -114,14 +114,19 @@ def recall(part: Part, *panels: Axes) -> None:
         for kind in NAMES:
             own = [one for one in part["records"] if (one["kind"], one["pairs"]) == (kind, pairs)]
             rates = [[100 * share for share in one["accuracy"]] for one in own]
-            line(axes, [one["distance"] for one in own], rates, COLOURS[kind], NAMES[kind])
-        axes.axhline(100 * part["chance"], color="grey", linewidth=0.8, linestyle=":")
-        axes.annotate("chance", (0, 100 * part["chance"]), (2, 2), xycoords=(
-            "axes fraction", "data"), textcoords="offset points", color="grey", fontsize=8)
+            wide = kind == "transformer"  # so that it is seen behind the other
+            line(axes, [one["distance"] for one in own], rates, COLOURS[kind], NAMES[kind],
+                 linewidth=3 if wide else 1.3, markersize=7 if wide else 3.5)
+        guesses = {"chance": part["chance"]} | ({} if pairs == 1 else {
+            f"a guess among the {pairs} values": 1 / pairs})
+        for name, share in guesses.items():
+            axes.axhline(100 * share, color="grey", linewidth=0.8, linestyle=":")
+            axes.annotate(name, (0, 100 * share), (2, 2), color="grey", fontsize=8, xycoords=(
+                "axes fraction", "data"), textcoords="offset points")
         distances = sorted({one["distance"] for one in part["records"]})
         axes.set_xscale("log", base=2)
         axes.set_xticks(distances, [str(distance) for distance in distances])
-        axes.set(ylim=(0, 105), xlabel="symbols of filler in between",
+        axes.set(ylim=(0, 118), yticks=range(0, 101, 20), xlabel="symbols of filler in between",
                  title=f"{pairs} pair{'s' * (pairs > 1)} to remember, trained for "
                        f"{part['seconds'][str(pairs)]:.0f} s")
         spread_labels(axes)
