@@ -77,6 +77,7 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/throughput.py
 	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/without.py
+	$(PY) benchmarks/lstm.py
 	$(PY) benchmarks/dry_run.py
 	$(PY) benchmarks/neighbours.py
 	$(PY) benchmarks/scaling.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -75,6 +76,12 @@ def shakespeare(chosen: Chosen) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is not there; give the path of tinyshakespeare.txt")
     return path
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, and from least to most: 1.65 (1.64 to 1.67)."""
+    return (f"{statistics.median(values):{form}} ({min(values):{form}} to "
+            f"{max(values):{form}})")
 
 
 def no_more(chosen: Chosen) -> None:
