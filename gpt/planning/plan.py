@@ -15,7 +15,7 @@ from gpt.planning.costs import FEWEST_STEPS, START_SECONDS, Cost, Costs, Goal, b
 from gpt.planning.devices import GIB, Device, ThisMachine
 from gpt.planning.law import Forecast, Law, OneText, Run, Text, known_texts
 from gpt.planning.pilots import Pilot, train
-from gpt.planning.sizes import BLOCK_SIZE, SIZES, Size
+from gpt.planning.sizes import BLOCK_SIZE, SIZES, Size, sequences_per_step
 from gpt.shards import Dataset, sampled_counts
 
 PILOTS = (1 / 16, 1 / 8, 1 / 4)  # of the tokens of the run
@@ -82,13 +82,13 @@ def pilot_runs(cost: Cost, costs: Costs, prior: OneText, here: Costs) -> list[tu
     """(size, tokens) of short runs: of the planned size, where that can be tried here in time, else
     of the size that does best in that time."""
     seconds = sum(PILOTS) * cost.steps * cost.speed.seconds_per_step
-    if costs.device.is_measured and seconds <= PILOT_SECONDS:
-        return [(cost.size, max(share * cost.tokens, PILOT_STEPS * cost.tokens_per_step))
-                for share in PILOTS]
-    size = best_size(here, losses(prior, here), Goal(seconds=PILOT_SECONDS)) or SIZES[0]
-    most = here.of(size)
-    return [(size, max(share / sum(PILOTS) * most.tokens, PILOT_STEPS * most.tokens_per_step))
-            for share in PILOTS]
+    size, tokens = cost.size, float(cost.tokens)
+    if not costs.device.is_measured or seconds > PILOT_SECONDS:
+        size = best_size(here, losses(prior, here), Goal(seconds=PILOT_SECONDS)) or SIZES[0]
+        tokens = here.of(size).tokens / sum(PILOTS)
+    block_size = cost.config.model.block_size
+    least = PILOT_STEPS * block_size * sequences_per_step(size, 1.0, block_size)
+    return [(size, each) for each in sorted({max(share * tokens, least) for share in PILOTS})]
 
 
 def entropy_of(dataset: Dataset) -> float:

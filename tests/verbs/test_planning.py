@@ -39,7 +39,7 @@ def plan(folder, monkeypatch, capsys):
 
 def test_a_plan_is_told_and_written_and_train_py_takes_it(plan, monkeypatch, capsys):
     code, told, tried = plan("data/beer", "--tokens", "40000", *SMALL)
-    assert code == 0 and tried.count("tried ") == 3
+    assert code == 0 and 1 <= tried.count("tried ") <= 3
     values = yaml.safe_load(Path("plan-beer.yaml").read_text())
     assert values["model"]["block_size"] == 32 and values["run"] == {"dtype": "float32"}
     steps, batch = values["train"]["steps"], values["train"]["batch_size"]
@@ -71,7 +71,7 @@ def test_minutes_are_kept_and_figures_are_json(plan):
     assert 0 <= loss["low"] < loss["loss"] < loss["high"]
     bits = figures["val_bits_per_byte"]["loss"] / loss["loss"]
     assert bits == pytest.approx(1.4427, rel=0.05)  # a byte is a token
-    assert len(figures["pilots"]) == 3 and figures["doubts"]
+    assert 1 <= len(figures["pilots"]) <= 3 and figures["doubts"]
     tried = [pilot["tokens"] for pilot in figures["pilots"]]
     assert tried == sorted(tried)
 
