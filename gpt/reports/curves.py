@@ -71,9 +71,9 @@ class RunCurves:
                 if each.startswith(f"{name}_")}
 
     def evaluated(self, name: str, axes: Sequence[str], what: str) -> list[Series]:
-        """A figure of the evaluations."""
+        """A figure of the evaluations, or of the CORE metric's."""
         lines = spread_evenly([
-            line for line in self.run.evaluations
+            line for line in (*self.run.evaluations, *self.run.cores)
             if number(line.get(name)) is not None and number(line.get("step")) is not None], POINTS)
         if not lines:
             return []
@@ -106,7 +106,9 @@ def charts(runs: Sequence[History]) -> list[Chart]:
     if not drawn:
         return []
     axes = [axis for axis in drawn[0].axes if all(axis in one.axes for one in drawn)]
-    found = [_loss(drawn, axes), _bits(drawn, axes), *_measures(drawn, axes)]
+    found = [_loss(drawn, axes), _bits(drawn, axes), *_measures(drawn, axes), Chart(
+        "CORE", "mean of the tasks' centred accuracies", [
+            line for one in drawn for line in one.evaluated("core", axes, "CORE")], log=False)]
     found += [
         Chart("Learning rate", "by group of weights", [line for one in drawn for line in one.lines(
             one.groups("lr") or {"lr": "all"}, axes)]),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
+from gpt.runs.checkpoint import steps_in, weight_hash
 from gpt.runs.history import History, logged, number, parameters_told
 from gpt.shards import Manifest, dataset_folder, is_dataset, read_manifest
 
 SCRIPTS = ("train.py", "finetune.py")
 MOST_TOLD = 30  # lines
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def manifest_of(run: History) -> tuple[Path, Manifest] | str:
@@ -102,6 +105,17 @@ def trained(run: History) -> list[tuple[str, Any]]:
               + (f"; weight {source.weight:g}" if source.weight is not None else ""))
              for source in manifest.sources[:50]]
     return rows
+
+
+def hashes(run: History) -> dict[str, str]:
+    """SHA-256 of what the run learned from, and of the weights of each checkpoint that is kept, as
+    they are recorded: `evaluate` tells the same of the weights."""
+    found = {name: value for name, value in run.identity.items()
+             if isinstance(value, str) and _SHA256.fullmatch(value)}
+    for step, path in sorted(steps_in(run.path / "checkpoints").items()):
+        with contextlib.suppress(UserError, OSError):
+            found[f"weights of step {step:,}"] = weight_hash(path)
+    return found
 
 
 def told(run: History) -> str:

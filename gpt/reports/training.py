@@ -8,7 +8,7 @@ from typing import Any
 from gpt.reports import differences
 from gpt.reports.chart import Chart, spread_evenly
 from gpt.reports.curves import charts, difference_chart, measures, said
-from gpt.reports.facts import commands, environment, summary, told, trained
+from gpt.reports.facts import commands, environment, hashes, summary, told, trained
 from gpt.reports.page import Html, Page, details, element, escaped, figure, table
 from gpt.runs.history import History, number
 
@@ -25,7 +25,7 @@ def training_page(runs: Sequence[History], refresh_seconds: int | None = None) -
     page.section("Summary", _summary(runs), _problems(runs))
     for run in runs:
         page.section(_of("Trained", run, runs), table((), trained(run), "what, on what"),
-                     _lines(told(run)))
+                     _lines(told(run)), _hashes(run))
     page.section("Curves", *charts(runs))
     if len(runs) > 1:
         page.section(f"Differences to {runs[0].name}", difference_chart(runs),
@@ -33,7 +33,8 @@ def training_page(runs: Sequence[History], refresh_seconds: int | None = None) -
                             "validation loss"), difference_rows(runs), "nats per token more"),
                      Html(f'<p class="note">{_HOW_DIFFERENT}</p>'))
     for run in runs:
-        page.section(_of("Evaluations", run, runs), _before_and_after(run), _evaluations(run))
+        page.section(_of("Evaluations", run, runs), _before_and_after(run), _evaluations(run),
+                     _cores(run))
         page.section(_of("Samples", run, runs), *_samples(run))
         page.section(_of("Incidents", run, runs), _incidents(run))
     page.section("Settings that differ", table(
@@ -48,7 +49,8 @@ def training_page(runs: Sequence[History], refresh_seconds: int | None = None) -
 def figures(runs: Sequence[History]) -> dict[str, Any]:
     """The numbers behind the page, for other programs."""
     return {"runs": [{"name": run.name, "path": str(run.path), **summary(run),
-                      "evaluations": run.evaluations, "warnings": run.warnings,
+                      "evaluations": run.evaluations, "core": run.cores,
+                      "hashes": hashes(run), "warnings": run.warnings,
                       "problems": run.problems, "settings": run.settings,
                       "environment": run.environment} for run in runs],
             "differences": [vars(found) | {"run": run.name, "to": runs[0].name}
@@ -117,6 +119,11 @@ def difference_rows(runs: Sequence[History]) -> list[list[Any]]:
     return rows
 
 
+def _hashes(run: History) -> Html | None:
+    found = hashes(run)
+    return details("SHA-256", table((), found.items(), "SHA-256")) if found else None
+
+
 def _before_and_after(run: History) -> Html | None:
     """Of a run that was scored before it learned, what each measure was then and is now."""
     if len(run.evaluations) < 2 or run.evaluations[0].get("step") != 0:
@@ -136,6 +143,19 @@ def _evaluations(run: History) -> Html | None:
         [line.get("step", "–"), line.get("tokens", "–"),
          *(line[name] if number(line.get(name)) is not None else "–" for name in names)]
         for line in spread_evenly(run.evaluations, MOST_ROWS)], "evaluations")
+
+
+def _cores(run: History) -> Html | None:
+    """The CORE metric over time, with every task."""
+    tasks = list(dict.fromkeys(name for line in run.cores for name, value in line.items()
+                               if name.startswith("core_") and number(value) is not None
+                               and name not in ("core_low", "core_high")))
+    return table(("step", "CORE", "95 % interval", *(name[len("core_"):] for name in tasks)), [
+        [line.get("step", "–"), line.get("core", "–"),
+         " to ".join(f"{bound:.4f}" for name in ("core_low", "core_high")
+                     if (bound := number(line.get(name))) is not None),
+         *(line.get(name, "–") for name in tasks)]
+        for line in spread_evenly(run.cores, MOST_ROWS)], "CORE")
 
 
 def _samples(run: History) -> list[Html]:

@@ -100,8 +100,8 @@ def _kind(name: str) -> Literal["d", "f"]:
 class History:
     """What is there of a run.
 
-    steps: figures of training by name, (steps,) each. evaluations, warnings, ends: lines of
-    metrics.jsonl as they are, the newest 10,000 of each. best: the evaluation with the lowest loss.
+    steps: figures of training by name, (steps,) each. evaluations, cores, warnings, ends: lines
+    of metrics.jsonl as they are, the newest 10,000 of each. best: the evaluation with the lowest loss.
     samples: generated texts. resumed: steps from which it was continued. problems: what is missing
     or damaged. name: as the folder is called.
     """
@@ -109,6 +109,7 @@ class History:
     path: Path
     steps: dict[str, Array] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    cores: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -242,8 +243,8 @@ def _part(history: History, name: str, read: Any) -> dict[str, Any]:
 
 def _read_metrics(history: History) -> None:
     lines, bad, torn = _lines(history.path / "metrics.jsonl")
-    columns, others = Columns(), {"eval": history.evaluations, "warning": history.warnings,
-                                  "end": history.ends}
+    columns, others = Columns(), {"eval": history.evaluations, "core": history.cores,
+                                  "warning": history.warnings, "end": history.ends}
     left_out: set[str] = set()
     while some := list(islice(lines, AT_ONCE)):
         events = [line.get("event") or guessed(line) for line in some]

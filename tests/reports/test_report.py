@@ -86,6 +86,36 @@ def test_json_prints_the_figures_behind_the_page(call, tmp_path):
     assert loss["x"]["tokens"] == [n * 512 for n in range(1, 201)]
 
 
+def test_core_is_drawn_and_told_task_by_task(call, tmp_path):
+    lines = [step(n) for n in range(1, 201)]
+    for at, core in ((100, 0.01), (200, 0.03)):
+        lines.append({"event": "core", "step": at, "tokens": at * 512, "elapsed_seconds": at / 4,
+                      "core": core, "core_low": core - 0.005, "core_high": core + 0.005,
+                      "core_piqa": 2 * core, "core_lambada": core / 2, "dtype": "float32"})
+    write_run(tmp_path / "a", [*lines, END | {"step": 200}])
+    call("report", "a")
+    [chart] = [chart for chart in data_of("a/report.html")["charts"] if chart["title"] == "CORE"]
+    [series] = chart["series"]
+    assert series["y"] == [0.01, 0.03] and series["x"]["steps"] == [100, 200]
+    shown = re.sub(r"<[^>]+>", " ", (tmp_path / "a/report.html").read_text())
+    assert "0.0250 to 0.0350" in shown and re.search(r"piqa\s*lambada", shown)
+    found = json.loads(call("report", "a", "--json")[1])["runs"][0]
+    assert found["core"][1]["core_piqa"] == 0.06 and found["hashes"] == {}
+
+
+def test_the_hashes_of_data_and_weights_are_those_of_evaluate_and_verify(call, workplace):
+    call.monkeypatch.chdir(workplace)
+    hashes = json.loads(call("report", "runs/base", "--json")[1])["runs"][0]["hashes"]
+    told = json.loads(call("evaluate", "runs/base", "--samples", "0", "--json")[1])
+    assert list(hashes.values())[-1] == told["subject"]["weights"]
+    manifest = json.loads((workplace / "runs/base/identity.json").read_text())
+    assert hashes["data"] == manifest["data"] and len(hashes["data"]) == 64
+    page = (workplace / "runs/base/report.html").read_text()
+    assert all(digest in page for digest in hashes.values())
+    tuned = json.loads(call("report", "runs/tuned", "--json")[1])["runs"][0]["hashes"]
+    assert {"finetune.from", "finetune.data"} < tuned.keys() and any(name.startswith("weights of step") for name in tuned)
+
+
 def test_png_writes_a_picture_of_each_chart(call, tmp_path):
     write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=1)
     code, out, _ = call("report", "a", "b", "--png", "deep/pictures")
