@@ -78,6 +78,8 @@ bench: .venv/installed-dev
 	$(PY) benchmarks/time_to_loss.py
 	$(PY) benchmarks/without.py
 	$(PY) benchmarks/lstm.py
+	$(PY) benchmarks/scaling_law.py
+	$(PY) benchmarks/plan.py
 	$(PY) benchmarks/dry_run.py
 	$(PY) benchmarks/neighbours.py
 	$(PY) benchmarks/scaling.py

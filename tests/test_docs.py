@@ -85,7 +85,7 @@ def test_files_that_are_named_exist():
             "bad_text.jsonl", "rows.jsonl", "overlap.json", "config.json", "generation_config.json",
             "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
             "convert_hf_to_gguf.py", "adapter_config.json", "chat_format.json", "core.yaml",
-            "mine.yaml"}
+            "mine.yaml", "plan-notes.yaml", "law.json"}
     for page in PAGES:
         for name in re.findall(r"`([\w/.-]+\.(?:py|yaml|json|md|txt|jsonl|log|tiktoken))`",
                                page.read_text()):

@@ -28,7 +28,7 @@ ROOMS = [
     ["language_model"],
     ["evaluation"],
     ["training"],
-    ["finetuning", "terminal", "serve", "reports"],
+    ["finetuning", "planning", "terminal", "serve", "reports"],
     ["verbs"],
     ["__init__", "__main__"],
 ]

@@ -100,8 +100,8 @@ def _kind(name: str) -> Literal["d", "f"]:
 class History:
     """What is there of a run.
 
-    steps: figures of training by name, (steps,) each. evaluations, cores, warnings, ends: lines
-    of metrics.jsonl as they are, the newest 10,000 of each. best: the evaluation with the lowest loss.
+    steps: figures of training by name, (steps,) each. evaluations, cores, warnings, ends: lines of
+    metrics.jsonl as they are, the newest 10,000 of each. best: the evaluation with the lowest loss.
     samples: generated texts. resumed: steps from which it was continued. problems: what is missing
     or damaged. name: as the folder is called.
     """
