@@ -210,6 +210,13 @@ def discard_unfinished_code() -> None:
 @contextlib.contextmanager
 def launch(run: RunConfig, ranks: Ranks | None = None) -> Iterator[Machine]:
     """Make the machine ready for training, and listen for signals while it runs."""
+    machine = ready_machine(run, ranks)
+    with listening(machine.stop):
+        yield machine
+
+
+def ready_machine(run: RunConfig, ranks: Ranks | None = None) -> Machine:
+    """The machine that a run asks for, set up as for training. Raises UserError."""
     machine = training_machine(run, ranks)
     on_cuda = machine.device.type == "cuda"
     machine.seed, machine.deterministic = run.seed, run.deterministic
@@ -218,8 +225,7 @@ def launch(run: RunConfig, ranks: Ranks | None = None) -> Iterator[Machine]:
         fix_cublas_workspace()
         torch.set_float32_matmul_precision("high")
     machine.seed_step()
-    with listening(machine.stop):
-        yield machine
+    return machine
 
 
 def training_machine(run: RunConfig, ranks: Ranks | None = None) -> Machine:

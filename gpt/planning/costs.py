@@ -11,7 +11,7 @@ import torch
 
 from gpt.configuration import PretrainConfig
 from gpt.model import GPT, flops_per_token, parameter_count
-from gpt.planning.devices import Device, Speed, memory_of
+from gpt.planning.devices import Device, Speed
 from gpt.planning.sizes import SIZES, Size, configuration
 from gpt.shards import Dataset
 from gpt.training.pretraining import with_vocabulary
@@ -94,7 +94,7 @@ class Costs:
     def configuration(self, size: Size, tokens: float) -> PretrainConfig:
         """A run of a size that reads about so many tokens of this text."""
         made = configuration(str(self._dataset.folder), size, tokens, self._given)
-        return with_vocabulary(made, self._dataset)
+        return self.device.fitted(with_vocabulary(made, self._dataset))
 
     def roughly(self, size: Size) -> float:
         """Tokens that can be spent, before anything was measured."""
@@ -113,10 +113,8 @@ class Costs:
 
     def fits(self, size: Size) -> bool:
         """Whether a device has the memory."""
-        return self._memory(self.configuration(size, self.roughly(size))) <= self.device.memory
-
-    def _memory(self, config: PretrainConfig) -> int:
-        return memory_of(config, self.device.micro_batch(config), self.device.kind)
+        config = self.configuration(size, self.roughly(size))
+        return self.device.memory_taken(config) <= self.device.memory
 
     def _spending(self, size: Size, config: PretrainConfig) -> Cost:
         """As many steps as can be paid for."""
@@ -126,7 +124,8 @@ class Costs:
             steps = max(1, int(left / speed.seconds_per_step))
             config = config.model_copy(update={
                 "train": config.train.model_copy(update={"steps": steps})})
-        return Cost(size, config, *self.shape(size), speed, self._memory(config))
+        return Cost(size, config, *self.shape(size), speed,
+                    self.device.memory_taken(config))
 
 
 def best_size(costs: Costs, loss: Callable[[int, float], float], goal: Goal) -> Size | None:

@@ -49,8 +49,11 @@ class Device(Protocol):
     def speed(self, config: PretrainConfig) -> Speed:
         """How fast a run goes."""
 
-    def micro_batch(self, config: PretrainConfig) -> int:
-        """Sequences of a backward pass."""
+    def fitted(self, config: PretrainConfig) -> PretrainConfig:
+        """The run in smaller micro-batches, where "auto" would take more memory than there is."""
+
+    def memory_taken(self, config: PretrainConfig) -> int:
+        """Bytes at most, besides those of Python and torch."""
 
 
 class ThisMachine:
@@ -74,9 +77,18 @@ class ThisMachine:
             cost = cost_of(pretraining(config, self._dataset), config, self._machine)
         return Speed(cost.seconds_per_step, cost.seconds_besides)
 
-    def micro_batch(self, config: PretrainConfig) -> int:
-        """As training chooses it."""
-        return choose_micro_batch_size(config.train, config.model, self._machine)
+    def fitted(self, config: PretrainConfig) -> PretrainConfig:
+        """As training chooses them, or halved until they fit."""
+        chosen = size = choose_micro_batch_size(config.train, config.model, self._machine)
+        while size > 1 and memory_of(config, size, self.kind) > self.memory:
+            size = -(-size // 2)
+        return config if size == chosen else config.model_copy(update={
+            "train": config.train.model_copy(update={"micro_batch_size": size})})
+
+    def memory_taken(self, config: PretrainConfig) -> int:
+        """Bytes at most, besides those of Python and torch."""
+        size = choose_micro_batch_size(config.train, config.model, self._machine)
+        return memory_of(config, size, self.kind)
 
 
 class OnDataSheet:
@@ -107,13 +119,16 @@ class OnDataSheet:
         tokens = config.train.sequences_per_step * config.model.block_size
         return Speed(flops * tokens / self.flops)
 
-    def micro_batch(self, config: PretrainConfig) -> int:
-        """As many sequences as fit, a power of two."""
-        most = -(-config.train.sequences_per_step // self.count)
-        size = 1
-        while 2 * size <= most and memory_of(config, 2 * size, self.kind) <= 0.8 * self.memory:
+    def fitted(self, config: PretrainConfig) -> PretrainConfig:
+        """As it is: there, training will choose by the memory that it finds."""
+        return config
+
+    def memory_taken(self, config: PretrainConfig) -> int:
+        """Bytes of as many sequences at a time as fit, a power of two; of one at least."""
+        most, size = -(-config.train.sequences_per_step // self.count), 1
+        while 2 * size <= most and memory_of(config, 2 * size, self.kind) <= self.memory:
             size *= 2
-        return size
+        return memory_of(config, size, self.kind)
 
 
 def memory_of(config: PretrainConfig, sequences: int, device: torch.device) -> int:

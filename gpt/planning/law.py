@@ -34,6 +34,9 @@ FLOORS = (0.0, 0.05, 0.1, 0.15, 0.2)  # shares of the entropy
 NOISE = 0.01  # nats: at least what another seed changes
 VAGUE = np.diag([0.05, 0.01])  # variances that texts may differ by beyond those of the law
 UNLIKELY = 1e-4
+# Student's t: within so many deviations 95 of 100 lie, where the deviation is known from 2, 3, …
+# texts alone.
+DEVIATIONS = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 class Run(NamedTuple):
@@ -104,14 +107,17 @@ class Law:
         weights = np.exp(logs - logs.max())
         likely = weights > UNLIKELY
         return OneText(text.entropy, [one for one, there in zip(learned, likely, strict=True)
-                                      if there], weights[likely] / weights[likely].sum())
+                                      if there], weights[likely] / weights[likely].sum(),
+                       DEVIATIONS[min(len(self.texts) - 1, len(DEVIATIONS)) - 1])
 
 
 class OneText:
     """The law of one text."""
 
-    def __init__(self, entropy: float, beliefs: Sequence[_Belief], weights: Array):
+    def __init__(self, entropy: float, beliefs: Sequence[_Belief], weights: Array,
+                 deviations: float):
         self._entropy, self._beliefs, self._weights = entropy, beliefs, weights
+        self._deviations = deviations
 
     def forecast(self, run: Run) -> Forecast:
         """What a run is to give."""
@@ -119,7 +125,7 @@ class OneText:
         means, variances = np.array(each).T
         mean = float(self._weights @ means)
         variance = float(self._weights @ (variances + (means - mean) ** 2))
-        apart = 1.96 * variance**0.5
+        apart = self._deviations * variance**0.5
         return Forecast(mean, max(0.0, mean - apart), mean + apart)
 
 

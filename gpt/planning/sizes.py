@@ -41,8 +41,9 @@ def configuration(dataset: str, size: Size, tokens: float, given: dict[str, Any]
 
     given: values of a configuration, by section, which win. Raises UserError as train.py does.
     """
-    model = {"block_size": BLOCK_SIZE, "n_layer": size.n_layer, "n_embd": size.n_embd,
-             "n_head": size.n_head, "tie_embeddings": True} | given.get("model", {})
+    model = {"block_size": BLOCK_SIZE, "tie_embeddings": True} | given.get("model", {})
+    if not model.keys() & {"preset", "depth"}:
+        model = {"n_layer": size.n_layer, "n_embd": size.n_embd, "n_head": size.n_head} | model
     train = dict(given.get("train", {}))
     if "batch_size" not in train:
         train["batch_size"] = sequences_per_step(size, tokens, model["block_size"])
@@ -51,7 +52,8 @@ def configuration(dataset: str, size: Size, tokens: float, given: dict[str, Any]
     optim = {"warmup_steps": round(min(max(WARMUP_FRACTION * steps, least), most))}
     often = steps // 10 if steps >= LONG_STEPS else None
     sections = {
-        "data": {"dataset": dataset}, "model": model, "train": train | {"steps": steps},
+        "data": given.get("data", {}) | {"dataset": dataset}, "model": model,
+        "train": train | {"steps": steps},
         "optim": optim | given.get("optim", {}),
         "eval": {"every_steps": often, "max_tokens": EVALUATED} | given.get("eval", {}),
         "checkpoint": {"every_steps": often} | given.get("checkpoint", {})}

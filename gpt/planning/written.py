@@ -9,14 +9,15 @@ import yaml
 
 from gpt.optim import Rates
 from gpt.planning.plan import Plan
-from gpt.planning.sizes import configuration
+from gpt.planning.sizes import Size, configuration
 
 
 def told(plan: Plan) -> list[str]:
     """What is planned, and what it is to give."""
     cost, train = plan.cost, plan.cost.config.train
+    size = Size(cost.config.model.n_layer, cost.config.model.n_embd)
     return [
-        f"plan       {cost.size}, {cost.parameters:,} parameters; {cost.tokens:,} tokens in "
+        f"plan       {size}, {cost.parameters:,} parameters; {cost.tokens:,} tokens in "
         f"{cost.steps:,} steps of {train.batch_size} x {cost.config.model.block_size}, "
         f"{cost.tokens / plan.epoch:.2g} times the text; {rates_of(plan)}",
         f"takes      {span(cost.seconds)} at {cost.tokens_per_second:,.0f} tokens/s; "
@@ -40,7 +41,10 @@ def values_of(plan: Plan) -> dict[str, Any]:
     cost, rates = plan.cost, rates_of(plan)
     made = configuration(cost.config.data.dataset, cost.size, cost.tokens, plan.given)
     values = made.model_dump(exclude_unset=True, by_alias=True)
-    values["train"] |= {"steps": cost.steps, "batch_size": cost.config.train.batch_size}
+    train = cost.config.train
+    values["train"] |= {"steps": cost.steps, "batch_size": train.batch_size}
+    if train.micro_batch_size != "auto":
+        values["train"]["micro_batch_size"] = train.micro_batch_size
     values["optim"] |= {"name": rates.name, "lr": float(f"{rates.lr:.6g}")}
     if rates.name == "muon":
         values["optim"]["muon_lr"] = rates.muon_lr
@@ -51,8 +55,8 @@ def as_json(plan: Plan, file: Path) -> dict[str, Any]:
     """Every figure by name."""
     cost = plan.cost
     return {
-        "file": str(file), "device": str(plan.device), "n_layer": cost.size.n_layer,
-        "n_embd": cost.size.n_embd, "parameters": cost.parameters, "tokens": cost.tokens,
+        "file": str(file), "device": str(plan.device), "n_layer": cost.config.model.n_layer,
+        "n_embd": cost.config.model.n_embd, "parameters": cost.parameters, "tokens": cost.tokens,
         "steps": cost.steps, "batch_size": cost.config.train.batch_size,
         "flops": float(cost.tokens) * cost.flops_per_token, "seconds": cost.seconds,
         "tokens_per_second": cost.tokens_per_second, "memory_bytes": cost.memory,

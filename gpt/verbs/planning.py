@@ -10,10 +10,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from gpt.configuration import RunConfig, nested, split_arguments, validate
+from gpt.configuration import BUDGETS, RunConfig, nested, split_arguments, validate
 from gpt.errors import UserError
 from gpt.files import write_atomically
-from gpt.machine.device import launch
+from gpt.machine.device import ready_machine
 from gpt.planning import (
     GIB,
     Goal,
@@ -65,11 +65,14 @@ def run(options: argparse.Namespace) -> None:
     goal = Goal(None if options.minutes is None else 60 * options.minutes, options.flops,
                 options.tokens)
     given = nested(overrides)
-    with launch(validate(RunConfig, given.get("run", {}), {})) as machine:
-        device = (ThisMachine(machine, dataset, memory) if options.device is None else
-                  OnDataSheet(options.device, options.devices, memory))
-        plan = planned(dataset, goal, device, machine, given,
-                       lambda line: print(line, file=sys.stderr, flush=True))
+    if budgets := given.get("train", {}).keys() & set(BUDGETS):
+        raise UserError(f"train.{min(budgets)} is what a plan finds: give --minutes, --flops or "
+                        "--tokens instead")
+    machine = ready_machine(validate(RunConfig, given.get("run", {}), {}))
+    device = (ThisMachine(machine, dataset, memory) if options.device is None else
+              OnDataSheet(options.device, options.devices, memory))
+    plan = planned(dataset, goal, device, machine, given,
+                   lambda line: print(line, file=sys.stderr, flush=True))
     command = shlex.join(["python", "-m", "gpt", *sys.argv[1:]])
     write_atomically(file, as_yaml(plan, command, file))
     if options.json:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from data import prepare
 from gpt.errors import UserError
 from gpt.machine.hardware import GPU_GIB, GPU_PEAKS
-from gpt.planning import Goal, OnDataSheet
+from gpt.planning import Goal, OnDataSheet, ThisMachine
 from gpt.planning.costs import START_SECONDS, Costs, best_size
 from gpt.planning.devices import Speed, memory_of
 from gpt.planning.sizes import EVALUATED, SIZES, Size, configuration, sequences_per_step
 from gpt.shards import Dataset
+from tests.tiny import CPU
 
 GIB = 2**30
 
@@ -34,8 +33,11 @@ class Steady:
         flops = 6 * 12 * config.model.n_layer * config.model.n_embd**2 * tokens
         return Speed(flops / self.flops + 0.002 * config.model.n_layer, 4.0)
 
-    def micro_batch(self, config):
-        return 1
+    def fitted(self, config):
+        return config
+
+    def memory_taken(self, config):
+        return memory_of(config, 1, self.kind)
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +148,37 @@ def test_a_data_sheet_tells_speed_and_memory(dataset):
         OnDataSheet("abacus", 1, None)
 
 
-def test_micro_batches_are_as_large_as_memory_allows(dataset):
+def test_elsewhere_as_much_memory_is_taken_as_there_is(dataset):
     device = OnDataSheet("l4", 1, None)
     config = Costs(dataset, Goal(tokens=1e9), device, {}).configuration(Size(16, 1024), 1e9)
-    sizes = []
-    for gib in (4, 8, 1000):
+    taken = []
+    for gib in (0.1, 6, 12, 1000):
         device.memory = gib * GIB
-        sizes.append(device.micro_batch(config))
-        assert math.log2(sizes[-1]).is_integer()
-        assert sizes[-1] == 1 or memory_of(config, sizes[-1], device.kind) <= 0.8 * device.memory
-    assert sizes[0] < sizes[1] < sizes[2] == config.train.batch_size
+        taken.append(device.memory_taken(config))
+        assert device.fitted(config) is config
+    assert taken[0] == memory_of(config, 1, device.kind) > 0.1 * GIB
+    assert taken[0] < taken[1] <= 6 * GIB and 6 * GIB < taken[2] <= 12 * GIB
+    assert taken[3] == memory_of(config, config.train.batch_size, device.kind)
+
+
+def test_here_micro_batches_are_halved_until_they_fit(dataset):
+    device = ThisMachine(CPU, dataset)
+    config = Costs(dataset, Goal(tokens=1e8), device, {}).configuration(Size(4, 128), 1e8)
+    assert config.train.micro_batch_size == "auto"
+    device.memory = 0.5 * device.memory_taken(config)
+    smaller = device.fitted(config)
+    assert smaller.train.micro_batch_size < config.train.batch_size
+    assert 0.4 * device.memory < device.memory_taken(smaller) <= device.memory
+    assert smaller.model == config.model
+    device.memory = 1.0
+    assert device.fitted(config).train.micro_batch_size == 1
+
+
+def test_a_shape_that_is_given_is_trained_whatever_was_chosen():
+    for given, shape in (({"n_layer": 7}, (7, 128, 4)), ({"depth": 3}, (3, 192, 3)),
+                         ({"preset": "qwen3-15m"}, (7, 256, 4))):
+        config = configuration("data", Size(4, 128), 3e5, {"model": given})
+        assert (config.model.n_layer, config.model.n_embd, config.model.n_head) == shape
+        assert config.train.tokens is None and config.train.steps > 100
+    kept = configuration("data", Size(4, 128), 3e5, {"data": {"packing": "documents"}})
+    assert (kept.data.dataset, kept.data.packing) == ("data", "documents")

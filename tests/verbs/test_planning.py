@@ -97,6 +97,7 @@ def test_for_a_device_that_is_not_here_data_sheets_say_what_it_takes(plan, monke
     (["data/beer", "--flops", "1e12", "--device", "abacus"], "choose from H200, H100"),
     (["data/beer", "--tokens", "1e5", "--memory", "0.001"], "are too little for the smallest"),
     (["data/beer", "--minutes", "0.01", *SMALL], "steps of 2 layers of width 64, and a run has 20"),
+    (["data/beer", "--tokens", "1e5", "train.steps=3"], "train.steps is what a plan finds"),
     (["data/beer", "--tokens", "1e5", "model.depht=3"], "there is no field model.depht"),
     (["data/beer", "--tokens", "1e5", "run.device=cuda"], "device=cuda is not available here"),
 ])
