@@ -19,19 +19,23 @@ GIB = 2**30
 
 
 class Steady:
-    """A device that computes 1e11 FLOP/s, and takes two milliseconds for each step of a layer."""
+    """A device that computes 1e11 FLOP/s, and takes two milliseconds for each step of a layer.
+
+    flops: what it is taken for.
+    """
 
     is_measured, count, kind = True, 1, torch.device("cpu")
-    memory, flops = 64.0 * GIB, 1e11
+    memory = 64.0 * GIB
 
-    def __init__(self) -> None:
+    def __init__(self, flops: float = 1e11) -> None:
+        self.flops = flops
         self.asked: list[int] = []
 
     def speed(self, config):
         self.asked.append(config.model.n_embd)
         tokens = config.train.sequences_per_step * config.model.block_size
         flops = 6 * 12 * config.model.n_layer * config.model.n_embd**2 * tokens
-        return Speed(flops / self.flops + 0.002 * config.model.n_layer, 4.0)
+        return Speed(flops / 1e11 + 0.002 * config.model.n_layer, 4.0)
 
     def fitted(self, config):
         return config
@@ -82,6 +86,13 @@ def test_of_given_tokens_the_largest_model_for_which_no_smaller_one_does_better(
         assert any(loss(larger[0], tokens) > loss(count, tokens * larger[1] / per_token)
                    for count, per_token in map(costs.shape, SIZES[:SIZES.index(found[-1]) + 1]))
     assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize("guess", [1e9, 1e13])
+def test_a_device_that_is_taken_for_another_is_measured_until_nothing_is_better(dataset, guess):
+    goal = Goal(seconds=600)
+    found = best_size(Costs(dataset, goal, Steady(guess), {}), loss, goal)
+    assert found == best_size(Costs(dataset, goal, Steady(), {}), loss, goal)
 
 
 def test_memory_leaves_sizes_out(dataset):
