@@ -14,6 +14,7 @@ from benchmarks import corpora, plan, scaling_law
 from benchmarks.runs import Outcome
 from gpt.errors import UserError, WorkFailed
 from gpt.planning.law import Run, Text, known_texts
+from tests.tiny import ROOT
 
 AIML = """<category><pattern>HELLO *</pattern><template>Hi &amp; welcome, <bot name="x"/>.
 </template></category><category><pattern>BYE</pattern><template><random><li>See you.</li><li> </li>
@@ -100,3 +101,17 @@ def test_what_came_is_compared_with_what_was_foretold(monkeypatch, tmp_path, cap
 def test_a_plan_that_fails_says_why(tmp_path):
     with pytest.raises(WorkFailed, match="is no prepared dataset"):
         plan.planned(tmp_path, tmp_path / "a.yaml")
+
+
+def test_the_tables_of_the_page_are_what_was_measured():
+    page = (ROOT / "docs/planning.md").read_text()
+    for name, row in json.loads(plan.RESULTS.read_text())["texts"].items():
+        told = row["plan"]["val_loss"]
+        assert (f"| {told['loss']:.3f} ({told['low']:.3f} to {told['high']:.3f}) | "
+                f"{row['loss']:.3f} | {row['loss_off']:+.3f} | {row['seconds']:.0f} s, "
+                f"{row['time_off']:+.1%} |") in page, name
+    for row in json.loads(scaling_law.RESULTS.read_text())["left_out"]:
+        told = row["forecast"]
+        line = (f"| {row['text']} | {told['loss']:.3f} ({told['low']:.3f} to {told['high']:.3f}) | "
+                f"{row['loss']:.3f} |")
+        assert row["tried"] < 3 or line in page, row["text"]
