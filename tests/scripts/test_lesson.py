@@ -77,7 +77,7 @@ def test_every_idea_has_its_code_a_picture_and_something_to_run():
     assert len(ideas) == 14
     for name, part in ideas.items():
         assert QUOTED.search(part) and "```sh\n" in part, name
-        assert "](transformer/" in part or "<!-- chairs" in part, name
+        assert "](transformer/" in part or "](lstm/" in part, name
     assert TEXT.count("\n") <= 400  # half an hour
 
 
@@ -196,3 +196,40 @@ def test_the_page_has_the_figures_that_were_measured():
         results["arms"].keys() - {"all of it"})
     results["arms"]["one head"]["loss"] += 0.002
     assert draw_lesson.with_figures(TEXT, results) != TEXT
+
+
+def test_the_table_of_the_lstm_is_what_was_measured():
+    parts = json.loads((ROOT / "benchmarks/results/lstm.json").read_text())["parts"]
+
+    def middle(values):
+        return sum(values) / len(values)  # of two seeds
+
+    def at(part, **wanted):
+        [row] = [row for row in parts[part]["records"] if wanted.items() <= row.items()]
+        return middle(next(row[name] for name in ("tokens_per_second", "accuracy",
+                                                  "seconds_per_token") if name in row))
+
+    ends = {kind: middle([seed[-1]["value"] for seed in curves])
+            for kind, curves in parts["loss"]["curves"].items()}
+    equal = {kind: middle(losses) for kind, losses in parts["loss"]["at_equal_steps"].items()}
+    speed = {(kind, context): at("context", kind=kind, context=context, threads=2)
+             for kind in ("transformer", "lstm") for context in (32, 2048)}
+    time = {(arm, length): 1000 * at("decoding", arm=arm, length=length)
+            for arm in ("transformer", "engine", "lstm") for length in (32, 8192)}
+    back = {kind: middle([norms[127] / norms[0] for norms in seeds])
+            for kind, seeds in parts["gradients"]["norms"].items()}
+    recalled = {(kind, pairs): at("recall", kind=kind, pairs=pairs, distance=256)
+                for kind in ("transformer", "lstm") for pairs in (1, 4)}
+    for line in (
+            f"| {ends['transformer']:.2f} (by Muon, as `train.py` trains: {ends['muon']:.2f}) | "
+            f"**{ends['lstm']:.2f}** |",
+            f"| {equal['transformer']:.2f} | **{equal['lstm']:.2f}** |",
+            f"| {speed['transformer', 32]:,.0f} and {speed['transformer', 2048]:,.0f} | "
+            f"**{speed['lstm', 32]:,.0f}** and **{speed['lstm', 2048]:,.0f}** |",
+            f"| **{back['transformer']:.2f}** | {back['lstm']:.5f} |",
+            f"**{recalled['transformer', 4]:.0%}** | {recalled['lstm', 1]:.0%}, "
+            f"{recalled['lstm', 4]:.0%} |".replace("%", " %"),
+            f"| {time['transformer', 32]:.2f} and {time['transformer', 8192]:.2f} (engine in C: "
+            f"**{time['engine', 32]:.2f}** and {time['engine', 8192]:.2f}) | "
+            f"{time['lstm', 32]:.2f} and **{time['lstm', 8192]:.2f}** |"):
+        assert line in TEXT, line
