@@ -188,7 +188,6 @@ def test_figures_are_put_where_they_belong():
         draw_lesson.with_figures(page.replace("no mask`:", "no masks`:"), RESULTS)
 
 
-@pytest.mark.skipif(not draw_lesson.RESULTS.exists(), reason="not measured yet")
 def test_the_page_has_the_figures_that_were_measured():
     results = json.loads(draw_lesson.RESULTS.read_text())
     assert draw_lesson.with_figures(TEXT, results) == TEXT
