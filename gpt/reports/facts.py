@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.runs.checkpoint import steps_in, weight_hash
 from gpt.runs.history import History, logged, number, parameters_told
+from gpt.runs.manifest import steps_in, weight_hash
 from gpt.shards import Manifest, dataset_folder, is_dataset, read_manifest
 
 SCRIPTS = ("train.py", "finetune.py")

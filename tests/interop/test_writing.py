@@ -326,6 +326,8 @@ def tokenizer_of(recipe: str) -> Tokenizer:
 def test_every_shipped_configuration_can_be_exported(path, export, tmp_path):
     if export is export_gguf:
         pytest.importorskip("gguf")
+        if path.stem == "lesson":
+            pytest.skip("llama.cpp has no architecture with a plain ReLU")
     values = load_yaml(path).values
     config = PretrainConfig.model_validate(values)
     tokenizer = tokenizer_of(config.data.dataset)

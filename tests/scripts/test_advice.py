@@ -70,8 +70,8 @@ def test_a_file_whose_name_is_no_runs_name_says_what_to_give(call):
 def test_python_m_gpt_lists_its_verbs(call):
     code, _, err = call(verbs)
     assert code == 2
-    assert err.startswith("error: give a verb: evaluate, sweep, import, export, report, look, "
-                          "runs, curves, serve, verify, replay, env; ")
+    assert err.startswith("error: give a verb: evaluate, plan, sweep, import, export, report, "
+                          "look, runs, curves, serve, verify, replay, env; ")
 
 
 def test_differences_of_hashes_say_what_they_are_of(call):

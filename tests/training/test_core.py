@@ -71,7 +71,7 @@ def test_without_a_number_of_steps_it_is_measured_at_the_end_and_again_where_a_r
 
 def test_a_run_that_gives_up_where_it_was_measured_is_not_measured_again(corpus):
     train.main([*SMALL, "train.steps=30", "eval.every_steps=2", "eval.patience=1",
-                "eval.core_every_steps=2", "optim.lr=1e-12"])
+                "eval.core_every_steps=2", "optim.lr=1e-30", "optim.muon_lr=1e-30"])
     steps = [event["step"] for event in told()]
     assert steps == sorted(set(steps)) and steps[-1] < 30
 

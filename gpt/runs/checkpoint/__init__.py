@@ -13,17 +13,13 @@ from gpt.runs.checkpoint.background import InOrder
 from gpt.runs.checkpoint.contents import Contents, Room
 from gpt.runs.checkpoint.finding import damage, find, newest_sound
 from gpt.runs.checkpoint.layout import (
-    ADAPTER,
     FORMAT_VERSION,
     OPTIMIZER,
-    WEIGHTS,
     Best,
     TrainState,
     base_folder,
     read_best,
     read_state,
-    steps_in,
-    weight_hash,
     write_best,
 )
 from gpt.runs.checkpoint.loading import (
@@ -35,6 +31,7 @@ from gpt.runs.checkpoint.loading import (
     load_weights,
 )
 from gpt.runs.checkpoint.saving import prune, remove_leftovers, save, save_model, write
+from gpt.runs.manifest import ADAPTER, WEIGHTS, steps_in, weight_hash
 
 __all__ = ["ADAPTER", "FORMAT_VERSION", "OPTIMIZER", "WEIGHTS", "Best", "Contents", "InOrder",
            "Room", "TrainState", "base_folder", "damage", "find", "load_adapter", "load_model",

@@ -14,15 +14,8 @@ from gpt.model import GPT
 from gpt.model.lora import adapter_state
 from gpt.optim import Optimizer
 from gpt.parallel import Layout, alone
-from gpt.runs.checkpoint.layout import (
-    ADAPTER,
-    FORMAT_VERSION,
-    OPTIMIZER,
-    WEIGHTS,
-    TrainState,
-    base_folder,
-    weight_hash,
-)
+from gpt.runs.checkpoint.layout import FORMAT_VERSION, OPTIMIZER, TrainState, base_folder
+from gpt.runs.manifest import ADAPTER, WEIGHTS, weight_hash
 from gpt.tokenizer import Tokenizer
 
 # Tensors of the copy before, whose memory the next one takes: {(file, name): copy}.

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from gpt.errors import UserError
 from gpt.files import as_json, read_json, sha256_of
-from gpt.runs.checkpoint.layout import (
-    ADAPTER,
-    FORMAT_VERSION,
-    WEIGHTS,
-    parts_of,
-    read_best,
-    read_state,
-    steps_in,
-)
+from gpt.runs.checkpoint.layout import FORMAT_VERSION, read_best, read_state
+from gpt.runs.manifest import ADAPTER, WEIGHTS, parts_of, steps_in
 
 
 def damage(checkpoint: Path, tell: Callable[[int], object] = lambda read: None) -> list[str]:

@@ -17,15 +17,8 @@ from gpt.model.lora import load_adapter_state, misfits
 from gpt.optim import Optimizer
 from gpt.parallel import Layout, alone
 from gpt.runs.checkpoint.finding import damage
-from gpt.runs.checkpoint.layout import (
-    ADAPTER,
-    OPTIMIZER,
-    WEIGHTS,
-    TrainState,
-    base_folder,
-    read_state,
-    weight_hash,
-)
+from gpt.runs.checkpoint.layout import OPTIMIZER, TrainState, base_folder, read_state
+from gpt.runs.manifest import ADAPTER, WEIGHTS, weight_hash
 from gpt.tokenizer import Tokenizer
 
 

@@ -25,13 +25,8 @@ from gpt.model import GPT
 from gpt.optim import Optimizer
 from gpt.parallel import Layout
 from gpt.runs.checkpoint.contents import Contents, described
-from gpt.runs.checkpoint.layout import (
-    FORMAT_VERSION,
-    OPTIMIZER,
-    WEIGHTS,
-    TrainState,
-    steps_in,
-)
+from gpt.runs.checkpoint.layout import FORMAT_VERSION, OPTIMIZER, TrainState
+from gpt.runs.manifest import WEIGHTS, steps_in
 from gpt.tokenizer import Tokenizer
 
 LARGE = CheckpointConfig().shard_size
