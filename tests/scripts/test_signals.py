@@ -50,8 +50,10 @@ def listens(process, number):
     return bool(caught >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.9, 1.8, 3.0])
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize(("number", "seconds"), [
+    pytest.param(number, seconds, id=f"{number.name}-{seconds}",
+                 marks=[pytest.mark.slow] * (number is not SIGNALS[0] and seconds in (0.3, 1.8)))
+    for number in SIGNALS for seconds in (0.0, 0.3, 0.9, 1.8, 3.0)])
 def test_whenever_training_is_stopped_the_same_command_goes_on(folder, number, seconds):
     if not (folder / "data").exists():
         assert run_script("data/prepare.py", "text.txt", "tokenizer=char", "out=data",

@@ -77,7 +77,7 @@ def test_minutes_are_kept_and_figures_are_json(plan):
 
 
 def test_for_a_device_that_is_not_here_data_sheets_say_what_it_takes(plan, monkeypatch):
-    monkeypatch.setattr(planning, "PILOT_SECONDS", 3.0)
+    monkeypatch.setattr(planning, "PILOT_SECONDS", 0.5)
     code, told, said = plan("data/beer", "--flops", "1e15", "--device", "h100", "--devices", "8",
                             *SMALL)
     assert code == 0 and "8 x H100, not measured" in said
