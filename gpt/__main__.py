@@ -42,9 +42,10 @@ def main(argv: list[str]) -> None:
             chosen.add_arguments(one)
             one.set_defaults(run_verb=chosen.run)
     options, more = parser.parse_known_args(argv)
-    if more and not (hasattr(options, "words") and all(map(IS_FIELD, more))):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    options.words = [*getattr(options, "words", ()), *more]  # also those behind options
+    if more:  # fields behind options
+        if not (hasattr(options, "words") and all(map(IS_FIELD, more))):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        options.words += more
     options.run_verb(options)
 
 

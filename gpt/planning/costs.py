@@ -73,8 +73,8 @@ class Costs:
     """
 
     def __init__(self, dataset: Dataset, goal: Goal, device: Device, given: dict[str, Any]):
-        self.device, self.epoch = device, len(dataset.train)
-        self._dataset, self._goal, self._given = dataset, goal, given
+        self.device, self.goal, self.epoch = device, goal, len(dataset.train)
+        self._dataset, self._given = dataset, given
         self._known: dict[Size, Cost] = {}
         self._shapes: dict[Size, tuple[int, int]] = {}
 
@@ -98,9 +98,9 @@ class Costs:
 
     def roughly(self, size: Size) -> float:
         """Tokens that can be spent, before anything was measured."""
-        if self._goal.tokens is not None:
-            return self._goal.tokens
-        flops = self._goal.flops or (self._goal.seconds or 0.0) * self.device.flops
+        if self.goal.tokens is not None:
+            return self.goal.tokens
+        flops = self.goal.flops or (self.goal.seconds or 0.0) * self.device.flops
         return flops / self.shape(size)[1]
 
     def shape(self, size: Size) -> tuple[int, int]:
@@ -119,8 +119,8 @@ class Costs:
     def _spending(self, size: Size, config: PretrainConfig) -> Cost:
         """As many steps as can be paid for."""
         speed = self.device.speed(config)
-        if self._goal.seconds is not None:
-            left = self._goal.seconds - START_SECONDS - speed.seconds_besides
+        if self.goal.seconds is not None:
+            left = self.goal.seconds - START_SECONDS - speed.seconds_besides
             steps = max(1, int(left / speed.seconds_per_step))
             config = config.model_copy(update={
                 "train": config.train.model_copy(update={"steps": steps})})
@@ -128,14 +128,14 @@ class Costs:
                     self.device.memory_taken(config))
 
 
-def best_size(costs: Costs, loss: Callable[[int, float], float], goal: Goal) -> Size | None:
+def best_size(costs: Costs, loss: Callable[[int, float], float]) -> Size | None:
     """The size that ends with the least loss, of those for which there is memory; None: of none.
 
     loss: what to expect of (parameters, tokens). It has one valley along the sizes, in which a
     few steps downhill end. For a given number of tokens the largest model for which no smaller one
     would do better with the same arithmetic.
     """
-    sizes = [size for size in SIZES if costs.fits(size)]
+    sizes, goal = [size for size in SIZES if costs.fits(size)], costs.goal
     if goal.tokens is not None:
         return next((size for size in reversed(sizes)
                      if _is_worth_it(size, costs, loss, goal.tokens)), None)

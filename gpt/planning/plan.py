@@ -19,7 +19,7 @@ from gpt.planning.sizes import BLOCK_SIZE, SIZES, Size, sequences_per_step
 from gpt.shards import Dataset, sampled_counts
 
 PILOTS = (1 / 16, 1 / 8, 1 / 4)  # of the tokens of the run
-PILOT_SECONDS = 150.0  # of all of them, at most
+PILOT_SECONDS = 150.0  # of all of them at most, without their evaluations
 PILOT_STEPS = 150  # of each, at least: else it has hardly begun
 ENTROPY_TOKENS = 2_000_000
 TOO_FEW_STEPS, FAR = 500, 2.0
@@ -53,7 +53,7 @@ def planned(dataset: Dataset, goal: Goal, device: Device, machine: Machine, give
     costs = Costs(dataset, goal, device, given)
     say(f"on         {device}")
     prior = law.of(Text(entropy, []))
-    size = best_size(costs, losses(prior, costs), goal)
+    size = best_size(costs, losses(prior, costs))
     if size is None:
         raise UserError(f"{device.memory / GIB:.3g} GiB are too little for the smallest model that "
                         "is planned with: give more --memory")
@@ -84,7 +84,7 @@ def pilot_runs(cost: Cost, costs: Costs, prior: OneText, here: Costs) -> list[tu
     seconds = sum(PILOTS) * cost.steps * cost.speed.seconds_per_step
     size, tokens = cost.size, float(cost.tokens)
     if not costs.device.is_measured or seconds > PILOT_SECONDS:
-        size = best_size(here, losses(prior, here), Goal(seconds=PILOT_SECONDS)) or SIZES[0]
+        size = best_size(here, losses(prior, here)) or SIZES[0]
         tokens = here.of(size).tokens / sum(PILOTS)
     block_size = cost.config.model.block_size
     least = PILOT_STEPS * block_size * sequences_per_step(size, 1.0, block_size)

@@ -67,7 +67,7 @@ def each(costs, goal):
                                   Goal(flops=1e14)])
 def test_the_size_with_the_least_loss_is_found_and_few_are_measured(dataset, goal):
     device = Steady()
-    found = best_size(Costs(dataset, goal, device, {}), loss, goal)
+    found = best_size(Costs(dataset, goal, device, {}), loss)
     assert len(set(device.asked)) <= 5 and (goal.seconds or not device.asked)
     losses = each(Costs(dataset, goal, Steady(), {}), goal)
     assert losses[found] == min(losses.values())
@@ -78,7 +78,7 @@ def test_of_given_tokens_the_largest_model_for_which_no_smaller_one_does_better(
     for tokens in (1e6, 1e8, 1e10):
         goal = Goal(tokens=tokens)
         costs = Costs(dataset, goal, Steady(), {})
-        found.append(best_size(costs, loss, goal))
+        found.append(best_size(costs, loss))
         parameters, flops = costs.shape(found[-1])
         larger = costs.shape(SIZES[SIZES.index(found[-1]) + 1])
         for count, per_token in map(costs.shape, SIZES[:SIZES.index(found[-1])]):
@@ -91,19 +91,19 @@ def test_of_given_tokens_the_largest_model_for_which_no_smaller_one_does_better(
 @pytest.mark.parametrize("guess", [1e9, 1e13])
 def test_a_device_that_is_taken_for_another_is_measured_until_nothing_is_better(dataset, guess):
     goal = Goal(seconds=600)
-    found = best_size(Costs(dataset, goal, Steady(guess), {}), loss, goal)
-    assert found == best_size(Costs(dataset, goal, Steady(), {}), loss, goal)
+    found = best_size(Costs(dataset, goal, Steady(guess), {}), loss)
+    assert found == best_size(Costs(dataset, goal, Steady(), {}), loss)
 
 
 def test_memory_leaves_sizes_out(dataset):
     goal, device = Goal(flops=1e16), Steady()
-    roomy = best_size(Costs(dataset, goal, device, {}), loss, goal)
+    roomy = best_size(Costs(dataset, goal, device, {}), loss)
     device.memory = 0.3 * memory_of(Costs(dataset, goal, device, {}).configuration(roomy, 1e8), 1,
                                     device.kind)
-    tight = best_size(Costs(dataset, goal, device, {}), loss, goal)
+    tight = best_size(Costs(dataset, goal, device, {}), loss)
     assert tight < roomy
     device.memory = 1.0
-    assert best_size(Costs(dataset, goal, device, {}), loss, goal) is None
+    assert best_size(Costs(dataset, goal, device, {}), loss) is None
 
 
 def test_time_is_spent_to_the_last_step(dataset):
