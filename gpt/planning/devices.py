@@ -79,9 +79,8 @@ class ThisMachine:
 
     def fitted(self, config: PretrainConfig) -> PretrainConfig:
         """As training chooses them, or halved until they fit."""
-        chosen = size = choose_micro_batch_size(config.train, config.model, self._machine)
-        while size > 1 and memory_of(config, size, self.kind) > self.memory:
-            size = -(-size // 2)
+        chosen = choose_micro_batch_size(config.train, config.model, self._machine)
+        size = halved_to_fit(config, chosen, self)
         return config if size == chosen else config.model_copy(update={
             "train": config.train.model_copy(update={"micro_batch_size": size})})
 
@@ -124,11 +123,16 @@ class OnDataSheet:
         return config
 
     def memory_taken(self, config: PretrainConfig) -> int:
-        """Bytes of as many sequences at a time as fit, a power of two; of one at least."""
-        most, size = -(-config.train.sequences_per_step // self.count), 1
-        while 2 * size <= most and memory_of(config, 2 * size, self.kind) <= self.memory:
-            size *= 2
-        return memory_of(config, size, self.kind)
+        """Bytes of as many sequences at a time as fit; of one at least."""
+        all_of_them = -(-config.train.sequences_per_step // self.count)
+        return memory_of(config, halved_to_fit(config, all_of_them, self), self.kind)
+
+
+def halved_to_fit(config: PretrainConfig, sequences: int, device: Device) -> int:
+    """Sequences at a time for which there is memory, one at least."""
+    while sequences > 1 and memory_of(config, sequences, device.kind) > device.memory:
+        sequences = -(-sequences // 2)
+    return sequences
 
 
 def memory_of(config: PretrainConfig, sequences: int, device: torch.device) -> int:

@@ -2,11 +2,12 @@
 
     L = E + (H - E) / (1 + (d' / c)^beta),    1 / d' = 1 / d + ratio n^-gamma
 
-n: parameters, d: tokens read, both in millions; text that is read again is worth less each time.
-H: the entropy of how often tokens occur, the loss of a model that has learned nothing else yet; E:
-the floor, a share of it. d' is what a model makes of d: a small one stops learning sooner. c and
-beta are a text's own; the rest, the shape, is taken to be the same for all. law.json has the runs
-that it is learned from, and benchmarks/scaling_law.py makes them.
+n: parameters of the layers, embeddings not counted; d: tokens read; both in millions. Text that is
+read again is worth less each time. H: the entropy of how often tokens occur, the loss of a model
+that has learned nothing else yet; E: the floor, a share of it. d' is what a model makes of d: a
+small one stops learning sooner. c and beta are a text's own; the rest, the shape, is taken to be
+the same for all. law.json has the runs that it is learned from, and benchmarks/scaling_law.py makes
+them.
 
 Source: Kaplan et al. 2020 (arXiv:2001.08361), equation 1.5, between a start and a floor; Hoffmann
 et al. 2022 (arXiv:2203.15556) for the floor; Muennighoff et al. 2023 (arXiv:2305.16264) for what is
@@ -19,6 +20,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,7 +29,7 @@ from gpt.files import read_json
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-RATIOS = (0.05, 0.1, 0.2, 0.4, 0.8)
+RATIOS = (0.0125, 0.025, 0.05, 0.1, 0.2)
 GAMMAS = (0.3, 0.6, 1.0, 1.5)
 PATIENCES = (0.5, 1.0, 2.0, 4.0, 8.0)  # epochs until reading again is worth nothing
 FLOORS = (0.0, 0.05, 0.1, 0.15, 0.2)  # shares of the entropy
@@ -42,7 +44,7 @@ DEVIATIONS = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 class Run(NamedTuple):
     """What was trained, for how long, and what came of it."""
 
-    parameters: float
+    parameters: float  # of layers
     tokens: float  # read, those of all epochs
     epoch: float  # tokens of the training split
     loss: float = float("nan")  # nats per token of the validation split
@@ -95,10 +97,25 @@ class Law:
     well all runs agree with a shape is its weight.
     """
 
-    def __init__(self, texts: Sequence[Text]):
-        self.texts = texts
+    def __init__(self, texts: Sequence[Text], widened: float = 1.0):
+        """widened: by what intervals are wider than the spread among the texts makes them."""
+        self.texts, self._widened = texts, widened
         self._beliefs = [_Belief.of(texts, Shape(*chosen)) for chosen in itertools.product(
             RATIOS, GAMMAS, PATIENCES, FLOORS)]
+
+    @classmethod
+    def calibrated(cls, texts: Sequence[Text]) -> Law:
+        """With intervals as wide as the texts ask for: each one's longest run is foretold from the
+        others and from its own runs that were half as long at most."""
+        squares = []
+        for text in texts:
+            longest = max(text.runs, key=lambda run: (run.tokens, run.parameters))
+            tried = [run for run in text.runs if run.parameters == longest.parameters
+                     and run.tokens < 0.6 * longest.tokens]
+            law = cls([other for other in texts if other is not text])
+            mean, variance = law.of(replace(text, runs=tried)).moments(longest)
+            squares.append((longest.loss - mean) ** 2 / variance)
+        return cls(texts, max(1.0, fmean(squares) ** 0.5))
 
     def of(self, text: Text) -> OneText:
         """The law of a text, from what is known of all and of this one."""
@@ -108,7 +125,7 @@ class Law:
         likely = weights > UNLIKELY
         return OneText(text.entropy, [one for one, there in zip(learned, likely, strict=True)
                                       if there], weights[likely] / weights[likely].sum(),
-                       DEVIATIONS[min(len(self.texts) - 1, len(DEVIATIONS)) - 1])
+                       self._widened * DEVIATIONS[min(len(self.texts) - 1, len(DEVIATIONS)) - 1])
 
 
 class OneText:
@@ -121,12 +138,16 @@ class OneText:
 
     def forecast(self, run: Run) -> Forecast:
         """What a run is to give."""
+        mean, variance = self.moments(run)
+        apart = self._deviations * variance**0.5
+        return Forecast(mean, max(0.0, mean - apart), mean + apart)
+
+    def moments(self, run: Run) -> tuple[float, float]:
+        """(mean, variance) of its loss, by the spread among the law's texts"""
         each = [belief.forecast(run, self._entropy) for belief in self._beliefs]
         means, variances = np.array(each).T
         mean = float(self._weights @ means)
-        variance = float(self._weights @ (variances + (means - mean) ** 2))
-        apart = self._deviations * variance**0.5
-        return Forecast(mean, max(0.0, mean - apart), mean + apart)
+        return mean, float(self._weights @ (variances + (means - mean) ** 2))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Short training runs on the text at hand, made to learn what a longer one will give."""
+"""Short training runs on the text at hand, to learn what a longer one will give."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-import torch
-
 from gpt.configuration import PretrainConfig
 from gpt.machine.device import Machine
-from gpt.model import GPT, parameter_count
+from gpt.planning.costs import Counts
 from gpt.planning.devices import in_silence
 from gpt.planning.law import Run
 from gpt.shards import Dataset
@@ -26,14 +24,13 @@ class Pilot:
     seconds: float
 
     def __str__(self) -> str:
-        return (f"{self.run.parameters:,} parameters, {self.run.tokens:,} tokens: "
+        return (f"{self.run.parameters:,} parameters in layers, {self.run.tokens:,} tokens: "
                 f"{self.run.loss:.4f} nats per token after {self.seconds:.0f} s")
 
 
 def train(config: PretrainConfig, dataset: Dataset, machine: Machine) -> Pilot:
     """Train in this process, in silence; nothing is left."""
-    with torch.device("meta"):
-        parameters = parameter_count(GPT(config.model))
+    parameters = Counts.of(config).layer_parameters
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, in_silence():
         quiet = config.model_copy(update={

@@ -18,8 +18,8 @@ from gpt.planning.pilots import Pilot, train
 from gpt.planning.sizes import BLOCK_SIZE, SIZES, Size, sequences_per_step
 from gpt.shards import Dataset, sampled_counts
 
-PILOTS = (1 / 16, 1 / 8, 1 / 4)  # of the tokens of the run
-PILOT_SECONDS = 150.0  # of all of them at most, without their evaluations
+PILOTS = (1 / 8, 1 / 2)  # of the tokens of the run
+PILOT_SECONDS = 200.0  # of all of them at most, without their evaluations
 PILOT_STEPS = 150  # of each, at least: else it has hardly begun
 ENTROPY_TOKENS = 2_000_000
 TOO_FEW_STEPS, FAR = 500, 2.0
@@ -49,7 +49,7 @@ def planned(dataset: Dataset, goal: Goal, device: Device, machine: Machine, give
     if not len(dataset.val):
         raise UserError(f"{dataset.folder} has no validation split, and a loss can only be "
                         "foretold of one: prepare it with val_fraction")
-    law, entropy = Law(list(known_texts().values())), entropy_of(dataset)
+    law, entropy = Law.calibrated(list(known_texts().values())), entropy_of(dataset)
     costs = Costs(dataset, goal, device, given)
     say(f"on         {device}")
     prior = law.of(Text(entropy, []))
@@ -61,20 +61,22 @@ def planned(dataset: Dataset, goal: Goal, device: Device, machine: Machine, give
     if cost.steps < FEWEST_STEPS:
         raise UserError(f"that is enough for {cost.steps} steps of {size}, and a run has "
                         f"{FEWEST_STEPS} at least: give more")
-    pilots = []
+    pilots, speeds = [], [cost.speed]
     here = Costs(dataset, Goal(seconds=PILOT_SECONDS + START_SECONDS),
                  ThisMachine(machine, dataset), given)
     for tried, tokens in pilot_runs(cost, costs, prior, here):
         pilots.append(train(costs.configuration(tried, tokens), dataset, machine))
         say(f"tried      {pilots[-1]}")
+        speeds.append(device.speed(cost.config))  # a machine's neighbours come and go
+    cost = costs.at(cost, speeds)
     own = law.of(Text(entropy, [pilot.run for pilot in pilots]))
-    forecast = own.forecast(Run(cost.parameters, cost.tokens, costs.epoch))
+    forecast = own.forecast(Run(cost.counts.layer_parameters, cost.tokens, costs.epoch))
     return Plan(cost, device, costs.epoch, given, forecast, forecast.times(bits_per_nat(dataset)),
                 pilots, doubts_of(cost, law, pilots, costs.epoch, device))
 
 
 def losses(own: OneText, costs: Costs) -> Callable[[int, float], float]:
-    """What to expect of (parameters, tokens)."""
+    """What to expect of (parameters of layers, tokens)."""
     return lambda parameters, tokens: own.forecast(Run(parameters, tokens, costs.epoch)).loss
 
 
@@ -110,7 +112,8 @@ def doubts_of(cost: Cost, law: Law, pilots: Sequence[Pilot], epoch: int, device:
     doubts = [] if device.is_measured else ["speed and time: nothing was measured on that device"]
     runs = [run for text in law.texts for run in text.runs]
     known = {name: max(getattr(run, name) for run in runs) for name in ("parameters", "tokens")}
-    for name, planned_for in (("parameters", cost.parameters), ("tokens", cost.tokens)):
+    for name, planned_for in (("parameters", cost.counts.layer_parameters),
+                              ("tokens", cost.tokens)):
         if planned_for > FAR * known[name]:
             doubts.append(f"the loss: {planned_for / known[name]:,.1f} times the {name} of the "
                           "largest run that the law is learned from")

@@ -61,8 +61,9 @@ def configuration(dataset: str, size: Size, tokens: float, given: dict[str, Any]
 
 
 def sequences_per_step(size: Size, tokens: float, block_size: int) -> int:
-    """As train.batch_size=auto chooses them, and enough for Muon: a power of two."""
-    wanted = TOKENS_PER_STEP * math.sqrt(tokens)
-    enough = MUON_TOKENS_PER_WIDTH * size.n_embd
-    return max(2 ** max(0, round(math.log2(max(1.0, wanted / block_size)))),
-               2 ** max(0, math.ceil(math.log2(enough / block_size))))
+    """As train.batch_size=auto chooses them, and enough for Muon; but hardly rounded, since runs
+    of any length are to differ by that alone."""
+    enough = math.ceil(MUON_TOKENS_PER_WIDTH * size.n_embd / block_size)
+    wanted = max(1.0, TOKENS_PER_STEP * math.sqrt(tokens) / block_size)
+    unit = 2 ** max(0, math.floor(math.log2(wanted)) - 3)
+    return max(enough, unit * round(wanted / unit))

@@ -17,7 +17,7 @@ def told(plan: Plan) -> list[str]:
     cost, train = plan.cost, plan.cost.config.train
     size = Size(cost.config.model.n_layer, cost.config.model.n_embd)
     return [
-        f"plan       {size}, {cost.parameters:,} parameters; {cost.tokens:,} tokens in "
+        f"plan       {size}, {cost.counts.parameters:,} parameters; {cost.tokens:,} tokens in "
         f"{cost.steps:,} steps of {train.batch_size} x {cost.config.model.block_size}, "
         f"{cost.tokens / plan.epoch:.2g} times the text; {rates_of(plan)}",
         f"takes      {span(cost.seconds)} at {cost.tokens_per_second:,.0f} tokens/s; "
@@ -56,9 +56,9 @@ def as_json(plan: Plan, file: Path) -> dict[str, Any]:
     cost = plan.cost
     return {
         "file": str(file), "device": str(plan.device), "n_layer": cost.config.model.n_layer,
-        "n_embd": cost.config.model.n_embd, "parameters": cost.parameters, "tokens": cost.tokens,
-        "steps": cost.steps, "batch_size": cost.config.train.batch_size,
-        "flops": float(cost.tokens) * cost.flops_per_token, "seconds": cost.seconds,
+        "n_embd": cost.config.model.n_embd, "parameters": cost.counts.parameters,
+        "tokens": cost.tokens, "steps": cost.steps, "batch_size": cost.config.train.batch_size,
+        "flops": float(cost.tokens) * cost.counts.flops_per_token, "seconds": cost.seconds,
         "tokens_per_second": cost.tokens_per_second, "memory_bytes": cost.memory,
         "val_loss": plan.forecast._asdict(), "val_bits_per_byte": plan.bits_per_byte._asdict(),
         "pilots": [pilot.run._asdict() | {"seconds": pilot.seconds} for pilot in plan.pilots],

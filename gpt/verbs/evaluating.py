@@ -201,9 +201,12 @@ def _config_of(path: Path) -> dict[str, Any]:
 
 def _validation_split(lm: LanguageModel, model: Model) -> Material:
     path, name = model.saved.path, model.data.get("dataset", "")
+    if not name:
+        raise UserError(f"{path} was not trained on a dataset that is known here; give --text "
+                        "FILE, or --data FILE with examples that it is to answer")
     folder = dataset_folder(name)
     if not is_dataset(folder):
-        raise UserError(f"{path}: its dataset ({name or 'none'}) is not here; give --text FILE")
+        raise UserError(f"{path}: its dataset ({name}) is not here; give --text FILE")
     dataset = Dataset(folder)
     if dataset.tokenizer.fingerprint != lm.tokenizer.fingerprint:
         raise UserError(f"{folder} was made with another tokenizer than {path}; give --text FILE")

@@ -59,8 +59,15 @@ def loss(parameters, tokens):
 
 def each(costs, goal):
     """What every size that fits would end with."""
-    return {size: loss(costs.shape(size)[0], costs.of(size).tokens if goal.seconds else
-                       costs.roughly(size)) for size in SIZES[:9]}
+    return {size: loss(costs.counts(size).layer_parameters,
+                       costs.of(size).tokens if goal.seconds else costs.roughly(size))
+            for size in SIZES[:9]}
+
+
+def does_better(one, other, tokens):
+    """Whether a model ends with less than another with as much arithmetic as its tokens take."""
+    as_many = tokens * other.flops_per_token / one.flops_per_token
+    return loss(one.layer_parameters, as_many) < loss(other.layer_parameters, tokens)
 
 
 @pytest.mark.parametrize("goal", [Goal(seconds=60), Goal(seconds=600), Goal(flops=1e12),
@@ -79,12 +86,11 @@ def test_of_given_tokens_the_largest_model_for_which_no_smaller_one_does_better(
         goal = Goal(tokens=tokens)
         costs = Costs(dataset, goal, Steady(), {})
         found.append(best_size(costs, loss))
-        parameters, flops = costs.shape(found[-1])
-        larger = costs.shape(SIZES[SIZES.index(found[-1]) + 1])
-        for count, per_token in map(costs.shape, SIZES[:SIZES.index(found[-1])]):
-            assert loss(parameters, tokens) <= loss(count, tokens * flops / per_token)
-        assert any(loss(larger[0], tokens) > loss(count, tokens * larger[1] / per_token)
-                   for count, per_token in map(costs.shape, SIZES[:SIZES.index(found[-1]) + 1]))
+        place = SIZES.index(found[-1])
+        here, larger = map(costs.counts, SIZES[place:place + 2])
+        smaller = list(map(costs.counts, SIZES[:place]))
+        assert not any(does_better(counts, here, tokens) for counts in smaller)
+        assert any(does_better(counts, larger, tokens) for counts in [*smaller, here])
     assert found == sorted(set(found))
 
 
@@ -116,16 +122,23 @@ def test_time_is_spent_to_the_last_step(dataset):
     assert cost.config.run.compile == "auto" and costs.of(Size(4, 128)).config.run.compile is False
 
 
+def test_what_was_timed_several_times_goes_at_the_mean(dataset):
+    costs = Costs(dataset, Goal(seconds=300), Steady(), {})
+    cost = costs.at(costs.as_it_will_go(Size(4, 128)), [Speed(0.1, 4.0), Speed(0.3, 6.0)])
+    assert cost.speed == Speed(pytest.approx(0.2), 5.0)
+    assert cost.steps == int((300 - START_SECONDS - 5) / 0.2) and cost.seconds <= 300
+
+
 @pytest.mark.parametrize("goal", [Goal(flops=3e12), Goal(tokens=1e6)])
 def test_flops_and_tokens_are_spent_to_a_step(dataset, goal):
     cost = Costs(dataset, goal, Steady(), {}).as_it_will_go(Size(4, 128))
-    spent = cost.tokens * (cost.flops_per_token if goal.flops else 1)
+    spent = cost.tokens * (cost.counts.flops_per_token if goal.flops else 1)
     assert spent == pytest.approx(goal.flops or goal.tokens, rel=0.02)
 
 
 def test_a_run_gets_batches_that_suit_its_length_and_what_is_given_wins():
     short, long = (configuration("data", Size(4, 128), tokens, {}) for tokens in (3e5, 3e7))
-    assert short.train.batch_size * 256 == 1024 and long.train.batch_size * 256 == 8192
+    assert short.train.batch_size * 256 == 1024 and long.train.batch_size * 256 == 44 * 256
     assert short.train.steps == 293 and short.optim.warmup_steps == 15
     assert (short.eval.every_steps, long.eval.every_steps) == (None, None)
     assert short.eval.max_tokens == EVALUATED
@@ -151,9 +164,11 @@ def test_a_data_sheet_tells_speed_and_memory(dataset):
     config = Costs(dataset, Goal(tokens=1e9), one, {}).configuration(Size(12, 768), 1e9)
     assert one.flops == 0.4 * GPU_PEAKS["H100"] and eight.flops == pytest.approx(7.2 * one.flops)
     assert one.memory == 80 * GIB and GPU_PEAKS.keys() == GPU_GIB.keys()
-    per_token = Costs(dataset, Goal(tokens=1e9), one, {}).shape(Size(12, 768))[1]
+    counts = Costs(dataset, Goal(tokens=1e9), one, {}).counts(Size(12, 768))
+    assert counts.parameters - counts.layer_parameters == (dataset.tokenizer.vocab_size + 1) * 768
     tokens = config.train.batch_size * config.model.block_size
-    assert one.speed(config).seconds_per_step == pytest.approx(per_token * tokens / one.flops)
+    assert one.speed(config).seconds_per_step == pytest.approx(
+        counts.flops_per_token * tokens / one.flops)
     assert "not measured" in str(one) and "where 8 work together" in str(eight)
     with pytest.raises(UserError, match=r"--device abacus: .*H100"):
         OnDataSheet("abacus", 1, None)

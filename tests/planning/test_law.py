@@ -80,14 +80,14 @@ def test_a_law_is_the_same_in_other_units_and_never_below_nothing():
 
 @pytest.mark.parametrize("name", known_texts())
 def test_what_is_committed_foretells_each_of_its_texts_from_the_others(name):
-    """The longest run of the size in the middle, from its three short ones."""
+    """The longest run of the size in the middle, from those of a quarter of its tokens at most."""
     texts = known_texts()
     text = texts[name]
     middle = sorted({run.parameters for run in text.runs})[1]
-    runs = sorted(run for run in text.runs if run.parameters == middle)
-    *short, longest = runs
-    own = Law([other for each, other in texts.items() if each != name]).of(
+    *shorter, longest = sorted(run for run in text.runs if run.parameters == middle)
+    short = [run for run in shorter if run.tokens < 0.3 * longest.tokens]
+    own = Law.calibrated([other for each, other in texts.items() if each != name]).of(
         Text(text.entropy, short))
     forecast = own.forecast(longest)
-    assert len(short) >= 3 and longest.tokens > 3.5 * short[-1].tokens
+    assert len(short) == 3
     assert forecast.low < longest.loss < forecast.high
