@@ -1,13 +1,13 @@
 """What the loss of a run follows from, learned from runs on some texts, for other texts.
 
-    L = E + (H - E) / (1 + (d' / c)^beta),    1 / d' = 1 / d + ratio n^-gamma
+    L = E + (H - E) / (1 + e^z),    z = beta log(d' / c) + g(d),    1 / d' = 1 / d + ratio n^-gamma
 
 n: parameters of the layers, embeddings not counted; d: tokens read; both in millions. Text that is
 read again is worth less each time. H: the entropy of how often tokens occur, the loss of a model
 that has learned nothing else yet; E: the floor, a share of it. d' is what a model makes of d: a
 small one stops learning sooner. c and beta are a text's own; the rest, the shape, is taken to be
-the same for all. law.json has the runs that it is learned from, and benchmarks/scaling_law.py makes
-them.
+the same for all, and so is g, a small bend: models learn faster at times, as when they begin to
+copy. law.json has the runs that it is learned from, and benchmarks/scaling_law.py makes them.
 
 Source: Kaplan et al. 2020 (arXiv:2001.08361), equation 1.5, between a start and a floor; Hoffmann
 et al. 2022 (arXiv:2203.15556) for the floor; Muennighoff et al. 2023 (arXiv:2305.16264) for what is
@@ -33,6 +33,8 @@ RATIOS = (0.0125, 0.025, 0.05, 0.1, 0.2)
 GAMMAS = (0.3, 0.6, 1.0, 1.5)
 PATIENCES = (0.5, 1.0, 2.0, 4.0, 8.0)  # epochs until reading again is worth nothing
 FLOORS = (0.0, 0.05, 0.1, 0.15, 0.2)  # shares of the entropy
+BENDS = np.log([0.25, 0.5, 1, 2, 4])  # of tokens in millions, between which g is straight
+SMALL = 1.0  # nats²: how much the bend is kept small
 NOISE = 0.01  # nats: at least what another seed changes
 VAGUE = np.diag([0.05, 0.01])  # variances that texts may differ by beyond those of the law
 UNLIKELY = 1e-4
@@ -152,9 +154,13 @@ class OneText:
 
 @dataclass(frozen=True)
 class _Belief:
-    """Of one shape: what is a text's own, -beta log c and beta, and how far all agree with it."""
+    """Of one shape: what is a text's own, -beta log c and beta, and how far all agree with it.
+
+    bend: g at each of BENDS.
+    """
 
     shape: Shape
+    bend: Array
     mean: Array  # (2,)
     covariance: Array  # (2, 2)
     noise: float  # variance of a loss, nats²
@@ -163,26 +169,28 @@ class _Belief:
     @classmethod
     def of(cls, texts: Sequence[Text], shape: Shape) -> _Belief:
         """From the law's texts: least squares for each."""
+        lines = [_line(text, shape) for text in texts]
+        bend = _bend(lines)
         found, squares, free = [], 0.0, 0
-        for text in texts:
-            x, z, slope = _line(text, shape)
-            own = np.linalg.lstsq(x * slope[:, None], z * slope, rcond=None)[0]
+        for x, near, z, slope in lines:
+            straight = z - near @ bend
+            own = np.linalg.lstsq(x * slope[:, None], straight * slope, rcond=None)[0]
             found.append(own)
-            squares += float(np.sum(((z - x @ own) * slope) ** 2))
+            squares += float(np.sum(((straight - x @ own) * slope) ** 2))
             free += len(z) - len(own)
         noise = max(squares / max(1, free), NOISE**2)
         among = np.stack(found)
-        return cls(shape, among.mean(axis=0), np.cov(among.T) * (1 + 1 / len(texts)) + VAGUE,
+        return cls(shape, bend, among.mean(axis=0), np.cov(among.T) * (1 + 1 / len(texts)) + VAGUE,
                    noise, -0.5 * (squares / noise + free * float(np.log(noise))))
 
     def having_seen(self, text: Text) -> _Belief:
         """After some runs on a text. Source: Bishop 2006, sections 3.3 and 3.5."""
         if not text.runs:
             return self
-        x, z, slope = _line(text, self.shape)
+        x, near, z, slope = _line(text, self.shape)
         spread = x @ self.covariance @ x.T + np.diag(self.noise / slope**2)
         gain = np.linalg.solve(spread, x @ self.covariance).T
-        apart = z - x @ self.mean
+        apart = z - near @ self.bend - x @ self.mean
         log_volume = float(np.linalg.slogdet(spread)[1]) + 2 * float(np.log(slope).sum())
         evidence = -0.5 * (float(apart @ np.linalg.solve(spread, apart)) + log_volume)
         return replace(self, mean=self.mean + gain @ apart,
@@ -191,29 +199,43 @@ class _Belief:
 
     def forecast(self, run: Run, entropy: float) -> tuple[float, float]:
         """(mean, variance) of a run's loss"""
-        x = _terms([run], self.shape)[0]
-        left = 1 / (1 + float(np.exp(x @ self.mean)))  # of what there was to learn
+        (x,), (near,) = _terms([run], self.shape)
+        left = 1 / (1 + float(np.exp(x @ self.mean + near @ self.bend)))  # to learn
         span = entropy * (1 - self.shape.floor)
         slope = span * left * (1 - left)
         return (entropy * self.shape.floor + span * left,
                 float(x @ self.covariance @ x) * slope**2 + self.noise)
 
 
-def _line(text: Text, shape: Shape) -> tuple[Array, Array, Array]:
-    """(terms, z, dL/dz): (runs, 2), (runs,), (runs,). z = log((H - L) / (L - E)), which is linear
-    in the terms."""
+def _bend(lines: Sequence[tuple[Array, Array, Array, Array]]) -> Array:
+    """What all texts have in common beside lines of their own: (len(BENDS),)"""
+    left, right = SMALL * np.eye(len(BENDS)), np.zeros(len(BENDS))
+    for x, near, z, slope in lines:
+        own = np.linalg.qr(x * slope[:, None])[0]
+        beside = near * slope[:, None]
+        beside = beside - own @ (own.T @ beside)
+        left += beside.T @ beside
+        right += beside.T @ (z * slope)
+    return np.linalg.solve(left, right)
+
+
+def _line(text: Text, shape: Shape) -> tuple[Array, Array, Array, Array]:
+    """(terms, near, z, dL/dz): (runs, 2), (runs, len(BENDS)), (runs,), (runs,). z is linear in the
+    first two."""
     shares = np.array([run.loss for run in text.runs]) / text.entropy
     shares = np.clip(shares, shape.floor + 1e-3, 1 - 1e-3)
     z = np.log((1 - shares) / (shares - shape.floor))
     slope = text.entropy * (shares - shape.floor) * (1 - shares) / (1 - shape.floor)
-    return _terms(text.runs, shape), z, slope
+    return *_terms(text.runs, shape), z, slope
 
 
-def _terms(runs: Sequence[Run], shape: Shape) -> Array:
-    """1 and log d': (runs, 2)"""
+def _terms(runs: Sequence[Run], shape: Shape) -> tuple[Array, Array]:
+    """(1 and log d', how near d is to each of BENDS): (runs, 2), (runs, len(BENDS))"""
     n = np.array([run.parameters for run in runs]) / 1e6
     d = np.array([worth(run.tokens, run.epoch, shape.patience) for run in runs]) / 1e6
-    return np.stack([np.ones_like(n), -np.log(1 / d + shape.ratio * n**-shape.gamma)], axis=1)
+    near = np.stack([np.interp(np.log(d), BENDS, row) for row in np.eye(len(BENDS))], axis=1)
+    return np.stack([np.ones_like(n), -np.log(1 / d + shape.ratio * n**-shape.gamma)],
+                    axis=1), near
 
 
 def worth(tokens: float, epoch: float, patience: float) -> float:

@@ -78,6 +78,46 @@ def test_a_law_is_the_same_in_other_units_and_never_below_nothing():
     assert losses == sorted(losses, reverse=True) and losses[0] < 6.0
 
 
+def test_a_bend_that_all_texts_have_is_learned_and_foretold():
+    draw = np.random.default_rng(2)
+    grid = [(1.2e6, tokens) for tokens in (0.25e6, 0.5e6, 1e6, 2e6, 4e6)]
+
+    def bent():
+        text, _ = text_of(draw, noise=0.002, grid=grid)
+        runs = []
+        for run in text.runs:
+            left = (run.loss / text.entropy - TRUE.floor) / (1 - TRUE.floor)
+            z = np.log(1 / left - 1) + (0.3 if run.tokens > 3e6 else 0.0)
+            share = TRUE.floor + (1 - TRUE.floor) / (1 + np.exp(z))
+            runs.append(run._replace(loss=share * text.entropy))
+        return Text(text.entropy, runs)
+
+    law = Law([bent() for _ in range(8)])
+    errors = []
+    for _ in range(10):
+        text = bent()
+        *shorter, longest = text.runs
+        forecast = law.of(Text(text.entropy, shorter)).forecast(longest)
+        errors.append(forecast.loss - longest.loss)
+    assert abs(np.mean(errors)) < 0.03
+
+
+def test_intervals_are_as_wide_as_the_texts_that_are_left_out_ask_for():
+    draw = np.random.default_rng(3)
+    texts = [text_of(draw)[0] for _ in range(5)]
+    odd = texts[0].runs
+    surprising = [Text(texts[0].entropy, [run if run.tokens < 3e6 else
+                                          run._replace(loss=run.loss - 0.8) for run in odd])]
+    run = Run(1.2e6, 4e6, 1e6)
+
+    def width(law):
+        forecast = law.of(Text(5.0, [])).forecast(run)
+        return forecast.high - forecast.low
+
+    assert width(Law.calibrated(texts)) < 1.5 * width(Law(texts))
+    assert width(Law.calibrated(surprising + texts[1:])) > 1.5 * width(Law(surprising + texts[1:]))
+
+
 @pytest.mark.parametrize("name", known_texts())
 def test_what_is_committed_foretells_each_of_its_texts_from_the_others(name):
     """The longest run of the size in the middle, from those of a quarter of its tokens at most."""

@@ -59,10 +59,10 @@ def test_what_cannot_be_fetched_or_is_not_installed_is_said(monkeypatch, tmp_pat
 def test_the_law_that_is_committed_has_the_runs_of_the_benchmark():
     texts = known_texts()
     assert tuple(texts) == scaling_law.FITTED
-    for text in texts.values():
-        assert len(text.runs) == len(scaling_law.GRID)
+    for name, text in texts.items():
+        grid = scaling_law.GRID + scaling_law.LONGER.get(name, [])
         sizes = sorted({run.parameters for run in text.runs})
-        wanted = sorted((size.n_layer, tokens) for size, tokens in scaling_law.GRID)
+        wanted = sorted((size.n_layer, tokens) for size, tokens in grid)
         there = sorted(((2, 4, 5)[sizes.index(run.parameters)], run.tokens) for run in text.runs)
         for (layers, tokens), (other, read) in zip(there, wanted, strict=True):
             assert layers == other and tokens == pytest.approx(read, rel=0.02)
@@ -70,7 +70,8 @@ def test_the_law_that_is_committed_has_the_runs_of_the_benchmark():
 
 def test_each_text_is_foretold_from_the_others_and_its_own_short_runs(capsys):
     rows = scaling_law.told(known_texts())
-    assert [row["tried"] for row in rows] == [0, 2] * len(scaling_law.FITTED)
+    assert [row["tried"] for row in rows] == [0, 2] * (
+        len(scaling_law.FITTED) + len(scaling_law.LONGER))
     widths = {tried: sum(row["forecast"]["high"] - row["forecast"]["low"] for row in rows
                          if row["tried"] == tried) for tried in (0, 2)}
     assert widths[2] < 0.7 * widths[0]
@@ -112,6 +113,6 @@ def test_the_tables_of_the_page_are_what_was_measured():
                 f"{row['time_off']:+.1%} |") in page, name
     for row in json.loads(scaling_law.RESULTS.read_text())["left_out"]:
         told = row["forecast"]
-        line = (f"| {row['text']} | {told['loss']:.3f} ({told['low']:.3f} to {told['high']:.3f}) | "
-                f"{row['loss']:.3f} |")
+        line = (f"| {row['text']} | {row['size']} | {told['loss']:.3f} ({told['low']:.3f} to "
+                f"{told['high']:.3f}) | {row['loss']:.3f} |")
         assert not row["tried"] or line in page, row["text"]
