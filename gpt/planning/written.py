@@ -57,11 +57,14 @@ def as_json(plan: Plan, file: Path) -> dict[str, Any]:
     return {
         "file": str(file), "device": str(plan.device), "n_layer": cost.config.model.n_layer,
         "n_embd": cost.config.model.n_embd, "parameters": cost.counts.parameters,
-        "tokens": cost.tokens, "steps": cost.steps, "batch_size": cost.config.train.batch_size,
+        "layer_parameters": cost.counts.layer_parameters, "tokens": cost.tokens,
+        "steps": cost.steps, "batch_size": cost.config.train.batch_size,
         "flops": float(cost.tokens) * cost.counts.flops_per_token, "seconds": cost.seconds,
         "tokens_per_second": cost.tokens_per_second, "memory_bytes": cost.memory,
         "val_loss": plan.forecast._asdict(), "val_bits_per_byte": plan.bits_per_byte._asdict(),
-        "pilots": [pilot.run._asdict() | {"seconds": pilot.seconds} for pilot in plan.pilots],
+        "pilots": [{"layer_parameters": run.parameters, "tokens": run.tokens, "epoch": run.epoch,
+                    "loss": run.loss, "seconds": seconds}
+                   for run, seconds in ((pilot.run, pilot.seconds) for pilot in plan.pilots)],
         "doubts": list(plan.doubts)}
 
 

@@ -72,6 +72,8 @@ def test_minutes_are_kept_and_figures_are_json(plan):
     bits = figures["val_bits_per_byte"]["loss"] / loss["loss"]
     assert bits == pytest.approx(1.4427, rel=0.05)  # a byte is a token
     assert 1 <= len(figures["pilots"]) <= 3 and figures["doubts"]
+    assert {pilot["layer_parameters"] for pilot in figures["pilots"]} <= {
+        figures["layer_parameters"]} and figures["layer_parameters"] < figures["parameters"]
     tried = [pilot["tokens"] for pilot in figures["pilots"]]
     assert tried == sorted(tried)
 
