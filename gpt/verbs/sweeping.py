@@ -162,13 +162,13 @@ class _Children:
 
     def wait(self, script: str, folder: Path, one: Try, device: str | None, apart: bool) -> int:
         """Train one run to its end. apart: what it says goes into a file of its own."""
-        print(f"{folder / one.name}" + (f" on GPU {device}" if device is not None else ""),
-              flush=True)
         command = [sys.executable, str(SCRIPTS / script), *one.words]
         environment = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
         with contextlib.ExitStack() as stack:
             output = stack.enter_context((folder / f"{one.name}.log").open("ab")) if apart else None
             with self._lock:
+                print(f"{folder / one.name}" + (f" on GPU {device}" if device is not None else ""),
+                      flush=True)
                 child = subprocess.Popen(command, env=environment, stdout=output, stderr=output,
                                          start_new_session=True)
                 self._running.add(child)

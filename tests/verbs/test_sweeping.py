@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -124,6 +126,8 @@ def events(run: Path) -> list[dict]:
 
 def test_runs_that_fail_do_not_end_the_others_and_devices_have_one_run_each(fake, monkeypatch,
                                                                             capfd):
+    write = sys.stdout.write
+    monkeypatch.setattr(sys.stdout, "write", lambda text: (write(text), time.sleep(0.01))[0])
     code, out, err = sweep(monkeypatch, capfd, "run.seed=2,1,3,4", "train.max_minutes=0.3",
                            "--devices=0,1")
     assert code == 1 and "1 of 4 runs failed: seed-3;" in err
@@ -134,7 +138,10 @@ def test_runs_that_fail_do_not_end_the_others_and_devices_have_one_run_each(fake
                     events(fake / f"seed-{seed}")[1]["ended"]) for seed in (1, 2, 4))
     assert spans[1][0] < spans[0][1]  # side by side
     assert spans[2][0] > min(spans[0][1], spans[1][1])  # and no more than two
-    assert {line.split()[-1] for line in out.splitlines() if " on GPU " in line} == {"0", "1"}
+    begun = [re.fullmatch(r"runs/try-sweep/seed-(\d) on GPU ([01])", line)
+             for line in out.splitlines() if " on GPU " in line]
+    assert sorted(line[1] for line in begun) == ["1", "2", "3", "4"]  # each on a line of its own
+    assert {line[2] for line in begun} == {"0", "1"}
 
 
 def test_a_signal_stops_the_run_and_the_sweep_and_the_same_command_goes_on(fake, monkeypatch,
