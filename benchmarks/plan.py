@@ -54,8 +54,8 @@ def compared(name: str, dataset: Path, folder: Path) -> dict[str, Any]:
     planning = time.monotonic() - began
     came = train(folder, str(file), "planned")
     forecast = plan["val_loss"]
-    row = {"plan": plan, "seconds_to_plan": planning, "seconds": came.seconds, "loss": came.loss,
-           "loss_off": came.loss - forecast["loss"],
+    row = {"plan": plan, "seconds_to_plan": planning, "seconds": came.seconds,
+           "tokens": came.tokens, "loss": came.loss, "loss_off": came.loss - forecast["loss"],
            "within_interval": forecast["low"] <= came.loss <= forecast["high"],
            "time_off": came.seconds / (60 * MINUTES) - 1}
     print(f"{name:6} loss {came.loss:.3f}, foretold {forecast['loss']:.3f} ({forecast['low']:.3f} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -47,18 +47,17 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """A run of one size, and what it takes."""
+    """A run of one size, and what it takes.
+
+    steps: updates; where the configuration has minutes, as many as are expected in them.
+    """
 
     size: Size
     config: PretrainConfig
+    steps: int
     counts: Counts
     speed: Speed
     memory: int  # bytes of a device, at most, besides those of Python and torch
-
-    @property
-    def steps(self) -> int:
-        """Updates."""
-        return self.config.train.steps or 0
 
     @property
     def tokens_per_step(self) -> int:
@@ -104,14 +103,13 @@ class Costs:
 
     def as_it_will_go(self, size: Size) -> Cost:
         """With the batches that suit what it reads, compiled where that pays, and timed anew."""
-        config = self.configuration(size, self.of(size).tokens)
+        config = self._by_the_clock(self.configuration(size, self.of(size).tokens))
         return self._spending(size, config, self.device.speed(config))
 
     def at(self, cost: Cost, speeds: Sequence[Speed]) -> Cost:
         """As long as it can be at the mean of some speeds."""
         return self._spending(cost.size, cost.config, Speed(
-            fmean(speed.seconds_per_step for speed in speeds),
-            fmean(speed.seconds_besides for speed in speeds)))
+            *(fmean(getattr(speed, field.name) for speed in speeds) for field in fields(Speed))))
 
     def configuration(self, size: Size, tokens: float) -> PretrainConfig:
         """A run of a size that reads about so many tokens of this text."""
@@ -138,12 +136,20 @@ class Costs:
 
     def _spending(self, size: Size, config: PretrainConfig, speed: Speed) -> Cost:
         """As many steps as can be paid for."""
+        steps = config.train.steps or 0
         if self.goal.seconds is not None:
             left = self.goal.seconds - START_SECONDS - speed.seconds_besides
             steps = max(1, int(left / speed.seconds_per_step))
-            config = config.model_copy(update={
-                "train": config.train.model_copy(update={"steps": steps})})
-        return Cost(size, config, self.counts(size), speed, self.device.memory_taken(config))
+        return Cost(size, self._by_the_clock(config, speed.seconds_after), steps,
+                    self.counts(size), speed, self.device.memory_taken(config))
+
+    def _by_the_clock(self, config: PretrainConfig, seconds_after: float = 0.0) -> PretrainConfig:
+        """The run for as long as is asked for, if that is a time: steps as they come."""
+        if self.goal.seconds is None:
+            return config
+        minutes = round((self.goal.seconds - START_SECONDS - seconds_after) / 60, 3)
+        return config.model_copy(update={"train": config.train.model_copy(update={
+            "steps": None, "max_minutes": minutes})})
 
 
 def best_size(costs: Costs, loss: Callable[[int, float], float]) -> Size | None:

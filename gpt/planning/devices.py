@@ -29,10 +29,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Speed:
-    """How long a run takes for a step, and for what it does besides: evaluations and saves."""
+    """How long a run takes for a step, and for what it does besides: evaluations and saves.
+
+    seconds_after: of these, once the last step is taken.
+    """
 
     seconds_per_step: float
     seconds_besides: float = 0.0
+    seconds_after: float = 0.0
 
 
 class Device(Protocol):
@@ -75,7 +79,7 @@ class ThisMachine:
         """Measured: some steps, a part of an evaluation, and a save."""
         with in_silence():
             cost = cost_of(pretraining(config, self._dataset), config, self._machine)
-        return Speed(cost.seconds_per_step, cost.seconds_besides)
+        return Speed(cost.seconds_per_step, cost.seconds_besides, cost.seconds_after)
 
     def fitted(self, config: PretrainConfig) -> PretrainConfig:
         """As training chooses them, or halved until they fit."""

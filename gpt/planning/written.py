@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gpt.configuration import BUDGETS
 from gpt.optim import Rates
 from gpt.planning.plan import Plan
 from gpt.planning.sizes import Size, configuration
@@ -16,9 +17,10 @@ def told(plan: Plan) -> list[str]:
     """What is planned, and what it is to give."""
     cost, train = plan.cost, plan.cost.config.train
     size = Size(cost.config.model.n_layer, cost.config.model.n_embd)
+    about = "about " if train.max_minutes is not None else ""
     return [
-        f"plan       {size}, {cost.counts.parameters:,} parameters; {cost.tokens:,} tokens in "
-        f"{cost.steps:,} steps of {train.batch_size} x {cost.config.model.block_size}, "
+        f"plan       {size}, {cost.counts.parameters:,} parameters; {about}{cost.tokens:,} tokens "
+        f"in {cost.steps:,} steps of {train.batch_size} x {cost.config.model.block_size}, "
         f"{cost.tokens / plan.epoch:.2g} times the text; {rates_of(plan)}",
         f"takes      {span(cost.seconds)} at {cost.tokens_per_second:,.0f} tokens/s; "
         f"{cost.memory / 2**20:,.0f} MiB at most, besides those of Python and torch",
@@ -42,7 +44,9 @@ def values_of(plan: Plan) -> dict[str, Any]:
     made = configuration(cost.config.data.dataset, cost.size, cost.tokens, plan.given)
     values = made.model_dump(exclude_unset=True, by_alias=True)
     train = cost.config.train
-    values["train"] |= {"steps": cost.steps, "batch_size": train.batch_size}
+    del values["train"]["steps"]  # there may be minutes instead
+    values["train"] |= {name: value for name in (*BUDGETS, "batch_size")
+                        if (value := getattr(train, name)) is not None}
     if train.micro_batch_size != "auto":
         values["train"]["micro_batch_size"] = train.micro_batch_size
     values["optim"] |= {"name": rates.name, "lr": float(f"{rates.lr:.6g}")}

@@ -64,6 +64,7 @@ class Plan:
     steps: int
     seconds_per_step: float
     seconds_besides: float  # evaluating and saving, in the whole run
+    seconds_after: float  # of these, once the last step is taken
     peak_memory_bytes: int
 
     @property
@@ -115,12 +116,13 @@ def measure_plan(model: GPT, step: Step, batches: Batches, budget: Budget, besid
         durations.append(_seconds_of(machine, lambda: learn(1 + len(durations))))
     per_step = statistics.median(durations)
     costs = [(_seconds_of(machine, work.do) / work.share, work) for work in besides]
+    seconds_after = sum(seconds for seconds, _ in costs)
 
     def seconds_besides(steps: int) -> float:
         return first - per_step + sum(seconds * work.times(steps) for seconds, work in costs)
 
-    def seconds_on_the_clock(steps: int) -> float:  # which does not count what follows the end
-        return steps * per_step + seconds_besides(steps) - sum(seconds for seconds, _ in costs)
+    def seconds_on_the_clock(steps: int) -> float:
+        return steps * per_step + seconds_besides(steps) - seconds_after
 
     steps = budget.steps
     if steps is None:
@@ -129,7 +131,7 @@ def measure_plan(model: GPT, step: Step, batches: Batches, budget: Budget, besid
                               key=seconds_on_the_clock) or 1
     return Plan(parameter_count(model), flops_per_token(model),
                 sum(part.tokens for part in batches.step(0)), steps, per_step,
-                seconds_besides(steps), machine.peak_memory_bytes())
+                seconds_besides(steps), seconds_after, machine.peak_memory_bytes())
 
 
 def _seconds_of(machine: Machine, work: Callable[[], object]) -> float:

@@ -35,7 +35,7 @@ class Steady:
         self.asked.append(config.model.n_embd)
         tokens = config.train.sequences_per_step * config.model.block_size
         flops = 6 * 12 * config.model.n_layer * config.model.n_embd**2 * tokens
-        return Speed(flops / 1e11 + 0.002 * config.model.n_layer, 4.0)
+        return Speed(flops / 1e11 + 0.002 * config.model.n_layer, 4.0, 3.0)
 
     def fitted(self, config):
         return config
@@ -117,6 +117,8 @@ def test_time_is_spent_to_the_last_step(dataset):
     cost = costs.as_it_will_go(Size(4, 128))
     assert 300 - cost.speed.seconds_per_step < cost.seconds <= 300
     assert cost.tokens == cost.steps * cost.config.train.batch_size * 256
+    assert cost.config.train.max_minutes == round((300 - START_SECONDS - 3) / 60, 3)
+    assert cost.config.train.steps is None
     assert cost.seconds == pytest.approx(
         START_SECONDS + 4 + cost.steps * cost.speed.seconds_per_step)
     assert cost.config.run.compile == "auto" and costs.of(Size(4, 128)).config.run.compile is False
@@ -124,8 +126,9 @@ def test_time_is_spent_to_the_last_step(dataset):
 
 def test_what_was_timed_several_times_goes_at_the_mean(dataset):
     costs = Costs(dataset, Goal(seconds=300), Steady(), {})
-    cost = costs.at(costs.as_it_will_go(Size(4, 128)), [Speed(0.1, 4.0), Speed(0.3, 6.0)])
-    assert cost.speed == Speed(pytest.approx(0.2), 5.0)
+    cost = costs.at(costs.as_it_will_go(Size(4, 128)), [Speed(0.1, 4.0, 1.0), Speed(0.3, 6.0, 3.0)])
+    assert cost.speed == Speed(pytest.approx(0.2), 5.0, 2.0)
+    assert cost.config.train.max_minutes == round((300 - START_SECONDS - 2) / 60, 3)
     assert cost.steps == int((300 - START_SECONDS - 5) / 0.2) and cost.seconds <= 300
 
 

@@ -201,8 +201,9 @@ def test_a_plan_adds_up_its_steps_and_what_the_first_one_takes_longer(monkeypatc
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
 def test_what_was_done_in_part_is_counted_whole(share, monkeypatch):
-    found = planned(monkeypatch, Budget(steps=100), (20, None, share))
-    assert found.seconds == pytest.approx(12 + 99 * 2 + 20)
+    found = planned(monkeypatch, Budget(steps=100), (20, None, share), (6, 50, 1.0))
+    assert found.seconds == pytest.approx(12 + 99 * 2 + 20 + 2 * 6)
+    assert found.seconds_after == pytest.approx(20 + 6)
 
 
 def times(lines: list[dict], event: str) -> int:

@@ -61,7 +61,7 @@ def test_a_plan_is_told_and_written_and_train_py_takes_it(plan, monkeypatch, cap
     assert optimizer.split("; ")[-1] in Path("runs/plan-beer/train.log").read_text()
 
 
-def test_minutes_are_kept_and_figures_are_json(plan):
+def test_minutes_are_kept_and_figures_are_json(plan, monkeypatch, capsys):
     code, told, _ = plan("data/beer", "--minutes", "0.13", "--json", "-o", "mine.yaml", *SMALL)
     figures = json.loads(told)
     assert code == 0 and 0.9 * 7.8 < figures["seconds"] <= 7.8
@@ -76,6 +76,12 @@ def test_minutes_are_kept_and_figures_are_json(plan):
         figures["layer_parameters"]} and figures["layer_parameters"] < figures["parameters"]
     tried = [pilot["tokens"] for pilot in figures["pilots"]]
     assert tried == sorted(tried)
+    budget = yaml.safe_load(Path("mine.yaml").read_text())["train"]
+    assert "steps" not in budget and 0.5 * 0.13 < budget["max_minutes"] + 5 / 60 <= 0.13
+    code, _, err = call_main(train, "mine.yaml", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0, err
+    end = json.loads(Path("runs/mine/metrics.jsonl").read_text().splitlines()[-1])
+    assert end["elapsed_seconds"] == pytest.approx(60 * budget["max_minutes"], rel=0.1)
 
 
 def test_for_a_device_that_is_not_here_data_sheets_say_what_it_takes(plan, monkeypatch):
