@@ -169,10 +169,12 @@ def best_size(costs: Costs, loss: Callable[[int, float], float]) -> Size | None:
     def after(place: int) -> float:
         size = sizes[place]
         if goal.seconds is None:
-            return loss(costs.counts(size).layer_parameters, costs.roughly(size))
-        cost = costs.of(size)
-        return (loss(cost.counts.layer_parameters, cost.tokens)
-                if cost.steps >= FEWEST_STEPS else math.inf)
+            tokens = costs.roughly(size)
+            steps = costs.configuration(size, tokens).train.steps or 0
+        else:
+            tokens, steps = costs.of(size).tokens, costs.of(size).steps
+        return (loss(costs.counts(size).layer_parameters, tokens) if steps >= FEWEST_STEPS
+                else math.inf)
 
     place = min(range(len(sizes)), key=lambda i: loss(costs.counts(sizes[i]).layer_parameters,
                                                       costs.roughly(sizes[i])))

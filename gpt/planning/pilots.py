@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpt.configuration import PretrainConfig
+from gpt.evaluation import Scored, score_tokens
+from gpt.language_model import LanguageModel
 from gpt.machine.device import Machine
+from gpt.planning.copier import beside_a_copier
 from gpt.planning.costs import Counts
 from gpt.planning.devices import in_silence
 from gpt.planning.law import Run
 from gpt.shards import Dataset
+from gpt.training.choices import evaluation_tokens
+from gpt.training.evaluate import Measured
 from gpt.training.pretraining import pretraining
 from gpt.training.task import train_task
 
@@ -25,7 +30,8 @@ class Pilot:
 
     def __str__(self) -> str:
         return (f"{self.run.parameters:,} parameters in layers, {self.run.tokens:,} tokens: "
-                f"{self.run.loss:.4f} nats per token after {self.seconds:.0f} s")
+                f"{self.run.loss:.4f} nats per token, {self.run.beside:.4f} beside a copier, after "
+                f"{self.seconds:.0f} s")
 
 
 def train(config: PretrainConfig, dataset: Dataset, machine: Machine) -> Pilot:
@@ -40,7 +46,16 @@ def train(config: PretrainConfig, dataset: Dataset, machine: Machine) -> Pilot:
             "log": config.log.model_copy(update={
                 "report": False, "samples_every_steps": None, "wandb": "disabled"})})
         machine.seed_step()  # as at the start of a run
-        score = train_task(pretraining(quiet, dataset), quiet, machine, False)
-    assert score is not None  # there is a validation split
+        task = pretraining(quiet, dataset)
+        found: list[Scored] = []
+
+        def measure(lm: LanguageModel) -> Measured:
+            validation = task.validation(evaluation_tokens(quiet.train, task.model, machine))
+            found.append(score_tokens(lm.model, validation, lm.machine))
+            return Measured({}, [])
+
+        train_task(replace(task, measure=measure), quiet, machine, False)
+    scored = found[-1]
     tokens = (config.train.steps or 0) * config.train.sequences_per_step * config.model.block_size
-    return Pilot(Run(parameters, tokens, len(dataset.train), score.loss), time.monotonic() - began)
+    return Pilot(Run(parameters, tokens, len(dataset.train), float(scored.losses.mean(dtype=float)),
+                     beside_a_copier(scored)), time.monotonic() - began)

@@ -52,7 +52,7 @@ def planned(dataset: Dataset, goal: Goal, device: Device, machine: Machine, give
     law, entropy = Law.calibrated(list(known_texts().values())), entropy_of(dataset)
     costs = Costs(dataset, goal, device, given)
     say(f"on         {device}")
-    prior = law.of(Text(entropy, []))
+    prior = law.of(Text(entropy, ()))
     size = best_size(costs, losses(prior, costs))
     if size is None:
         raise UserError(f"{device.memory / GIB:.3g} GiB are too little for the smallest model that "
@@ -69,7 +69,7 @@ def planned(dataset: Dataset, goal: Goal, device: Device, machine: Machine, give
         say(f"tried      {pilots[-1]}")
         speeds.append(device.speed(cost.config))  # a machine's neighbours come and go
     cost = costs.at(cost, speeds)
-    own = law.of(Text(entropy, [pilot.run for pilot in pilots]))
+    own = law.of(Text(entropy, tuple(pilot.run for pilot in pilots)))
     forecast = own.forecast(Run(cost.counts.layer_parameters, cost.tokens, costs.epoch))
     return Plan(cost, device, costs.epoch, given, forecast, forecast.times(bits_per_nat(dataset)),
                 pilots, doubts_of(cost, law, pilots, costs.epoch, device))
@@ -118,7 +118,7 @@ def doubts_of(cost: Cost, law: Law, pilots: Sequence[Pilot], epoch: int, device:
             doubts.append(f"the loss: {planned_for / known[name]:,.1f} times the {name} of the "
                           "largest run that the law is learned from")
     epochs, seen = cost.tokens / epoch, max(run.tokens / run.epoch for run in runs)
-    if epochs > FAR * seen:
+    if epochs > seen + 0.5:
         doubts.append(f"the loss: the text is read {epochs:,.0f} times, and the law has seen "
                       f"{seen:.0f}")
     longest = max((pilot.run.tokens for pilot in pilots), default=0)

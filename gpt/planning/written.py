@@ -67,7 +67,7 @@ def as_json(plan: Plan, file: Path) -> dict[str, Any]:
         "tokens_per_second": cost.tokens_per_second, "memory_bytes": cost.memory,
         "val_loss": plan.forecast._asdict(), "val_bits_per_byte": plan.bits_per_byte._asdict(),
         "pilots": [{"layer_parameters": run.parameters, "tokens": run.tokens, "epoch": run.epoch,
-                    "loss": run.loss, "seconds": seconds}
+                    "loss": run.loss, "loss_beside_copier": run.beside, "seconds": seconds}
                    for run, seconds in ((pilot.run, pilot.seconds) for pilot in plan.pilots)],
         "doubts": list(plan.doubts)}
 

@@ -76,6 +76,7 @@ def test_minutes_are_kept_and_figures_are_json(plan, monkeypatch, capsys):
         figures["layer_parameters"]} and figures["layer_parameters"] < figures["parameters"]
     tried = [pilot["tokens"] for pilot in figures["pilots"]]
     assert tried == sorted(tried)
+    assert all(0 < pilot["loss_beside_copier"] <= pilot["loss"] for pilot in figures["pilots"])
     budget = yaml.safe_load(Path("mine.yaml").read_text())["train"]
     assert "steps" not in budget and 0.5 * 0.13 < budget["max_minutes"] + 5 / 60 <= 0.13
     code, _, err = call_main(train, "mine.yaml", monkeypatch=monkeypatch, capsys=capsys)
@@ -90,7 +91,7 @@ def test_for_a_device_that_is_not_here_data_sheets_say_what_it_takes(plan, monke
                             *SMALL)
     assert code == 0 and "8 x H100, not measured" in said
     assert "doubtful" in told and "nothing was measured on that device" in told
-    assert "times the parameters of the largest run" in told
+    assert "times, and the law has seen 11" in told
     assert "torchrun --nproc-per-node=8 train.py plan-beer.yaml" in told
 
 
