@@ -197,7 +197,7 @@ class _Belief:
                        log_evidence=self.log_evidence + evidence)
 
     def forecast(self, run: Run, entropy: float) -> tuple[float, float]:
-        """(mean, variance) of a run's loss"""
+        """(mean, variance) of a run's loss beside a copier"""
         x, = _terms([run], self.shape)
         left = 1 / (1 + float(np.exp(x @ self.mean)))  # to learn
         span = entropy * (1 - self.shape.floor)
