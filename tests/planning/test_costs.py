@@ -9,7 +9,7 @@ from data import prepare
 from gpt.errors import UserError
 from gpt.machine.hardware import GPU_GIB, GPU_PEAKS
 from gpt.planning import Goal, OnDataSheet, ThisMachine
-from gpt.planning.costs import START_SECONDS, Costs, best_size
+from gpt.planning.costs import FEWEST_STEPS, START_SECONDS, Costs, best_size
 from gpt.planning.devices import Speed, memory_of
 from gpt.planning.sizes import EVALUATED, SIZES, Size, configuration, sequences_per_step
 from gpt.shards import Dataset
@@ -78,6 +78,14 @@ def test_the_size_with_the_least_loss_is_found_and_few_are_measured(dataset, goa
     assert len(set(device.asked)) <= 5 and (goal.seconds or not device.asked)
     losses = each(Costs(dataset, goal, Steady(), {}), goal)
     assert losses[found] == min(losses.values())
+
+
+def test_of_given_flops_no_model_that_could_hardly_take_a_step(dataset):
+    costs = Costs(dataset, Goal(flops=1e14), Steady(), {})
+    found = best_size(costs, lambda parameters, tokens: -parameters)
+    steps = [costs.configuration(size, costs.roughly(size)).train.steps
+             for size in SIZES[SIZES.index(found):][:2]]
+    assert steps[0] >= FEWEST_STEPS > steps[1]
 
 
 def test_of_given_tokens_the_largest_model_for_which_no_smaller_one_does_better(dataset):
