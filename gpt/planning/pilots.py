@@ -54,7 +54,9 @@ def train(config: PretrainConfig, dataset: Dataset, machine: Machine) -> Pilot:
             found.append(score_tokens(lm.model, validation, lm.machine))
             return Measured({}, [])
 
-        train_task(replace(task, measure=measure), quiet, machine, False)
+        scored_once = replace(task, measure=measure,  # which scores all that there is
+                              validation=lambda tokens: [task.validation(tokens)[0]])
+        train_task(scored_once, quiet, machine, False)
     scored = found[-1]
     tokens = (config.train.steps or 0) * config.train.sequences_per_step * config.model.block_size
     return Pilot(Run(parameters, tokens, len(dataset.train), float(scored.losses.mean(dtype=float)),

@@ -118,7 +118,7 @@ def doubts_of(cost: Cost, law: Law, pilots: Sequence[Pilot], epoch: int, device:
             doubts.append(f"the loss: {planned_for / known[name]:,.1f} times the {name} of the "
                           "largest run that the law is learned from")
     epochs, seen = cost.tokens / epoch, max(run.tokens / run.epoch for run in runs)
-    if epochs > seen + 0.5:
+    if round(epochs) > round(seen):
         doubts.append(f"the loss: the text is read {epochs:,.0f} times, and the law has seen "
                       f"{seen:.0f}")
     longest = max((pilot.run.tokens for pilot in pilots), default=0)

@@ -82,7 +82,7 @@ def test_minutes_are_kept_and_figures_are_json(plan, monkeypatch, capsys):
     code, _, err = call_main(train, "mine.yaml", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0, err
     end = json.loads(Path("runs/mine/metrics.jsonl").read_text().splitlines()[-1])
-    assert end["elapsed_seconds"] == pytest.approx(60 * budget["max_minutes"], rel=0.1)
+    assert 0 <= end["elapsed_seconds"] - 60 * budget["max_minutes"] < 1  # a step more at most
 
 
 def test_for_a_device_that_is_not_here_data_sheets_say_what_it_takes(plan, monkeypatch):
